@@ -1,0 +1,31 @@
+"""What can go wrong with us or with the machine; never with the subject.
+
+A failure of the subject is a verdict, not an exception. Every message is one line and says what happened,
+to what, and what to do next.
+"""
+
+from __future__ import annotations
+
+
+class OcreproError(Exception):
+    """Base of everything that this package raises on purpose."""
+
+
+class UsageError(OcreproError):
+    """What the user typed cannot be meant: an option, a mark, a path."""
+
+
+class BuildError(OcreproError):
+    """An opencode build cannot be had or cannot be run here."""
+
+
+class StageError(OcreproError):
+    """The closed world cannot be built or kept: supervisor, sandbox, provider, registry."""
+
+
+class NotReachedError(OcreproError):
+    """A scenario did not get to its point; the trial is inconclusive, never a pass."""
+
+
+class BundleError(OcreproError):
+    """A stored evidence bundle cannot be read or written."""

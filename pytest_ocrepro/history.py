@@ -1,0 +1,311 @@
+"""The one append-only record of a trial: stage and observe write it, judge reads it.
+
+Every event has ``at_ns`` (CLOCK_MONOTONIC). A history is kept as it will be stored: each event passes the gate
+(redaction) before anything keeps it, so judging a stored bundle and judging the live trial read the same bytes.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import msgspec
+
+from pytest_ocrepro.readings import DatabaseReading, ProcessId, Snapshot
+
+if TYPE_CHECKING:
+    from typing import Self
+
+
+class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="event"):
+    """Base of all events."""
+
+    at_ns: int
+
+
+class TrialStarted(Event, tag="trial-started"):
+    """The trial's frame. ``wall`` is UTC ISO 8601, taken at ``at_ns``."""
+
+    scenario: str
+    version: str
+    trial: int
+    seed: int
+    wall: str
+    boot_id: str
+    python: str = ""
+    kernel: str = ""
+    cpus: int = 0
+    load_average: float = 0.0
+
+
+class ProcessStarted(Event, tag="process-started"):
+    """A process that we started. ``obligation`` is what it owes; without one nothing is called a hang."""
+
+    id: ProcessId
+    role: str
+    argv: tuple[str, ...]
+    obligation: str  # "answer", "serve", "exit", or "" (owes nothing)
+    fail_fast_s: float
+    deadline_s: float
+    stdin: str  # "/dev/null", "open pipe"
+    is_subject: bool = True
+    environment: tuple[str, ...] = ()  # NAME=value, for the replay line
+
+
+class ProcessFound(Event, tag="process-found"):
+    """A process that carries our marker and that somebody beneath us started."""
+
+    id: ProcessId
+    role: str
+    argv: tuple[str, ...]
+    parent_pid: int
+    is_subject: bool
+
+
+class ProcessExited(Event, tag="process-exited"):
+    """``code`` is the exit status, or minus the signal. ``ours``: we sent the signal that ended it."""
+
+    pid: int
+    role: str
+    code: int
+    ours: bool
+    output: str = ""  # the end of what it printed, stdout then stderr
+    answered: bool = False  # the answer that the script meant for it was printed or served
+
+
+class SignalSent(Event, tag="signal-sent"):
+    """We sent a signal."""
+
+    pid: int
+    role: str
+    signal: str
+    why: str = ""
+
+
+class FaultInjected(Event, tag="fault-injected"):
+    """Something is now deliberately broken. ``silent_for_good``: the scenario will not let it answer."""
+
+    fault: str
+    detail: str
+    address: str = ""  # "127.0.0.1:4873" where the fault has one
+    pid: int | None = None
+    silent_for_good: bool = False
+
+
+class FaultHealed(Event, tag="fault-healed"):
+    """The fault of the same name is over."""
+
+    fault: str
+
+
+class ProviderRequest(Event, tag="provider-request"):
+    """The scripted model was asked. ``pid`` from the loopback socket pair; None when it was gone already."""
+
+    request: int
+    pid: int | None
+    path: str
+    model: str
+    tools: int
+    title: bool
+    last_text: str = ""
+
+
+class ProviderReply(Event, tag="provider-reply"):
+    """What became of a request: ``begun``, ``stalled``, ``finished``, ``error``, ``client-left``, ``unexpected``."""
+
+    request: int
+    pid: int | None
+    what: str
+    turn: str
+    detail: str = ""
+
+
+class RegistryRequest(Event, tag="registry-request"):
+    """Somebody asked the loopback npm registry. ``reply``: not-found, stalled, reset, served."""
+
+    pid: int | None
+    path: str
+    reply: str
+
+
+class OffLoopback(Event, tag="off-loopback"):
+    """The subject tried to leave the loopback interface and was refused by our proxy."""
+
+    pid: int | None
+    destination: str
+
+
+class MilestoneReached(Event, tag="milestone"):
+    """A process has reached a stage, told by ``source`` (log, provider, http)."""
+
+    pid: int
+    role: str
+    milestone: str
+    source: str
+    line: str = ""
+
+
+class ProgressSeen(Event, tag="progress"):
+    """A visible change: more log, more output, a request."""
+
+    pid: int
+    role: str
+    what: str
+
+
+class SnapshotTaken(Event, tag="snapshot"):
+    """A full look at the world."""
+
+    snapshot: Snapshot
+
+
+class LightSample(Event, tag="sample"):
+    """A cheap look: one row a process, ``(pid, cpu_ns, main_thread_wakeups, output_bytes, log_bytes, state)``."""
+
+    rows: tuple[tuple[int, int, int, int, int, str], ...]
+    cost_ns: int
+
+
+class HttpCall(Event, tag="http-call"):
+    """One call to the subject's server. ``status`` 0: no answer within ``timeout_s``, or no connection."""
+
+    role: str
+    method: str
+    path: str
+    status: int
+    seconds: float
+    timeout_s: float
+    body: str = ""
+    error: str = ""
+    purpose: str = ""
+
+
+class DatabaseRead(Event, tag="database"):
+    """What a byte copy of the database said; ``when`` in the scenario's words."""
+
+    when: str
+    reading: DatabaseReading
+
+
+class Expectation(Event, tag="expectation"):
+    """What the scenario demands of a healthy subject, and whether it got it.
+
+    ``held`` is True, False (the reported failure is there) or None (could not be told).
+    """
+
+    claim: str
+    held: bool | None
+    because: str
+    role: str = ""
+    finding: str = ""  # kind of the finding that a broken claim is
+
+
+class Note(Event, tag="note"):
+    """Anything a reader of the evidence should know."""
+
+    text: str
+
+
+class Trouble(Event, tag="trouble"):
+    """We failed, or the machine did: the trial is inconclusive."""
+
+    what: str
+
+
+class Swept(Event, tag="swept"):
+    """The end of the trial: what still carried our marker after the kill ladder (must be empty)."""
+
+    ended: tuple[str, ...]
+    leaked: tuple[str, ...]
+    survivors: tuple[str, ...] = ()  # tools' processes that outlived their opencode, before the sweep
+
+
+AnyEvent = (
+    TrialStarted | ProcessStarted | ProcessFound | ProcessExited | SignalSent | FaultInjected | FaultHealed
+    | ProviderRequest | ProviderReply | RegistryRequest | OffLoopback | MilestoneReached | ProgressSeen
+    | SnapshotTaken | LightSample | HttpCall | DatabaseRead | Expectation | Note | Trouble | Swept
+)  # fmt: skip
+
+E = TypeVar("E", bound=Event)
+Gate = Callable[[str], str]
+Sink = Callable[[bytes], None]
+
+_decoder: msgspec.json.Decoder[AnyEvent] = msgspec.json.Decoder(AnyEvent)
+_encoder = msgspec.json.Encoder()
+
+
+class History:
+    """Append-only and safe to use from several threads.
+
+    ``gate`` is applied to every string of every event; ``sink`` gets each event as one JSON line (bytes, with the
+    newline) before ``append`` returns, so that a killed harness leaves all but the last line.
+    """
+
+    def __init__(self, *, gate: Gate | None = None, sink: Sink | None = None) -> None:
+        self._events: list[Event] = []
+        self._gate = gate
+        self._sink = sink
+        self._changed = threading.Condition()
+
+    @classmethod
+    def of(cls, events: Iterable[Event]) -> Self:
+        """A history of these events, as they are."""
+        history = cls()
+        history._events.extend(events)
+        return history
+
+    def append(self, event: E) -> E:
+        """Keep the event; returns it as kept (redacted)."""
+        line = _encoder.encode(event)
+        if self._gate is not None:
+            line = _encoder.encode(_through(msgspec.json.decode(line), self._gate))
+        kept: Any = _decoder.decode(line)
+        with self._changed:
+            self._events.append(kept)
+            if self._sink is not None:
+                self._sink(line + b"\n")
+            self._changed.notify_all()
+        return kept  # type: ignore[no-any-return]
+
+    def __iter__(self) -> Iterator[Event]:
+        with self._changed:
+            return iter(tuple(self._events))
+
+    def __len__(self) -> int:
+        return len(self._events)
+
+    def of_type(self, kind: type[E]) -> list[E]:
+        """All events of one kind, oldest first."""
+        return [event for event in self if isinstance(event, kind)]
+
+    def wait_for(self, condition: Callable[[Self], bool], *, deadline_ns: int) -> bool:
+        """Block until ``condition(self)`` holds (asked again at every event) or the deadline has passed."""
+        with self._changed:
+            while not condition(self):
+                left_s = (deadline_ns - time.monotonic_ns()) / 1e9
+                if left_s <= 0:
+                    return False
+                self._changed.wait(left_s)
+        return True
+
+
+def decode_event(line: bytes | str) -> Event:
+    """One stored line. Raises msgspec.DecodeError or msgspec.ValidationError."""
+    return _decoder.decode(line)
+
+
+def _through(value: Any, gate: Gate) -> Any:
+    if isinstance(value, str):
+        return gate(value)
+    if isinstance(value, list):
+        return [_through(item, gate) for item in value]
+    if isinstance(value, dict):
+        return {key: item if key == "event" else _through(item, gate) for key, item in value.items()}
+    return value
+
+
+def now_ns() -> int:
+    """CLOCK_MONOTONIC in nanoseconds, the clock of every event."""
+    return time.monotonic_ns()

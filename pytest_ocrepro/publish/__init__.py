@@ -1,0 +1,1 @@
+"""Evidence, and everything that is rendered from it."""

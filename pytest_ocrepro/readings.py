@@ -1,0 +1,202 @@
+"""What one look at the world saw: frozen records that observe makes and judge reads.
+
+A field that could not be read is ``None`` ("unknown"), never a value; ``Snapshot.missing`` says why.
+Instants end in ``_ns`` (CLOCK_MONOTONIC), durations are float seconds, sizes end in ``_bytes``.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+import msgspec
+
+
+class Reading(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Base of all records."""
+
+
+class ProcessId(Reading):
+    """One process for all time: a pid alone is recycled (proc_pid_stat(5), field 22)."""
+
+    pid: int
+    start_ticks: int
+    boot_id: str = ""
+
+
+class ThreadReading(Reading):
+    """One thread at one instant, from ``/proc/<pid>/task/<tid>/{stat,status,wchan,syscall,schedstat}``."""
+
+    tid: int
+    name: str
+    state: str | None = None  # R S D T t Z
+    wchan: str | None = None  # kernel function slept in; None: unreadable, or running
+    syscall: str | None = None  # its name, or "running"
+    arguments: tuple[str, ...] = ()  # hexadecimal, as the kernel prints them
+    voluntary_switches: int | None = None
+    involuntary_switches: int | None = None
+    cpu_ns: int | None = None
+    runqueue_wait_ns: int | None = None
+
+
+class FdKind(StrEnum):
+    """What a file descriptor is."""
+
+    FILE = "file"
+    DIRECTORY = "directory"
+    DEVICE = "device"
+    PIPE = "pipe"
+    SOCKET = "socket"
+    EVENTPOLL = "eventpoll"
+    EVENTFD = "eventfd"
+    TIMERFD = "timerfd"
+    DATABASE = "database"
+    WAL = "wal"
+    SHM = "shm"
+    LOG = "log"
+    OTHER = "other"
+
+
+class FdReading(Reading):
+    """One file descriptor, from ``fd/`` and ``fdinfo/``."""
+
+    fd: int
+    kind: FdKind
+    target: str
+    inode: int | None = None
+    position_bytes: int | None = None
+    writable: bool | None = None
+    detail: str = ""  # watched fds of an epoll, ticks of a timerfd, count of an eventfd
+
+
+class SocketReading(Reading):
+    """One TCP socket of an observed process, or a listener of ours."""
+
+    pid: int | None
+    fd: int | None
+    inode: int
+    local: str  # "127.0.0.1:4096"
+    remote: str
+    state: str  # ESTABLISHED, LISTEN, SYN_SENT, ...
+    rx_queue_bytes: int  # for LISTEN: connections not yet accepted
+    tx_queue_bytes: int
+    peer_pid: int | None = None  # who holds the other end on loopback
+
+
+class FileLock(Reading):
+    """A POSIX, OFD or flock lock on a file, held or waited for (proc_locks(5))."""
+
+    path: str
+    kind: str  # POSIX, OFDLCK, FLOCK
+    access: str  # READ, WRITE
+    start: int
+    end: int | None  # None: to the end of the file
+    name: str  # SQLite's name for the bytes ("WRITE", "SHARED"), or ""
+    pid: int | None  # None: an open file description that nobody visible has
+    waiting: bool = False
+    source: str = "fdinfo"  # fdinfo, /proc/locks, F_GETLK
+
+
+class LockDirectory(Reading):
+    """One of opencode's own lock directories, ``<state>/opencode/locks/<sha1(key)>.lock``."""
+
+    path: str
+    key: str | None  # "npm-install:<directory>" where the hash could be matched
+    holder_pid: int | None
+    holder_alive: bool | None
+    token: str = ""
+    created_at: str = ""
+    age_s: float | None = None
+    heartbeat_age_s: float | None = None
+
+
+class ProcessReading(Reading):
+    """One process and its threads."""
+
+    id: ProcessId
+    role: str
+    name: str
+    parent_pid: int
+    session_pid: int
+    state: str
+    argv: tuple[str, ...] = ()
+    is_subject: bool = True  # an opencode process, and not one of its tools
+    cpu_ns: int = 0
+    rss_bytes: int = 0
+    read_bytes: int | None = None
+    written_bytes: int | None = None
+    threads: tuple[ThreadReading, ...] = ()
+    fds: tuple[FdReading, ...] = ()
+
+
+class LogLine(Reading):
+    """One line of an opencode log, of either dialect."""
+
+    text: str
+    level: str = ""
+    service: str = ""
+    message: str = ""
+    run: str = ""
+    milestone: str = ""
+
+
+class LogTail(Reading):
+    """The end of what one process has logged so far."""
+
+    path: str
+    pid: int | None
+    size_bytes: int
+    lines: tuple[LogLine, ...] = ()
+    milestone: str = ""  # the last one reached
+
+
+class Snapshot(Reading):
+    """All readings of one instant."""
+
+    number: int
+    started_ns: int
+    ended_ns: int
+    boottime_ns: int
+    full: bool
+    processes: tuple[ProcessReading, ...] = ()
+    sockets: tuple[SocketReading, ...] = ()
+    locks: tuple[FileLock, ...] = ()
+    lock_directories: tuple[LockDirectory, ...] = ()
+    logs: tuple[LogTail, ...] = ()
+    missing: tuple[str, ...] = ()
+
+
+class UnfinishedPart(Reading):
+    """A tool part whose stored state is not an end state."""
+
+    session: str
+    message: str
+    part: str
+    tool: str
+    status: str  # pending, running
+    started: bool
+    detail: str = ""
+
+
+class UnfinishedMessage(Reading):
+    """An assistant message without ``time.completed``."""
+
+    session: str
+    message: str
+    error: str = ""
+
+
+class DatabaseReading(Reading):
+    """What a byte copy of opencode.db, -wal and -shm says; the original is never opened."""
+
+    path: str
+    size_bytes: int
+    wal_bytes: int
+    readable: bool
+    error: str = ""
+    journal_mode: str = ""
+    integrity: str = ""
+    sessions: tuple[str, ...] = ()
+    messages: int = 0
+    parts: int = 0
+    unfinished_messages: tuple[UnfinishedMessage, ...] = ()
+    unfinished_parts: tuple[UnfinishedPart, ...] = ()

@@ -1,0 +1,1 @@
+"""The closed world that a subject runs in and against."""
