@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
-from pytest_ocrepro.readings import DatabaseReading, ProcessId, Snapshot
+from pytest_ocrepro.readings import DatabaseReading, LockDirectory, ProcessId, Snapshot
 
 if TYPE_CHECKING:
     from typing import Self
@@ -25,7 +25,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_f
     at_ns: int
 
 
-class TrialStarted(Event, tag="trial-started"):
+class TrialStarted(Event, frozen=True, kw_only=True, tag="trial-started"):
     """The trial's frame. ``wall`` is UTC ISO 8601, taken at ``at_ns``."""
 
     scenario: str
@@ -40,7 +40,7 @@ class TrialStarted(Event, tag="trial-started"):
     load_average: float = 0.0
 
 
-class ProcessStarted(Event, tag="process-started"):
+class ProcessStarted(Event, frozen=True, kw_only=True, tag="process-started"):
     """A process that we started. ``obligation`` is what it owes; without one nothing is called a hang."""
 
     id: ProcessId
@@ -54,7 +54,7 @@ class ProcessStarted(Event, tag="process-started"):
     environment: tuple[str, ...] = ()  # NAME=value, for the replay line
 
 
-class ProcessFound(Event, tag="process-found"):
+class ProcessFound(Event, frozen=True, kw_only=True, tag="process-found"):
     """A process that carries our marker and that somebody beneath us started."""
 
     id: ProcessId
@@ -62,9 +62,12 @@ class ProcessFound(Event, tag="process-found"):
     argv: tuple[str, ...]
     parent_pid: int
     is_subject: bool
+    obligation: str = ""
+    fail_fast_s: float = 0.0
+    deadline_s: float = 0.0
 
 
-class ProcessExited(Event, tag="process-exited"):
+class ProcessExited(Event, frozen=True, kw_only=True, tag="process-exited"):
     """``code`` is the exit status, or minus the signal. ``ours``: we sent the signal that ended it."""
 
     pid: int
@@ -75,7 +78,14 @@ class ProcessExited(Event, tag="process-exited"):
     answered: bool = False  # the answer that the script meant for it was printed or served
 
 
-class SignalSent(Event, tag="signal-sent"):
+class ProcessGone(Event, frozen=True, kw_only=True, tag="process-gone"):
+    """A found process is no longer there. Its exit status belongs to its parent and is not known to us."""
+
+    pid: int
+    role: str
+
+
+class SignalSent(Event, frozen=True, kw_only=True, tag="signal-sent"):
     """We sent a signal."""
 
     pid: int
@@ -84,7 +94,7 @@ class SignalSent(Event, tag="signal-sent"):
     why: str = ""
 
 
-class FaultInjected(Event, tag="fault-injected"):
+class FaultInjected(Event, frozen=True, kw_only=True, tag="fault-injected"):
     """Something is now deliberately broken. ``silent_for_good``: the scenario will not let it answer."""
 
     fault: str
@@ -94,13 +104,13 @@ class FaultInjected(Event, tag="fault-injected"):
     silent_for_good: bool = False
 
 
-class FaultHealed(Event, tag="fault-healed"):
+class FaultHealed(Event, frozen=True, kw_only=True, tag="fault-healed"):
     """The fault of the same name is over."""
 
     fault: str
 
 
-class ProviderRequest(Event, tag="provider-request"):
+class ProviderRequest(Event, frozen=True, kw_only=True, tag="provider-request"):
     """The scripted model was asked. ``pid`` from the loopback socket pair; None when it was gone already."""
 
     request: int
@@ -112,7 +122,7 @@ class ProviderRequest(Event, tag="provider-request"):
     last_text: str = ""
 
 
-class ProviderReply(Event, tag="provider-reply"):
+class ProviderReply(Event, frozen=True, kw_only=True, tag="provider-reply"):
     """What became of a request: ``begun``, ``stalled``, ``finished``, ``error``, ``client-left``, ``unexpected``."""
 
     request: int
@@ -122,7 +132,7 @@ class ProviderReply(Event, tag="provider-reply"):
     detail: str = ""
 
 
-class RegistryRequest(Event, tag="registry-request"):
+class RegistryRequest(Event, frozen=True, kw_only=True, tag="registry-request"):
     """Somebody asked the loopback npm registry. ``reply``: not-found, stalled, reset, served."""
 
     pid: int | None
@@ -130,14 +140,14 @@ class RegistryRequest(Event, tag="registry-request"):
     reply: str
 
 
-class OffLoopback(Event, tag="off-loopback"):
+class OffLoopback(Event, frozen=True, kw_only=True, tag="off-loopback"):
     """The subject tried to leave the loopback interface and was refused by our proxy."""
 
     pid: int | None
     destination: str
 
 
-class MilestoneReached(Event, tag="milestone"):
+class MilestoneReached(Event, frozen=True, kw_only=True, tag="milestone"):
     """A process has reached a stage, told by ``source`` (log, provider, http)."""
 
     pid: int
@@ -147,7 +157,7 @@ class MilestoneReached(Event, tag="milestone"):
     line: str = ""
 
 
-class ProgressSeen(Event, tag="progress"):
+class ProgressSeen(Event, frozen=True, kw_only=True, tag="progress"):
     """A visible change: more log, more output, a request."""
 
     pid: int
@@ -155,20 +165,20 @@ class ProgressSeen(Event, tag="progress"):
     what: str
 
 
-class SnapshotTaken(Event, tag="snapshot"):
+class SnapshotTaken(Event, frozen=True, kw_only=True, tag="snapshot"):
     """A full look at the world."""
 
     snapshot: Snapshot
 
 
-class LightSample(Event, tag="sample"):
+class LightSample(Event, frozen=True, kw_only=True, tag="sample"):
     """A cheap look: one row a process, ``(pid, cpu_ns, main_thread_wakeups, output_bytes, log_bytes, state)``."""
 
     rows: tuple[tuple[int, int, int, int, int, str], ...]
     cost_ns: int
 
 
-class HttpCall(Event, tag="http-call"):
+class HttpCall(Event, frozen=True, kw_only=True, tag="http-call"):
     """One call to the subject's server. ``status`` 0: no answer within ``timeout_s``, or no connection."""
 
     role: str
@@ -182,14 +192,14 @@ class HttpCall(Event, tag="http-call"):
     purpose: str = ""
 
 
-class DatabaseRead(Event, tag="database"):
+class DatabaseRead(Event, frozen=True, kw_only=True, tag="database"):
     """What a byte copy of the database said; ``when`` in the scenario's words."""
 
     when: str
     reading: DatabaseReading
 
 
-class Expectation(Event, tag="expectation"):
+class Expectation(Event, frozen=True, kw_only=True, tag="expectation"):
     """What the scenario demands of a healthy subject, and whether it got it.
 
     ``held`` is True, False (the reported failure is there) or None (could not be told).
@@ -202,31 +212,51 @@ class Expectation(Event, tag="expectation"):
     finding: str = ""  # kind of the finding that a broken claim is
 
 
-class Note(Event, tag="note"):
+class Note(Event, frozen=True, kw_only=True, tag="note"):
     """Anything a reader of the evidence should know."""
 
     text: str
 
 
-class Trouble(Event, tag="trouble"):
+class Trouble(Event, frozen=True, kw_only=True, tag="trouble"):
     """We failed, or the machine did: the trial is inconclusive."""
 
     what: str
 
 
-class Swept(Event, tag="swept"):
+class Swept(Event, frozen=True, kw_only=True, tag="swept"):
     """The end of the trial: what still carried our marker after the kill ladder (must be empty)."""
 
     ended: tuple[str, ...]
     leaked: tuple[str, ...]
     survivors: tuple[str, ...] = ()  # tools' processes that outlived their opencode, before the sweep
+    lock_directories: tuple[LockDirectory, ...] = ()  # those whose holder had ended by itself, before the sweep
 
 
 AnyEvent = (
-    TrialStarted | ProcessStarted | ProcessFound | ProcessExited | SignalSent | FaultInjected | FaultHealed
-    | ProviderRequest | ProviderReply | RegistryRequest | OffLoopback | MilestoneReached | ProgressSeen
-    | SnapshotTaken | LightSample | HttpCall | DatabaseRead | Expectation | Note | Trouble | Swept
-)  # fmt: skip
+    TrialStarted
+    | ProcessStarted
+    | ProcessFound
+    | ProcessExited
+    | ProcessGone
+    | SignalSent
+    | FaultInjected
+    | FaultHealed
+    | ProviderRequest
+    | ProviderReply
+    | RegistryRequest
+    | OffLoopback
+    | MilestoneReached
+    | ProgressSeen
+    | SnapshotTaken
+    | LightSample
+    | HttpCall
+    | DatabaseRead
+    | Expectation
+    | Note
+    | Trouble
+    | Swept
+)
 
 E = TypeVar("E", bound=Event)
 Gate = Callable[[str], str]

@@ -10,12 +10,30 @@ from enum import StrEnum
 
 import msgspec
 
+# Where in its start or its turn a subject is; in order. Both log dialects, the provider's log and the process table
+# are mapped onto these, so that "the first one not reached" means the same on every build.
+MILESTONES = (
+    "started",  # the process exists
+    "database-opened",
+    "instance-created",
+    "bootstrapping",
+    "config-loading",
+    "plugins-loading",  # "loading internal plugin"; not logged by 1.17 and later
+    "services-started",  # language servers, formatters, file watcher: plugins are behind it
+    "session-created",
+    "events-connected",
+    "turn-started",
+    "model-asked",
+    "model-answered",
+    "ended",
+)
+
 
 class Reading(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Base of all records."""
 
 
-class ProcessId(Reading):
+class ProcessId(Reading, frozen=True, kw_only=True):
     """One process for all time: a pid alone is recycled (proc_pid_stat(5), field 22)."""
 
     pid: int
@@ -23,7 +41,7 @@ class ProcessId(Reading):
     boot_id: str = ""
 
 
-class ThreadReading(Reading):
+class ThreadReading(Reading, frozen=True, kw_only=True):
     """One thread at one instant, from ``/proc/<pid>/task/<tid>/{stat,status,wchan,syscall,schedstat}``."""
 
     tid: int
@@ -56,7 +74,7 @@ class FdKind(StrEnum):
     OTHER = "other"
 
 
-class FdReading(Reading):
+class FdReading(Reading, frozen=True, kw_only=True):
     """One file descriptor, from ``fd/`` and ``fdinfo/``."""
 
     fd: int
@@ -68,7 +86,7 @@ class FdReading(Reading):
     detail: str = ""  # watched fds of an epoll, ticks of a timerfd, count of an eventfd
 
 
-class SocketReading(Reading):
+class SocketReading(Reading, frozen=True, kw_only=True):
     """One TCP socket of an observed process, or a listener of ours."""
 
     pid: int | None
@@ -82,7 +100,7 @@ class SocketReading(Reading):
     peer_pid: int | None = None  # who holds the other end on loopback
 
 
-class FileLock(Reading):
+class FileLock(Reading, frozen=True, kw_only=True):
     """A POSIX, OFD or flock lock on a file, held or waited for (proc_locks(5))."""
 
     path: str
@@ -96,7 +114,7 @@ class FileLock(Reading):
     source: str = "fdinfo"  # fdinfo, /proc/locks, F_GETLK
 
 
-class LockDirectory(Reading):
+class LockDirectory(Reading, frozen=True, kw_only=True):
     """One of opencode's own lock directories, ``<state>/opencode/locks/<sha1(key)>.lock``."""
 
     path: str
@@ -109,7 +127,7 @@ class LockDirectory(Reading):
     heartbeat_age_s: float | None = None
 
 
-class ProcessReading(Reading):
+class ProcessReading(Reading, frozen=True, kw_only=True):
     """One process and its threads."""
 
     id: ProcessId
@@ -128,7 +146,7 @@ class ProcessReading(Reading):
     fds: tuple[FdReading, ...] = ()
 
 
-class LogLine(Reading):
+class LogLine(Reading, frozen=True, kw_only=True):
     """One line of an opencode log, of either dialect."""
 
     text: str
@@ -139,7 +157,7 @@ class LogLine(Reading):
     milestone: str = ""
 
 
-class LogTail(Reading):
+class LogTail(Reading, frozen=True, kw_only=True):
     """The end of what one process has logged so far."""
 
     path: str
@@ -149,7 +167,7 @@ class LogTail(Reading):
     milestone: str = ""  # the last one reached
 
 
-class Snapshot(Reading):
+class Snapshot(Reading, frozen=True, kw_only=True):
     """All readings of one instant."""
 
     number: int
@@ -165,7 +183,7 @@ class Snapshot(Reading):
     missing: tuple[str, ...] = ()
 
 
-class UnfinishedPart(Reading):
+class UnfinishedPart(Reading, frozen=True, kw_only=True):
     """A tool part whose stored state is not an end state."""
 
     session: str
@@ -177,7 +195,7 @@ class UnfinishedPart(Reading):
     detail: str = ""
 
 
-class UnfinishedMessage(Reading):
+class UnfinishedMessage(Reading, frozen=True, kw_only=True):
     """An assistant message without ``time.completed``."""
 
     session: str
@@ -185,7 +203,7 @@ class UnfinishedMessage(Reading):
     error: str = ""
 
 
-class DatabaseReading(Reading):
+class DatabaseReading(Reading, frozen=True, kw_only=True):
     """What a byte copy of opencode.db, -wal and -shm says; the original is never opened."""
 
     path: str

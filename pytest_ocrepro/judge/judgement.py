@@ -51,7 +51,7 @@ class Result(StrEnum):
     INCONCLUSIVE = "inconclusive"
 
 
-class Node(Record):
+class Node(Record, frozen=True, kw_only=True):
     """Something that waits or is waited for. ``key`` is unique in its graph, e.g. ``pid:812`` or ``lock:<path>``."""
 
     key: str
@@ -59,7 +59,7 @@ class Node(Record):
     label: str
 
 
-class Edge(Record):
+class Edge(Record, frozen=True, kw_only=True):
     """``waiter`` waits for ``holder``. ``grade``: proved, inferred or declared; ``evidence`` one fact a line."""
 
     waiter: str
@@ -69,7 +69,7 @@ class Edge(Record):
     evidence: tuple[str, ...]
 
 
-class Graph(Record):
+class Graph(Record, frozen=True, kw_only=True):
     """Who waits for whom at one instant. ``cycle`` lists node keys, first one repeated; empty: none found."""
 
     nodes: tuple[Node, ...] = ()
@@ -77,15 +77,15 @@ class Graph(Record):
     cycle: tuple[str, ...] = ()
 
 
-class Finding(Record):
+class Finding(Record, frozen=True, kw_only=True):
     """What is wrong in stored state or left behind."""
 
     kind: str
     text: str
 
 
-class ProcessJudgement(Record):
-    """One process. ``exit``: status, minus the signal, or None while it lives; ``seconds``: start to end or verdict."""
+class ProcessJudgement(Record, frozen=True, kw_only=True):
+    """One process. ``exit``: status, minus the signal, or None while it lives."""
 
     role: str
     pid: int
@@ -101,7 +101,7 @@ class ProcessJudgement(Record):
     refuted_by: str
 
 
-class Judgement(Record):
+class Judgement(Record, frozen=True, kw_only=True):
     """All that is said of one trial; a pure function of its history."""
 
     result: Result

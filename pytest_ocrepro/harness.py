@@ -1,0 +1,595 @@
+"""One trial from start to bundle: stage, act, observe, judge, publish.
+
+:class:`Trial` is what a scenario gets as ``ocrepro``. It alone brings stage and observe together. Whatever happens in
+a scenario, :meth:`Trial.finish` ends everything that carries the trial's marker and stores a judgement.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import signal
+import threading
+import time
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import overload
+
+import msgspec
+
+from pytest_ocrepro.errors import BundleError, NotReachedError, OcreproError
+from pytest_ocrepro.expect import AnswerDemands, Claims, DatabaseDemands, ProcessDemands
+from pytest_ocrepro.history import (
+    DatabaseRead,
+    History,
+    Note,
+    ProcessFound,
+    ProcessGone,
+    ProcessStarted,
+    SignalSent,
+    Swept,
+    TrialStarted,
+    Trouble,
+    now_ns,
+)
+from pytest_ocrepro.judge.judgement import Judgement, ProcessJudgement, Verdict
+from pytest_ocrepro.judge.verdict import QUIET_S, cpu_share, judge, judge_process, last_progress
+from pytest_ocrepro.observe.database import read_database
+from pytest_ocrepro.observe.locks import lock_directories
+from pytest_ocrepro.observe.procfs import Reader
+from pytest_ocrepro.observe.sampler import Observed, Sampler, is_subject
+from pytest_ocrepro.observe.sockets import owner_of_address
+from pytest_ocrepro.publish.bundle import ProcessRow, RunDir, TrialInfo, TrialResult
+from pytest_ocrepro.publish.redaction import Redactor
+from pytest_ocrepro.readings import DatabaseReading, LockDirectory, ProcessId
+from pytest_ocrepro.stage.faults import AtLockDirectory, AtMilestone, AtRequest, DatabaseLock, SignalAt, Trigger
+from pytest_ocrepro.stage.process import NoInput, OpenPipe, Process, Stdin, until
+from pytest_ocrepro.stage.provider import Provider
+from pytest_ocrepro.stage.registry import Registry
+from pytest_ocrepro.stage.sandbox import Project, Sandbox, make_sandbox
+from pytest_ocrepro.stage.server import Answer, Server, free_port
+from pytest_ocrepro.stage.subject import Build
+from pytest_ocrepro.stage.supervisor import MARKER, Supervisor
+
+DEADLINE_S = 45.0  # what the reported script of anomalyco/opencode#29395 waits
+FAIL_FAST_S = 20.0  # a run with a bogus model takes 1.2 to 4.7 s alone on 2 cores, several at once a few times that
+IDLE_SHARE = 0.3  # of one core
+FIRST_LOOK_S, LAST_LOOK_S = 0.6, 8.0
+ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth")
+SECRET_NAMES = ("KEY", "TOKEN", "SECRET", "PASSWORD", "CREDENTIAL", "AUTH")
+
+
+class Session:
+    """What all trials of one pytest process share. ``run_dir`` None: nothing is stored (the CLI's own trials)."""
+
+    def __init__(self, run_dir: RunDir, *, ledger: Path | None = None) -> None:
+        self.run_dir = run_dir
+        self.supervisor = Supervisor(ledger=ledger)
+        self.reader = Reader()
+        self._count = 0
+        self._lock = threading.Lock()
+
+    def next_mark(self) -> str:
+        """A marker for one trial."""
+        with self._lock:
+            self._count += 1
+            return f"{self.supervisor.mark}.{self._count}"
+
+    def close(self) -> None:
+        """End the supervisor and everything that it still has."""
+        self.supervisor.close()
+
+
+class Trial:
+    """One run of one scenario on one build. The public face for scenarios; see the README for the verbs."""
+
+    def __init__(self, session: Session, build: Build, info: TrialInfo, slug: str) -> None:
+        self.build = build
+        self.info = info
+        self._session = session
+        self._redactor = Redactor(_secrets(), {}, ())
+        self._bundle = session.run_dir.open_trial(slug, info, gate=self._redactor)
+        self._bundle_failure: BundleError | None = None
+        self._processes: list[Process] = []
+        self._found: dict[ProcessId, str] = {}
+        self._gone: set[ProcessId] = set()
+        self._expired = threading.Event()
+        self._starting = threading.Lock()
+        self._box_gate: Callable[[str], str] = str
+        self._judgement: Judgement | None = None
+        self._judging = False
+        self.mark = session.next_mark()
+        self.history = History(gate=self._gate, sink=self._sink)
+        self.claims = Claims(self.history)
+        self.registry = Registry(self.history, asker=self._asker)
+        self.provider = Provider(self.history, asker=self._asker)
+        self.sandbox = self._make_sandbox()
+        self._box_gate = Redactor({}, {str(self.sandbox.root): "$SANDBOX"}, (), names={})
+        self.configure()
+        self._begin()
+        self._world = _World(self)
+        self.sampler = Sampler(self._world, self.history, session.reader)
+        self.sampler.start()
+
+    # -- the stage
+
+    @property
+    def project(self) -> Project:
+        """The directory that opencode works in."""
+        return self.sandbox.project
+
+    def configure(self, **changes: object) -> None:
+        """Write opencode's configuration: the provider, and these top-level keys."""
+        config = {
+            **self.provider.config(),
+            "autoupdate": False,
+            "share": "disabled",
+            "permission": {"bash": "allow", "edit": "allow"},
+            **changes,
+        }
+        self.sandbox.configure(config)
+
+    def run(
+        self,
+        *words: str,
+        model: str = "mock/m1",
+        role: str = "",
+        args: Sequence[str] = (),
+        stdin: Stdin | None = None,
+        deadline_s: float = DEADLINE_S,
+        fail_fast_s: float = FAIL_FAST_S,
+        **environment: str,
+    ) -> Process:
+        """Start ``opencode run -m MODEL ARGS WORDS`` and return at once.
+
+        ``environment`` adds or replaces variables (XDG_DATA_HOME=... for a data directory of its own).
+        """
+        argv = ["opencode", "run", "-m", model, *args, *words]
+        return self._start(role, argv, "answer", stdin, environment, deadline_s=deadline_s, fail_fast_s=fail_fast_s)
+
+    def serve(self, *, role: str = "server", args: Sequence[str] = (), **environment: str) -> Server:
+        """Start ``opencode serve`` on a free port and wait until it listens. Raises NotReachedError."""
+        port = free_port()
+        argv = ["opencode", "serve", "--port", str(port), "--hostname", "127.0.0.1", *args]
+        environment.setdefault("OPENCODE_ENABLE_QUESTION_TOOL", "1")
+        server = Server(self._start(role, argv, "serve", None, environment), port, self.history)
+        server.wait_until_ready()
+        return server
+
+    def spawn(
+        self,
+        argv: Sequence[str],
+        *,
+        role: str = "",
+        stdin: Stdin | None = None,
+        deadline_s: float = DEADLINE_S,
+        fail_fast_s: float = FAIL_FAST_S,
+        **environment: str,
+    ) -> Process:
+        """Start any program in the sandbox: a wrapper under test. The chosen opencode is first on its PATH."""
+        return self._start(
+            role or Path(argv[0]).name,
+            list(argv),
+            "exit",
+            stdin,
+            environment,
+            deadline_s=deadline_s,
+            fail_fast_s=fail_fast_s,
+        )
+
+    def hold_database(self, mode: str = "IMMEDIATE") -> DatabaseLock:
+        """A fault: another process holds SQLite's write lock (``with ocrepro.hold_database("EXCLUSIVE"):``)."""
+        return DatabaseLock(self.sandbox.database, mode, spawn=self._helper, history=self.history)
+
+    def at_milestone(self, process: Process, milestone: str) -> Trigger:
+        """The moment when a process reaches a milestone."""
+        return AtMilestone(self.history, process, milestone)
+
+    def at_request(self, count: int = 1) -> Trigger:
+        """The moment when the model is asked for the nth time."""
+        return AtRequest(self.history, count)
+
+    def at_lock_directory(self, process: Process) -> Trigger:
+        """The moment when a process has taken one of opencode's lock directories."""
+        return AtLockDirectory(self.sandbox.state, process)
+
+    def kill_at(self, process: Process, trigger: Trigger) -> SignalAt:
+        """A fault: kill -9 when the trigger comes."""
+        return SignalAt(process, signal.SIGKILL, trigger, history=self.history)
+
+    def suspend_at(self, process: Process, trigger: Trigger) -> SignalAt:
+        """A fault: SIGSTOP when the trigger comes; healed by SIGCONT."""
+        return SignalAt(process, signal.SIGSTOP, trigger, history=self.history)
+
+    # -- observation and demands
+
+    def wait_for(self, trigger: Trigger, timeout_s: float = 30.0) -> None:
+        """Block until a trigger has come. Raises NotReachedError."""
+        self._check_time()
+        trigger.wait(timeout_s)
+
+    def wait_until(self, condition: object, *, what: str, timeout_s: float = 30.0) -> None:
+        """Poll a callable of the scenario until it is true. Raises NotReachedError naming ``what``."""
+        self._check_time()
+        if not callable(condition):
+            raise NotReachedError(f"{what}: the condition is not callable; pass a function")
+        until(condition, timeout_s=timeout_s, what=what)
+
+    def database(self, when: str, path: Path | None = None) -> DatabaseReading:
+        """Read a byte copy of the database; ``when`` says at which point of the scenario."""
+        reading = read_database(path or self.sandbox.database, self.sandbox.root / "scratch")
+        self.history.append(DatabaseRead(at_ns=now_ns(), when=when, reading=reading))
+        return reading
+
+    def alive(self, *, tools_only: bool = False) -> list[str]:
+        """Who carries the marker right now, as ``pid argv``; ``tools_only``: no opencode, no helper of ours."""
+        marked = self._session.reader.marked(MARKER, self.mark)
+        own = {process.id.pid for process in self._processes}
+        return [
+            f"{one.pid} {' '.join(argv)}"
+            for one in marked
+            if (argv := self._session.reader.argv(one.pid))
+            and not (tools_only and (one.pid in own or is_subject(argv, self._session.reader.exe(one.pid))))
+        ]
+
+    def note(self, text: str) -> None:
+        """Something that a reader of the evidence should know."""
+        self.history.append(Note(at_ns=now_ns(), text=text))
+
+    def claim(self, what: str, held: bool | None, *, because: str, finding: str = "", role: str = "") -> bool | None:
+        """A demand of the scenario's own; None: could not be told."""
+        return self.claims.state(what, held, because=because, finding=finding, role=role)
+
+    @overload
+    def expect(self, what: Process) -> ProcessDemands: ...
+    @overload
+    def expect(self, what: Answer) -> AnswerDemands: ...
+    @overload
+    def expect(self, what: DatabaseReading) -> DatabaseDemands: ...
+
+    def expect(self, what: Process | Answer | DatabaseReading) -> ProcessDemands | AnswerDemands | DatabaseDemands:
+        """What is demanded of a process, an HTTP answer, or stored state."""
+        if isinstance(what, Process):
+            return ProcessDemands(what, self.claims, self.watch)
+        if isinstance(what, Answer):
+            return AnswerDemands(what, self.claims)
+        return DatabaseDemands(what, self.claims)
+
+    def watch(self, process: Process) -> ProcessJudgement:
+        """Block until the process has ended, or a verdict about its wait is stable, or its deadline has passed."""
+        started = next(e for e in self.history.of_type(ProcessStarted) if e.id.pid == process.pid)
+        deadline_ns = started.at_ns + int(started.deadline_s * 1e9)
+        look_s, next_look_ns = FIRST_LOOK_S, 0
+        while process.alive:
+            self._check_time()
+            self._note_the_gone()
+            now = now_ns()
+            if now >= deadline_ns:
+                self._look_twice()
+                break
+            if now >= next_look_ns and self._quiet(process.pid, now):
+                self.sampler.snapshot()
+                look_s, next_look_ns = min(look_s * 1.5, LAST_LOOK_S), now + int(look_s * 1e9)
+                verdict = judge_process(self.history, process.pid).verdict
+                if verdict.hung or verdict is Verdict.WAITING_FOR_INPUT:
+                    break
+            process.wait(0.1)
+        return judge_process(self.history, process.pid)
+
+    def expire(self) -> None:
+        """The outer guard's time is up: every wait of ours ends, and the trial is inconclusive."""
+        self._expired.set()
+
+    # -- the end
+
+    def finish(self, trouble: str = "") -> tuple[Judgement, TrialResult]:
+        """End everything, judge, store. Safe to call again. Raises BundleError when nothing could be stored."""
+        if self._judgement is None:
+            if trouble:
+                self.history.append(Trouble(at_ns=now_ns(), what=trouble))
+            self._close_stage()
+            self._judgement = judge(self.history)
+            self._result = self._make_result(self._judgement)
+            self._bundle.finish(self._judgement, self._result, masked=self._redactor.receipt())
+            self._bundle.close()
+            if self._bundle_failure is not None:
+                raise self._bundle_failure
+        return self._judgement, self._result
+
+    def store_expectation(self, expected: str, *, known: bool) -> TrialResult:
+        """Add what pytest made of the result, and give the line for results.jsonl."""
+        judgement, result = self.finish()
+        self._result = msgspec.structs.replace(result, expected=expected, known=known)
+        self._bundle.finish(judgement, self._result, masked=self._redactor.receipt())
+        return self._result
+
+    @property
+    def judging(self) -> bool:
+        """The scenario is over and its evidence is being put away."""
+        return self._judging
+
+    def _close_stage(self) -> None:
+        self._judging = True
+        try:
+            self.sampler.light()
+            if any(process.alive for process in self._processes):
+                self.sampler.snapshot()
+        finally:
+            self.sampler.stop()
+            self._note_the_gone()
+            survivors, locks = self._survivors(), self._locks_of_the_dead()
+            self._sweep(survivors, locks)
+            for process in self._processes:
+                process.stdin.close()
+            self.provider.close()
+            self.registry.close()
+            if self.sandbox.database.exists():
+                self.database("at the end of the trial")
+            self.sandbox.remove()
+
+    def _sweep(self, survivors: list[str], locks: tuple[LockDirectory, ...]) -> None:
+        for process in self._processes:
+            if process.alive:
+                process.expect_end(signal.SIGTERM)
+                process.expect_end(signal.SIGKILL)
+                self.history.append(
+                    SignalSent(at_ns=now_ns(), pid=process.pid, role=process.role, signal="SIGTERM", why="sweep")
+                )
+        ended = self._session.supervisor.sweep(self.mark)
+        for process in self._processes:
+            process.wait(2.0)
+        self.history.append(
+            Swept(
+                at_ns=now_ns(),
+                ended=tuple(str(pid) for pid in ended.ended),
+                leaked=tuple(str(pid) for pid in ended.leaked),
+                survivors=tuple(survivors),
+                lock_directories=locks,
+            )
+        )
+
+    def _survivors(self) -> list[str]:
+        """Tools' processes that outlived the opencode that started them."""
+        living = {process.id.pid for process in self._processes if process.alive}
+        parents = {self._session.reader.parent(one.pid): one for one in self._found if one not in self._gone}
+        orphans = [one for parent, one in parents.items() if parent == self._session.supervisor.pid]
+        return [
+            f"pid {one.pid}: {' '.join(self._session.reader.argv(one.pid) or ())}"
+            for one in orphans
+            if one.pid not in living and self._session.reader.alive(one)
+        ]
+
+    def _locks_of_the_dead(self) -> tuple[LockDirectory, ...]:
+        """Lock directories that a run left behind although nobody killed it."""
+        ended = {process.pid for process in self._processes if not process.alive and process.ended_by_itself}
+        return tuple(lock for lock in self._world.locks() if lock.holder_pid in ended)
+
+    def _make_result(self, judged: Judgement) -> TrialResult:
+        info = self.info
+        return TrialResult(
+            run_id=self._session.run_dir.info.run_id,
+            scenario=info.scenario,
+            title=info.title,
+            issue=info.issue,
+            version=info.version,
+            binary_sha256=info.binary_sha256,
+            trial=info.trial,
+            seed=info.seed,
+            result=judged.result.value,
+            reason=judged.reason,
+            verdict=judged.verdict.value,
+            grade=judged.grade.value,
+            seconds_to_verdict=judged.seconds_to_verdict,
+            chain=judged.chain,
+            processes=tuple(_row(process) for process in judged.processes),
+            findings=judged.findings,
+            leaked=judged.leaked,
+            signature=judged.signature,
+            bundle=self._bundle.relative,
+        )
+
+    # -- how
+
+    def _start(
+        self,
+        role: str,
+        argv: list[str],
+        obligation: str,
+        stdin: Stdin | None,
+        environment: dict[str, str],
+        *,
+        deadline_s: float = DEADLINE_S,
+        fail_fast_s: float = FAIL_FAST_S,
+    ) -> Process:
+        self._check_time()
+        process = Process(
+            self._free_role(role),
+            argv,
+            supervisor=self._session.supervisor,
+            history=self.history,
+            output=self.sandbox.output,
+            stdin=stdin or NoInput(),
+        )
+        with self._starting:  # nobody is adopted while a pid of our own is not known yet
+            process.start(self.sandbox.environment(**environment), str(self.project.root))
+            self._processes.append(process)
+        self.history.append(
+            ProcessStarted(
+                at_ns=process.started_ns,
+                id=process.id,
+                role=process.role,
+                argv=tuple(argv),
+                obligation=obligation,
+                fail_fast_s=fail_fast_s,
+                deadline_s=deadline_s,
+                stdin=process.stdin.name,
+                is_subject=is_subject(argv),
+                environment=tuple(f"{name}={value}" for name, value in sorted(environment.items())),
+            )
+        )
+        return process
+
+    def _helper(self, role: str, argv: list[str], stdin: OpenPipe) -> Process:
+        return self._start(role, argv, "", stdin, {})
+
+    def _free_role(self, wanted: str) -> str:
+        taken = {process.role for process in self._processes}
+        runs = sum(process.role in ORDINALS for process in self._processes)
+        role = wanted or (ORDINALS[runs] if runs < len(ORDINALS) else f"run-{runs + 1}")
+        return next(name for n in range(1, 1000) if (name := role if n == 1 else f"{role}-{n}") not in taken)
+
+    def _quiet(self, pid: int, now: int) -> bool:
+        """No visible change of the process, or of those beneath it, for a while, and it is idle."""
+        pids = [pid, *(one.pid for one in self._found)]
+        last_ns = max(last_progress(self.history, one, now)[0] for one in pids)
+        since = now - int(QUIET_S * 1e9)
+        return last_ns < since and cpu_share(self.history, pid, since) < IDLE_SHARE
+
+    def _look_twice(self) -> None:
+        self.sampler.snapshot()
+        self._expired.wait(FIRST_LOOK_S)
+        self.sampler.snapshot()
+
+    def _check_time(self) -> None:
+        if self._expired.is_set():
+            raise NotReachedError("the trial's time is up (pytest-timeout); raise --timeout or shorten the scenario")
+
+    def _note_the_gone(self) -> None:
+        for one, role in list(self._found.items()):
+            if one not in self._gone and not self._session.reader.alive(one):
+                self._gone.add(one)
+                self.history.append(ProcessGone(at_ns=now_ns(), pid=one.pid, role=role))
+
+    def _asker(self, address: str) -> int | None:
+        pids = [process.pid for process in self._processes] + [one.pid for one in self._found]
+        return owner_of_address(self._session.reader, address, pids)
+
+    def _gate(self, text: str) -> str:
+        return self._redactor(self._box_gate(text))
+
+    def _sink(self, line: bytes) -> None:
+        try:
+            self._bundle.sink(line)
+        except BundleError as failure:  # may come in any thread: kept for the end of the trial
+            self._bundle_failure = failure
+
+    def _make_sandbox(self) -> Sandbox:
+        try:
+            return make_sandbox(
+                binary=Path(self.build.path), registry_url=self.registry.url, mark=self.mark, marker=MARKER
+            )
+        except OcreproError:
+            self.provider.close()
+            self.registry.close()
+            self._bundle.close()
+            raise
+
+    def _begin(self) -> None:
+        self.history.append(
+            TrialStarted(
+                at_ns=now_ns(),
+                scenario=self.info.scenario,
+                version=self.info.version,
+                trial=self.info.trial,
+                seed=self.info.seed,
+                wall=datetime.now(UTC).isoformat(timespec="milliseconds"),
+                boot_id=self._session.reader.boot_id(),
+                python=platform.python_version(),
+                kernel=f"{platform.system()} {platform.release()} {platform.machine()}",
+                cpus=os.cpu_count() or 0,
+                load_average=os.getloadavg()[0],
+            )
+        )
+
+
+class _World:
+    """What the sampler looks at, for one trial."""
+
+    def __init__(self, trial: Trial) -> None:
+        self._trial = trial
+
+    def processes(self) -> Sequence[Observed]:
+        trial = self._trial
+        ours = [
+            Observed(
+                id=process.id,
+                role=process.role,
+                is_subject=is_subject(process.argv),
+                outputs=(process.stdout_path, process.stderr_path),
+            )
+            for process in list(trial._processes)  # noqa: SLF001  one room, two classes
+        ]
+        found = [
+            Observed(id=one, role=role, is_subject=role.startswith("opencode"))
+            for one, role in list(trial._found.items())  # noqa: SLF001
+        ]
+        return [*ours, *found]
+
+    def log_dirs(self) -> Sequence[Path]:
+        return [self._trial.sandbox.data / "log", *self._trial.sandbox.root.glob("*/data/opencode/log")]
+
+    def state_dirs(self) -> Sequence[Path]:
+        return [self._trial.sandbox.root / "state", *self._trial.sandbox.root.glob("*/state")]
+
+    def databases(self) -> Sequence[Path]:
+        return [self._trial.sandbox.database]
+
+    def lock_keys(self) -> Sequence[str]:
+        return self._trial.sandbox.lock_keys()
+
+    def marker(self) -> tuple[str, str]:
+        return MARKER, self._trial.mark
+
+    def adopt(self, process: ProcessId, argv: tuple[str, ...], parent_pid: int) -> None:
+        trial = self._trial
+        reader = trial._session.reader  # noqa: SLF001
+        with trial._starting:  # noqa: SLF001
+            if any(one.id == process for one in trial._processes):  # noqa: SLF001
+                return
+        subject = is_subject(argv, reader.exe(process.pid))
+        name = "opencode" if subject else (Path(argv[0]).name if argv else "unknown")
+        role = f"{name}-{process.pid}"
+        trial._found[process] = role  # noqa: SLF001
+        trial.history.append(
+            ProcessFound(
+                at_ns=now_ns(),
+                id=process,
+                role=role,
+                argv=argv,
+                parent_pid=parent_pid,
+                is_subject=subject,
+                obligation="answer" if subject and "run" in argv[1:2] else "",
+                fail_fast_s=FAIL_FAST_S,
+                deadline_s=DEADLINE_S,
+            )
+        )
+
+    def harness_pids(self) -> Sequence[int]:
+        return [os.getpid(), self._trial._session.supervisor.pid]  # noqa: SLF001
+
+    def locks(self) -> tuple[LockDirectory, ...]:
+        """The lock directories right now."""
+        return lock_directories(
+            self.state_dirs(),
+            key_candidates=self.lock_keys(),
+            reader=self._trial._session.reader,  # noqa: SLF001
+            now_wall=time.time(),
+        )
+
+
+def _row(process: ProcessJudgement) -> ProcessRow:
+    return ProcessRow(
+        role=process.role,
+        pid=process.pid,
+        argv=process.argv,
+        exit=process.exit,
+        verdict=process.verdict.value,
+        milestone=process.milestone,
+        seconds=process.seconds,
+    )
+
+
+def _secrets() -> dict[str, str]:
+    """Values of the user's environment that must not be stored, whatever prints them."""
+    return {name: value for name, value in os.environ.items() if any(word in name.upper() for word in SECRET_NAMES)}

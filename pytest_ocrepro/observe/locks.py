@@ -1,0 +1,235 @@
+"""File locks with SQLite's names for the bytes, and opencode's own lock directories."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import socket
+import struct
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from pytest_ocrepro.observe.procfs import fd_kind
+from pytest_ocrepro.readings import FdKind, FileLock, LockDirectory
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from pytest_ocrepro.observe.procfs import LockLine, Reader
+    from pytest_ocrepro.readings import ProcessReading
+
+STALE_AFTER_S: Final = 60.0  # `staleMs:60000`, read from the builds 1.14.48 and 1.18.34
+GIVES_UP_AFTER_S: Final = 300.0  # `timeoutMs:300000`, the same source
+
+# https://www.sqlite.org/src: os.h (PENDING_BYTE, SHARED_SIZE) and wal.c (WAL_WRITE_LOCK and following);
+# the -shm bytes begin behind two 48-byte headers and a 24-byte checkpoint record.
+_PENDING: Final = 0x40000000
+_RESERVED: Final = _PENDING + 1
+_SHARED: Final = (_PENDING + 2, _PENDING + 511)
+_SHM: Final = ("WRITE", "CKPT", "RECOVER", "READ0", "READ1", "READ2", "READ3", "READ4", "DMS")
+_SHM_FIRST: Final = 120
+_SHM_LAST: Final = _SHM_FIRST + len(_SHM) - 1
+_FLOCK: Final = struct.Struct("hhqqi4x")  # struct flock of a 64-bit Linux: type, whence, start, length, pid
+_META_BYTES: Final = 65536
+_PID_RECYCLED_S: Final = 2.0  # a holder that is younger than its lock by more than this is another process
+
+
+def name_bytes(path: str, start: int, end: int | None, *, access: str = "READ") -> str:
+    """SQLite's names for the bytes ``start..end`` (inclusive, None: to the end), joined with ``+``; "" if none.
+
+    By overlap, because the kernel merges neighbours. WRITE on any of the SHARED bytes is EXCLUSIVE. In WAL mode
+    SHARED and DMS mean "has the file open", not "is reading" (https://www.sqlite.org/lockingv3.html, walformat).
+    """
+    last = _PENDING * 2 if end is None else end
+    if path.endswith("-shm"):
+        return "+".join(name for at, name in enumerate(_SHM, _SHM_FIRST) if start <= at <= last)
+    if start < _PENDING and fd_kind(path) is not FdKind.DATABASE:
+        return ""  # a lock on the whole of some other file
+    return _main_file_name(start, last, access)
+
+
+def _main_file_name(start: int, last: int, access: str) -> str:
+    shared = start <= _SHARED[1] and last >= _SHARED[0]
+    if shared and (access == "WRITE" or start <= _PENDING):
+        return "EXCLUSIVE"
+    held = ((_PENDING, "PENDING"), (_RESERVED, "RESERVED"))
+    names = [name for at, name in held if start <= at <= last]
+    return "+".join([*names, "SHARED"] if shared else names)
+
+
+def file_locks(
+    reader: Reader, processes: Sequence[ProcessReading], missing: list[str] | None = None
+) -> tuple[FileLock, ...]:
+    """Locks that these processes hold (fdinfo) and wait for (/proc/locks), and the holders that they wait for.
+
+    Processes without ``fds`` are looked up by their waiting lines only. SQLite never waits in the kernel, so its
+    waiters are not here (it retries a non-blocking lock and sleeps).
+    """
+    held = [lock for process in processes for lock in _held(reader, process, missing)]
+    return (*held, *_awaited(reader.locks(missing), processes))
+
+
+def _held(reader: Reader, process: ProcessReading, missing: list[str] | None) -> Iterator[FileLock]:
+    for fd in process.fds:
+        if not fd.target.startswith("/") or fd.kind is FdKind.DEVICE:
+            continue
+        info = reader.fd_info(process.id.pid, fd.fd, missing)
+        for line in info.locks if info else ():
+            yield _record(line, fd.target, pid=process.id.pid, source="fdinfo")
+
+
+def _awaited(lines: Sequence[LockLine], processes: Sequence[ProcessReading]) -> Iterator[FileLock]:
+    observed = {process.id.pid for process in processes}
+    paths = {fd.inode: fd.target for process in processes for fd in process.fds if fd.target.startswith("/")}
+    wanted = {line.number for line in lines if line.waiting and line.pid in observed}
+    for line in lines:
+        waiter = line.waiting and line.pid in observed
+        outsider = not line.waiting and line.number in wanted and line.pid not in observed
+        if waiter or outsider:
+            path = paths.get(line.inode, f"inode {line.inode} on device {line.device}")
+            yield _record(line, path, pid=line.pid, source="/proc/locks")
+
+
+def _record(line: LockLine, path: str, *, pid: int | None, source: str) -> FileLock:
+    return FileLock(
+        path=path,
+        kind=line.kind,
+        access=line.access,
+        start=line.start,
+        end=line.end,
+        # flock(2) and lease locks live in another space than the byte locks of fcntl(2)
+        name=name_bytes(path, line.start, line.end, access=line.access) if line.kind in _BYTE_LOCKS else "",
+        pid=pid,
+        waiting=line.waiting,
+        source=source,
+    )
+
+
+_BYTE_LOCKS: Final = frozenset(("POSIX", "OFDLCK"))
+
+
+def probe(database: Path) -> tuple[FileLock, ...]:
+    """Who stands in the way of a writer of each of SQLite's lock bytes, asked with F_GETLK on db and -shm.
+
+    Takes nothing and wakes nobody; finds holders outside of the observed processes. It names one holder a byte.
+    Never call it in a process that has an SQLite connection to ``database``: closing any descriptor of a file
+    drops all of the caller's own POSIX locks on it (fcntl(2)).
+    """
+    main = ((_PENDING, 1), (_RESERVED, 1), (_SHARED[0], _SHARED[1] - _SHARED[0] + 1))
+    shared_memory = tuple((at, 1) for at in range(_SHM_FIRST, _SHM_LAST + 1))
+    return (*_ask(database, main), *_ask(Path(f"{database}-shm"), shared_memory))
+
+
+def _ask(path: Path, ranges: Iterable[tuple[int, int]]) -> tuple[FileLock, ...]:
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return ()
+    try:
+        answers = [_conflict(fd, str(path), start, length) for start, length in ranges]
+    finally:
+        os.close(fd)
+    return tuple(dict.fromkeys(answer for answer in answers if answer is not None))
+
+
+def _conflict(fd: int, path: str, start: int, length: int) -> FileLock | None:
+    question = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, start, length, 0)
+    try:
+        kind, _, first, size, pid = _FLOCK.unpack(fcntl.fcntl(fd, fcntl.F_GETLK, question))
+    except OSError:
+        return None
+    if kind == fcntl.F_UNLCK:
+        return None
+    access = "WRITE" if kind == fcntl.F_WRLCK else "READ"
+    end = first + size - 1 if size else None
+    return FileLock(
+        path=path,
+        kind="POSIX" if pid >= 0 else "OFDLCK",  # the kernel answers -1 for an open file description's lock
+        access=access,
+        start=first,
+        end=end,
+        name=name_bytes(path, first, end, access=access),
+        pid=pid if pid > 0 else None,  # 0: in another PID namespace
+        source="F_GETLK",
+    )
+
+
+class _Meta(msgspec.Struct):
+    """``meta.json`` of a lock directory, as opencode 1.14 to 1.18 write it."""
+
+    token: str = ""
+    pid: int | None = None
+    hostname: str = ""
+    createdAt: str = ""  # noqa: N815 opencode's own spelling
+
+
+def lock_directories(
+    state_dirs: Iterable[Path], *, key_candidates: Iterable[str], reader: Reader, now_wall: float
+) -> tuple[LockDirectory, ...]:
+    """What lies in ``<state>/opencode/locks``; ``state_dirs`` are values of XDG_STATE_HOME.
+
+    ``key_candidates`` are tried against the sha1 in the name. A torn or missing meta.json is normal: it is written
+    after the mkdir that takes the lock. Ages are seconds at ``now_wall`` (time.time()).
+    """
+    keys = {hashlib.sha1(key.encode(), usedforsecurity=False).hexdigest(): key for key in key_candidates}
+    found = (path for state in state_dirs for path in sorted(_locks_in(state / "opencode" / "locks")))
+    return tuple(_directory(path, keys.get(path.stem), reader, now_wall) for path in found)
+
+
+def _locks_in(folder: Path) -> list[Path]:
+    try:
+        return [path for path in folder.iterdir() if path.suffix == ".lock"]
+    except OSError:
+        return []
+
+
+def _directory(path: Path, key: str | None, reader: Reader, now_wall: float) -> LockDirectory:
+    meta = _meta(path / "meta.json")
+    created = _instant(meta.createdAt) or _mtime(path)
+    age_s = None if created is None else now_wall - created
+    beat = _mtime(path / "heartbeat")
+    return LockDirectory(
+        path=str(path),
+        key=key,
+        holder_pid=meta.pid,
+        holder_alive=_alive(meta, age_s, reader),
+        token=meta.token,
+        created_at=meta.createdAt,
+        age_s=age_s,
+        heartbeat_age_s=None if beat is None else now_wall - beat,
+    )
+
+
+def _meta(path: Path) -> _Meta:
+    try:
+        with path.open("rb") as file:
+            return msgspec.json.decode(file.read(_META_BYTES), type=_Meta)
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError):
+        return _Meta()
+
+
+def _alive(meta: _Meta, age_s: float | None, reader: Reader) -> bool | None:
+    if meta.pid is None or (meta.hostname and meta.hostname != socket.gethostname()):
+        return None
+    process = reader.identify(meta.pid)
+    if process is None or not reader.alive(process):
+        return False
+    return age_s is None or reader.age_s(process) + _PID_RECYCLED_S >= age_s
+
+
+def _instant(text: str) -> float | None:
+    try:
+        return datetime.fromisoformat(text).timestamp()
+    except (ValueError, OverflowError, OSError):
+        return None
+
+
+def _mtime(path: Path) -> float | None:
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return None

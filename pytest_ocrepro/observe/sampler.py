@@ -1,0 +1,289 @@
+"""Looks at the world again and again: cheap samples four times a second, full snapshots when asked."""
+
+from __future__ import annotations
+
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path, PurePath
+from typing import TYPE_CHECKING, Final, Protocol
+
+from pytest_ocrepro.history import (
+    Event,
+    LightSample,
+    MilestoneReached,
+    ProgressSeen,
+    SnapshotTaken,
+    Trouble,
+    now_ns,
+)
+from pytest_ocrepro.observe.locks import file_locks, lock_directories, probe
+from pytest_ocrepro.observe.logs import LogTailer
+from pytest_ocrepro.observe.sockets import sockets
+from pytest_ocrepro.readings import Snapshot
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from pytest_ocrepro.history import History
+    from pytest_ocrepro.observe.procfs import Reader
+    from pytest_ocrepro.readings import FileLock, ProcessId, ProcessReading
+
+_FORK_TO_EXEC_S: Final = 1.0  # a child this young with its parent's command line has not begun its own program
+_STOP_TIMEOUT_S: Final = 5.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Observed:
+    """One process to look at; ``outputs`` are the files that it prints into."""
+
+    id: ProcessId
+    role: str
+    is_subject: bool = True
+    outputs: tuple[Path, ...] = ()
+
+
+class World(Protocol):
+    """What the sampler looks at; every method may be called from any thread, and often."""
+
+    def processes(self) -> Sequence[Observed]:
+        """All processes of the trial that we started or adopted; dead ones may stay in."""
+
+    def log_dirs(self) -> Sequence[Path]:
+        """Folders of opencode's ``*.log`` files."""
+
+    def state_dirs(self) -> Sequence[Path]:
+        """Values of XDG_STATE_HOME."""
+
+    def databases(self) -> Sequence[Path]:
+        """Paths of opencode.db; they need not exist."""
+
+    def lock_keys(self) -> Sequence[str]:
+        """Keys that a lock directory may be named for."""
+
+    def marker(self) -> tuple[str, str]:
+        """Name and value (``*`` at its end: prefix) of the environment variable that marks the trial."""
+
+    def adopt(self, process: ProcessId, argv: tuple[str, ...], parent_pid: int) -> None:
+        """A process that carries the marker and is not among ``processes``; told once.
+
+        It may be one that you have just started and not yet listed: take it for what it is.
+        """
+
+    def harness_pids(self) -> Sequence[int]:
+        """Our own processes: never adopted, and a peer of the subject's sockets."""
+
+
+def is_subject(argv: Sequence[str], exe: str | None = None) -> bool:
+    """Whether a found process is an opencode, by the name it was called by or its executable's."""
+    called = PurePath(argv[0]).name if argv else ""
+    return called.startswith("opencode") or PurePath(exe or "").name.startswith("opencode")
+
+
+class Sampler:
+    """Reads the world into the history. ``light`` and ``snapshot`` may be called from any thread.
+
+    No history or world method is called while the sampler's own lock is held, so both may lock as they like.
+    """
+
+    def __init__(self, world: World, history: History, reader: Reader, *, period_s: float = 0.25) -> None:
+        self._world = world
+        self._history = history
+        self._reader = reader
+        self._period_s = period_s
+        self._tailer = LogTailer(reader)
+        self._lock = threading.Lock()
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._adopted: set[ProcessId] = set()
+        self._sizes: dict[tuple[ProcessId, str], int] = {}
+        self._milestones: dict[ProcessId, set[str]] = {}
+        self._troubles: set[str] = set()
+        self._snapshots = 0
+
+    def start(self) -> None:
+        """Take a light sample every ``period_s`` from now on, in a thread of our own."""
+        self._thread = threading.Thread(target=self._run, name="ocrepro-sampler", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread; a sample that is being taken is waited for (5 s at most). May be called twice."""
+        self._stop.set()
+        if self._thread is not None:
+            self._thread.join(_STOP_TIMEOUT_S)
+            if self._thread.is_alive():
+                self._tell(f"the sampler did not end within {_STOP_TIMEOUT_S:.0f} s; a file of proc(5) may hang")
+
+    def light(self) -> LightSample:
+        """One cheap look: a LightSample, and ProgressSeen and MilestoneReached where something has changed.
+
+        Progress is more log, more output or a new milestone; CPU time is not.
+        """
+        begun_ns = now_ns()
+        self._discover()
+        observed, log_dirs = self._world.processes(), self._world.log_dirs()
+        with self._lock:
+            self._tailer.update(log_dirs, [one.id.pid for one in observed if one.is_subject])
+            rows = [row for one in observed if (row := self._row(one)) is not None]
+            changes = [event for one in observed for event in self._changes(one)]
+        sample = LightSample(at_ns=begun_ns, rows=tuple(rows), cost_ns=now_ns() - begun_ns)
+        for event in (sample, *changes):
+            self._history.append(event)
+        return sample
+
+    def snapshot(self, *, full: bool = True) -> Snapshot:
+        """All readings of one instant, appended as SnapshotTaken; ``full=False`` leaves out threads and fds.
+
+        Its cost is ``ended_ns - started_ns``. What could not be read is in ``missing``, one line each.
+        """
+        self._discover()
+        places = _Places.of(self._world)
+        with self._lock:
+            self._snapshots += 1
+            snapshot = self._look(self._snapshots, places, full=full)
+            changes = [event for one in places.observed for event in self._changes(one)]
+        for event in (SnapshotTaken(at_ns=snapshot.started_ns, snapshot=snapshot), *changes):
+            self._history.append(event)
+        return snapshot
+
+    # --- below: how
+
+    def _run(self) -> None:
+        while not self._stop.wait(self._period_s):
+            try:
+                self.light()
+            except Exception as error:  # noqa: BLE001 a sampler that dies unseen would make every process look hung
+                self._tell(f"a light sample failed: {type(error).__name__}: {error}")
+
+    def _tell(self, what: str) -> None:
+        if what not in self._troubles:
+            self._troubles.add(what)
+            self._history.append(Trouble(at_ns=now_ns(), what=what))
+
+    def _discover(self) -> None:
+        name, value = self._world.marker()
+        known = {one.id for one in self._world.processes()}
+        known_pids = set(self._world.harness_pids())
+        for process in self._reader.marked(name, value, known=known):
+            if process in known or process.pid in known_pids or self._listed(process):
+                continue
+            with self._lock:
+                adoptable = process not in self._adopted and not self._before_exec(process)
+                self._adopted.update([process] if adoptable else [])
+            parent_pid, argv = self._reader.parent(process.pid), self._reader.argv(process.pid)
+            if adoptable and parent_pid is not None:
+                self._world.adopt(process, argv or (), parent_pid)
+
+    def _listed(self, process: ProcessId) -> bool:
+        """Asked again, since it may have been started and listed while we looked."""
+        return process not in self._adopted and process in {one.id for one in self._world.processes()}
+
+    def _before_exec(self, process: ProcessId) -> bool:
+        parent_pid = self._reader.parent(process.pid)
+        if parent_pid is None or self._reader.age_s(process) > _FORK_TO_EXEC_S:
+            return False
+        return self._reader.argv(process.pid) == self._reader.argv(parent_pid)
+
+    def _read(self, one: Observed, missing: list[str], *, full: bool) -> ProcessReading | None:
+        reading = self._reader.read_process(
+            one.id.pid, role=one.role, is_subject=one.is_subject, full=full, missing=missing
+        )
+        recycled = reading is not None and reading.id.start_ticks != one.id.start_ticks
+        return None if recycled else reading
+
+    def _row(self, one: Observed) -> tuple[int, int, int, int, int, str] | None:
+        reading = self._read(one, [], full=False)
+        if reading is None:
+            return None
+        wakeups = reading.threads[0].voluntary_switches or 0
+        log_bytes = self._tailer.log_bytes(one.id.pid)
+        return one.id.pid, reading.cpu_ns, wakeups, _size(one.outputs), log_bytes, reading.state
+
+    def _changes(self, one: Observed) -> Iterable[Event]:
+        sizes = {"output": _size(one.outputs)}
+        if one.is_subject:
+            sizes["log"] = self._tailer.log_bytes(one.id.pid)
+        for what, size in sizes.items():
+            grown = size - self._sizes.get((one.id, what), 0)
+            self._sizes[one.id, what] = size
+            if grown > 0:
+                yield ProgressSeen(at_ns=now_ns(), pid=one.id.pid, role=one.role, what=f"{what} +{grown} bytes")
+        if one.is_subject:
+            yield from self._new_milestones(one)
+
+    def _new_milestones(self, one: Observed) -> Iterable[Event]:
+        told = self._milestones.setdefault(one.id, set())
+        for line in self._tailer.reached(one.id.pid):
+            if line.milestone not in told:
+                told.add(line.milestone)
+                yield MilestoneReached(
+                    at_ns=now_ns(),
+                    pid=one.id.pid,
+                    role=one.role,
+                    milestone=line.milestone,
+                    source="log",
+                    line=line.text,
+                )
+
+    def _look(self, number: int, places: _Places, *, full: bool) -> Snapshot:
+        started_ns = now_ns()
+        boottime_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+        missing: list[str] = []
+        readings = [self._read(one, missing, full=full) for one in places.observed]
+        processes = tuple(reading for reading in readings if reading is not None)
+        return Snapshot(
+            number=number,
+            started_ns=started_ns,
+            boottime_ns=boottime_ns,
+            full=full,
+            processes=processes,
+            sockets=sockets(self._reader, processes, harness_pids=places.harness_pids) if full else (),
+            locks=self._locks(processes, places.databases, missing) if full else (),
+            lock_directories=lock_directories(
+                places.state_dirs, key_candidates=places.lock_keys, reader=self._reader, now_wall=time.time()
+            ),
+            logs=self._tailer.poll(places.log_dirs, [one.id.pid for one in places.observed if one.is_subject]),
+            missing=tuple(missing),
+            ended_ns=now_ns(),
+        )
+
+    def _locks(
+        self, processes: Sequence[ProcessReading], databases: Sequence[Path], missing: list[str]
+    ) -> tuple[FileLock, ...]:
+        found = file_locks(self._reader, processes, missing)
+        seen = {(lock.path, lock.start, lock.end, lock.pid) for lock in found}
+        asked = (lock for path in databases for lock in probe(path))
+        return (*found, *(one for one in asked if (one.path, one.start, one.end, one.pid) not in seen))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Places:
+    """What the world says before the sampler takes its lock."""
+
+    observed: Sequence[Observed]
+    log_dirs: Sequence[Path]
+    state_dirs: Sequence[Path]
+    databases: Sequence[Path]
+    lock_keys: Sequence[str]
+    harness_pids: Sequence[int]
+
+    @classmethod
+    def of(cls, world: World) -> _Places:
+        return cls(
+            observed=world.processes(),
+            log_dirs=world.log_dirs(),
+            state_dirs=world.state_dirs(),
+            databases=world.databases(),
+            lock_keys=world.lock_keys(),
+            harness_pids=world.harness_pids(),
+        )
+
+
+def _size(paths: Iterable[Path]) -> int:
+    total = 0
+    for path in paths:
+        try:
+            total += path.stat().st_size
+        except OSError:
+            continue
+    return total

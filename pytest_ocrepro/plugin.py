@@ -1,0 +1,94 @@
+"""Door: pytest. Options, ini, mark and the ``ocrepro`` fixture; everything else is loaded when ``--ocrepro`` is given."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from pytest_ocrepro.harness import Trial
+
+MARK = (
+    "ocrepro(issue=..., known=..., title=..., control=False): a scenario. issue: one or several 'owner/repo#n'; "
+    "known: {version: 'k/n'} of our own runs on which the failure was seen; control: must never reproduce"
+)
+EXPECTATIONS = ("known", "clean", "reproduced", "any")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Everything that users type is prefixed."""
+    group = parser.getgroup("ocrepro", "opencode concurrency scenarios")
+    group.addoption(
+        "--ocrepro",
+        action="store_true",
+        help="Run the scenarios. With no path given: those of ocrepro_scenarios, else the catalogue that is installed",
+    )
+    group.addoption(
+        "--ocrepro-binary",
+        metavar="PATH",
+        help="The opencode executable to run (environment: OCREPRO_BINARY)",
+    )
+    group.addoption(
+        "--ocrepro-version",
+        metavar="V",
+        action="append",
+        default=[],
+        help="A published version, or 'latest'; may be given several times, every scenario then runs on each",
+    )
+    group.addoption(
+        "--ocrepro-trials",
+        metavar="N",
+        help="Independent repetitions of every scenario, each in a fresh sandbox (environment: OCREPRO_TRIALS)",
+    )
+    group.addoption(
+        "--ocrepro-seed", metavar="N", help="First seed; trial t of a scenario uses N + t - 1 (default 0)"
+    )
+    group.addoption(
+        "--ocrepro-expect",
+        metavar="|".join(EXPECTATIONS),
+        help="What fails: known (default): what is not listed as known; clean: any reproduction; "
+        "reproduced: what is not reproduced; any: nothing (environment: OCREPRO_EXPECT)",
+    )
+    group.addoption(
+        "--ocrepro-reports",
+        metavar="DIR",
+        help="Where runs are written (default: reports; environment: OCREPRO_REPORTS)",
+    )
+    group.addoption("--ocrepro-offline", action="store_true", help="Use cached builds only; ask no registry")
+    for name, kind, text in (
+        ("binary", "string", "path of the opencode executable"),
+        ("version", "args", "versions to run on"),
+        ("trials", "string", "repetitions of every scenario"),
+        ("expect", "string", "known, clean, reproduced or any"),
+        ("reports", "string", "directory of reports, relative to the root directory"),
+        ("scenarios", "args", "paths that --ocrepro runs when none is given, relative to the root directory"),
+    ):
+        parser.addini(f"ocrepro_{name}", text, type=kind, default=None)  # type: ignore[arg-type]
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure(config: pytest.Config) -> None:
+    """Register the mark; with ``--ocrepro`` the real plugin."""
+    config.addinivalue_line("markers", MARK)
+    if config.getoption("--ocrepro"):
+        from pytest_ocrepro.pytest_session import activate
+
+        activate(config)
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """One item a build and trial."""
+    active = metafunc.config.pluginmanager.get_plugin("ocrepro-session")
+    if active is not None and "ocrepro" in metafunc.fixturenames:
+        active.parametrize(metafunc)
+
+
+@pytest.fixture
+def ocrepro(request: pytest.FixtureRequest) -> Iterator[Trial]:
+    """One trial: a sandbox, a scripted model, a registry, and the verbs to start, break, watch and demand."""
+    active: Any = request.config.pluginmanager.get_plugin("ocrepro-session")
+    if active is None:
+        pytest.skip("a scenario: needs --ocrepro")
+    yield from active.trial(request)

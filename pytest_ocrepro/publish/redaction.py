@@ -1,0 +1,316 @@
+"""The one gate that every text passes before it is stored.
+
+Four kinds of things are taken out: values we know (exact), values that a key names (``api_key=...``),
+values with the shape of a known token, and places and names of this machine. What must survive, because it is
+evidence: opencode's ids (``ses_...``, ``msg_...``, ``prt_...``), SHA hashes, lock directory names, UUIDs,
+ports, kernel function names.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import getpass
+import json
+import re
+import socket
+import threading
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import quote
+
+import msgspec
+
+from pytest_ocrepro.judge.judgement import Grade, Result, Verdict
+from pytest_ocrepro.readings import MILESTONES, FdKind
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+
+MIN_SECRET = 6  # characters; a shorter value would be found by chance in harmless text
+MIN_NAME = 4
+# Names of users and hosts that say nothing about anybody, and are ordinary words of logs.
+GENERIC_NAMES = frozenset(
+    """
+    admin agent azureuser bash bogus build builder circleci codespace container debian default dev
+    developer docker ec2-user fedora gitpod guest harness home host jenkins linux localdomain localhost
+    machine main mock nobody node opencode public pytest python root runner second server session shell
+    system test tester ubuntu user vagrant virtualbox vscode worker
+    """.split()  # noqa: SIM905 - as a list it would fill fifty lines
+)
+# Our own closed sets of words: masking one would make a stored record unreadable.
+_VOCABULARY = frozenset([*FdKind, *Verdict, *Grade, *Result, *MILESTONES])
+
+
+class Masked(msgspec.Struct, frozen=True, kw_only=True):
+    """One line of the receipt: so many values of this kind were taken out."""
+
+    kind: str
+    count: int
+
+
+class Redactor:
+    """Callable gate; safe to use from several threads, linear in the length of the text, idempotent.
+
+    ``secrets`` maps a name to a value: the value (from 6 characters on) is replaced by ``[masked:NAME]``
+    wherever it stands, also URL-quoted, JSON-escaped or in base64. ``places`` maps an absolute path to its
+    placeholder (``$SANDBOX``, ``~``). ``hooks`` are the user's own gates; they run first. ``names`` maps user
+    and host names to their placeholders; None takes this machine's, and with them its home as ``~``.
+    """
+
+    def __init__(
+        self,
+        secrets: Mapping[str, str],
+        places: Mapping[str, str],
+        hooks: Sequence[Callable[[str], str]] = (),
+        *,
+        names: Mapping[str, str] | None = None,
+    ) -> None:
+        if names is None:
+            names, places = machine_names(), {**machine_homes(), **places}
+        self._known = _known_values(secrets)
+        self._places = _place_patterns(places)
+        self._names = _name_patterns(names)
+        self._hooks = tuple(hooks)
+        self._counts: Counter[str] = Counter()
+        self._lock = threading.Lock()
+        self._clean: set[str] = set()
+
+    def __call__(self, text: str) -> str:
+        """The text as it may be stored."""
+        for hook in self._hooks:
+            text = hook(text)
+        if text in self._clean:
+            return text
+        before, text = text, self._once(text)
+        # A replacement makes new neighbours; going on until nothing changes makes the gate idempotent.
+        for _ in range(_MAX_ROUNDS):
+            if text == before:
+                break
+            before, text = text, self._once(text)
+        self._remember(text)
+        return text
+
+    def receipt(self) -> tuple[Masked, ...]:
+        """What has been taken out so far, by kind; never a value."""
+        with self._lock:
+            return tuple(Masked(kind=kind, count=count) for kind, count in sorted(self._counts.items()))
+
+    def _once(self, text: str) -> str:
+        if len(text) < MIN_NAME:
+            return text
+        for kind, value, placeholder in self._known:
+            if value in text:
+                self._count(kind, text.count(value))
+                text = text.replace(value, placeholder)
+        lowered = text.lower()
+        text = self._shapes(text)
+        if any(word in lowered for word in _KEY_WORDS) and _KEYED.search(lowered):
+            text = self._keys(text)
+        return self._own(text, lowered)
+
+    def _shapes(self, text: str) -> str:
+        for shape in _SHAPES:
+            for hint in shape.hints:
+                if hint in text:
+                    text = self._sub(shape.kind, shape.pattern, shape.mask, text)
+                    break
+        if len(text) >= _KEY_LINE_LENGTH:
+            text = self._sub("private-key", _KEY_LINE, "[masked:private-key]", text)
+        return text
+
+    def _keys(self, text: str) -> str:
+        text = self._sub("key-name", _ASSIGNED, r"\g<1>[masked:by-key-name]", text)
+        text = self._sub("header", _HEADER, r"\g<1>[masked:header]", text)
+        text = self._sub("key-name", _QUOTED, r"\g<1>\g<2>[masked:by-key-name]\g<3>", text)
+        text = self._sub("key-name", _NESTED, r"\g<1>\g<2>[masked:by-key-name]\g<2>", text)
+        return self._sub("key-name", _BARE, r"\g<1>[masked:by-key-name]", text)
+
+    def _own(self, text: str, lowered: str) -> str:
+        for place, pattern, placeholder in self._places:
+            if place in text:
+                text = self._sub("place", pattern, placeholder, text)
+        for name, pattern, placeholder in self._names:
+            if name in lowered:
+                text = self._sub("name", pattern, placeholder, text)
+        return text
+
+    def _sub(self, kind: str, pattern: re.Pattern[str], mask: str | Callable[[re.Match[str]], str], text: str) -> str:
+        text, count = pattern.subn(mask, text)
+        if count:
+            self._count(kind, count)
+        return text
+
+    def _count(self, kind: str, count: int) -> None:
+        with self._lock:
+            self._counts[kind] += count
+
+    def _remember(self, text: str) -> None:
+        if len(text) > _CACHED_LENGTH:
+            return
+        if len(self._clean) >= _CACHED_TEXTS:
+            self._clean = set()
+        self._clean.add(text)
+
+
+def machine_names() -> dict[str, str]:
+    """User and host names of this machine, each with its placeholder."""
+    host = socket.gethostname()
+    names = {host: "$HOST", host.split(".")[0]: "$HOST"}
+    with contextlib.suppress(OSError, KeyError):  # a user id without a password entry, as in many containers
+        names[getpass.getuser()] = "$USER"
+    return names
+
+
+def machine_homes() -> dict[str, str]:
+    """The home directory of whoever runs this, as ``~``."""
+    try:
+        return {str(Path.home()): "~"}
+    except RuntimeError:  # neither HOME nor a password entry
+        return {}
+
+
+_MAX_ROUNDS = 8
+_CACHED_LENGTH = 256
+_CACHED_TEXTS = 4096
+_KEY_LINE_LENGTH = 60
+
+
+class _Shape(msgspec.Struct, frozen=True):
+    kind: str
+    hints: tuple[str, ...]  # plain substrings, one of which every match contains: they spare the pattern
+    pattern: re.Pattern[str]
+    mask: str
+
+
+# Not in the middle of a word; the end of a colour code, of an escape like ``\\n`` and of ``%22`` are no part of one.
+_AT_START = r"(?:(?<![A-Za-z0-9])|(?<=[0-9;\[]m)|(?<=\\[bfnrt])|(?<=%[0-9A-Fa-f]{2}))"
+
+
+def _token(kind: str, expression: str, *hints: str) -> _Shape:
+    pattern = re.compile(rf"{_AT_START}{expression}")
+    return _Shape(kind, hints, pattern, f"[masked:{kind}]")
+
+
+# Forms as their issuers document them (prefix, alphabet, least length).
+_SHAPES = (
+    _token("sk-key", r"sk-[A-Za-z0-9_-]{16,}", "sk-"),
+    _token("stripe-key", r"[srp]k_(?:live|test)_[A-Za-z0-9]{16,}", "k_live_", "k_test_"),
+    _token("github-token", r"(?:gh[pousr]_[A-Za-z0-9]{20,}|github_pat_[A-Za-z0-9_]{20,})", "gh", "github_pat_"),
+    _token("gitlab-token", r"gl(?:pat|dt|rt|ptt|cbt|oas)-[A-Za-z0-9_.-]{20,}", "gl"),
+    _token("slack-token", r"(?:xox[a-z]|xapp)-[A-Za-z0-9-]{10,}", "xox", "xapp-"),
+    _token("aws-key-id", r"(?:AKIA|ASIA)[A-Z0-9]{16}(?![A-Za-z0-9])", "AKIA", "ASIA"),
+    _token("google-key", r"(?:AIza[A-Za-z0-9_-]{30,}|ya29\.[A-Za-z0-9_-]{20,})", "AIza", "ya29."),
+    _token("jwt", r"eyJ[A-Za-z0-9_-]{12,}(?:\.[A-Za-z0-9_-]*){0,4}", "eyJ"),
+    _token("npm-token", r"npm_[A-Za-z0-9]{30,}", "npm_"),
+    _token("pypi-token", r"pypi-[A-Za-z0-9_-]{40,}", "pypi-"),
+    _token("hugging-face-token", r"hf_[A-Za-z0-9]{30,}", "hf_"),
+    _token(
+        "model-key",
+        r"(?:gsk_|xai-|r8_|tgp_v1_|pplx-)[A-Za-z0-9_-]{20,}",
+        "gsk_",
+        "xai-",
+        "r8_",
+        "tgp_v1_",
+        "pplx-",
+    ),
+    _token("sendgrid-key", r"SG\.[A-Za-z0-9_-]{16,}\.[A-Za-z0-9_-]{16,}", "SG."),
+    _token("docker-token", r"dckr_pat_[A-Za-z0-9_-]{20,}", "dckr_pat_"),
+    _token("age-key", r"AGE-SECRET-KEY-1[A-Z0-9]{20,}", "AGE-SECRET-KEY-1"),
+    _Shape(
+        "private-key",
+        ("PRIVATE KEY",),
+        re.compile(
+            r"-----BEGIN [A-Z0-9 ]{0,40}PRIVATE KEY(?: BLOCK)?-----.*?"
+            r"(?:-----END [A-Z0-9 ]{0,40}PRIVATE KEY(?: BLOCK)?-----|\Z)",
+            re.DOTALL,
+        ),
+        "[masked:private-key]",
+    ),
+    _Shape(
+        "url-password",
+        ("@",),
+        re.compile(r"(://)(?!\[masked)[^\s/@\"'<>]{1,512}@"),
+        r"\1[masked:url-password]@",
+    ),
+    _Shape(
+        "bearer",
+        ("earer ", "EARER "),
+        re.compile(r"(?i)\b(bearer\s{1,4})(?=[^\s\"']{0,256}[0-9])[A-Za-z0-9._~+/=-]{8,}"),
+        r"\1[masked:bearer]",
+    ),
+)
+# A log line is gated by itself, so a private key printed over several lines has no head there: a line that is
+# nothing but 60 to 76 characters of base64 in both cases is taken for its body (PEM: 64 a line, OpenSSH: 70).
+_KEY_LINE = re.compile(
+    r"(?m)^(?=[ \t]{0,8}[A-Z0-9+/]*[a-z])(?=[ \t]{0,8}[a-z0-9+/]*[A-Z])"
+    r"[ \t]{0,8}[A-Za-z0-9+/]{60,76}={0,2}[ \t\r]{0,8}$"
+)
+
+_KEY_WORDS = ("key", "token", "secret", "passw", "passphrase", "authorization", "cookie", "credential", "pwd")
+_NAME = (
+    r"(?:api[_-]?key|access[_-]?key(?:[_-]?id)?|private[_-]?key|secret[_-]?key|encryption[_-]?key|signing[_-]?key"
+    r"|secret|token|password|passwd|passphrase|pwd|credentials?|authorization|cookie)(?:[_-]?(?:base|value|v?[0-9]{1,2}))?"
+)
+_HARMLESS = r"(?!\\*[\"']?(?:\[masked:|null\b|none\b|true\b|false\b|undefined\b|\$\{?[A-Z]))"
+_SEPARATOR = r"\s{0,4}(?:=>|[:=])\s{0,4}"
+# Asked of the lower-cased text first: five patterns that ignore case cost ten times as much.
+_KEYED = re.compile(rf"{_NAME}\\*[\"']?{_SEPARATOR}")
+# A whole environment entry, NAME=value: the value is all of the rest, blanks included.
+_ASSIGNED = re.compile(rf"(?is)\A([A-Z0-9_]{{0,80}}{_NAME}=)(?!\[masked:|\Z).+\Z")
+_HEADER = re.compile(
+    rf"(?i)((?:authorization|cookie|x-api-key)[\"']?{_SEPARATOR}(?:(?:bearer|basic|token|digest|negotiate)\s{{1,4}})?)"
+    r"(?!\[masked:)(?![\"'\\])\S[^\r\n\"'\\]*"
+)
+_QUOTED = re.compile(rf"(?i)({_NAME}[\"']?{_SEPARATOR}){_HARMLESS}([\"'])(?!\2)(?:\\.|(?!\2)[^\\\n])*(\2|\n|\Z|\\\Z)")
+# JSON inside JSON: the quotes themselves are escaped.
+_NESTED = re.compile(rf"(?i)({_NAME}\\+[\"']{_SEPARATOR}){_HARMLESS}(\\+[\"'])(?!\2)(?s:.)*?(?<!\\)(?:\2|\Z)")
+_BARE = re.compile(rf"(?i)({_NAME}(?:\\*[\"'])?{_SEPARATOR}){_HARMLESS}[^\s\"'\\,;&<>{{}}\[\]()`|]+")
+
+
+def _known_values(secrets: Mapping[str, str]) -> list[tuple[str, str, str]]:
+    found: dict[str, tuple[str, str]] = {}
+    for name, value in secrets.items():
+        label = re.sub(r"[^A-Za-z0-9_.-]+", "-", name) or "secret"
+        for form in _forms(value):
+            if len(form) >= MIN_SECRET and not any(form in word for word in _VOCABULARY) and form not in "[masked:":
+                found.setdefault(form, ("known-value", f"[masked:{label}]"))
+    ordered = sorted(found.items(), key=lambda item: -len(item[0]))
+    return [(kind, value, placeholder) for value, (kind, placeholder) in ordered]
+
+
+def _forms(value: str) -> Iterable[str]:
+    if len(value) < MIN_SECRET:
+        return ()
+    raw = value.encode("utf-8", "surrogateescape")
+    encoded = (base64.b64encode(raw), base64.urlsafe_b64encode(raw))
+    once = json.dumps(value)[1:-1]
+    twice = json.dumps(once)[1:-1]  # JSON in a string of JSON, as in the arguments of a tool call
+    unicode = json.dumps(value, ensure_ascii=False)[1:-1]
+    return (value, quote(raw, safe=""), once, twice, unicode, *(form.decode().rstrip("=") for form in encoded))
+
+
+def _place_patterns(places: Mapping[str, str]) -> list[tuple[str, re.Pattern[str], str]]:
+    found: dict[str, str] = {}
+    for place, placeholder in places.items():
+        for form in (place.rstrip("/"), quote(place.rstrip("/"))):
+            if len(form) >= MIN_NAME:
+                found.setdefault(form, placeholder)
+    return [
+        # the end of a path component: "/home/ann" is not in "/home/annabel"
+        (form, re.compile(re.escape(form) + r"(?![A-Za-z0-9_-])"), placeholder.replace("\\", r"\\"))
+        for form, placeholder in sorted(found.items(), key=lambda item: -len(item[0]))
+    ]
+
+
+def _name_patterns(names: Mapping[str, str]) -> list[tuple[str, re.Pattern[str], str]]:
+    return [
+        (
+            name.lower(),
+            re.compile(rf"(?i)(?<![A-Za-z0-9_]){re.escape(name)}(?![A-Za-z0-9_])"),
+            placeholder.replace("\\", r"\\"),
+        )
+        for name, placeholder in sorted(names.items(), key=lambda item: -len(item[0]))
+        if len(name) >= MIN_NAME and name.lower() not in GENERIC_NAMES and name.lower() not in _VOCABULARY
+    ]

@@ -1,0 +1,424 @@
+"""The pytest plugin while ``--ocrepro`` is on: builds, parametrization, the trial of an item, results, the page.
+
+The controller resolves builds and makes the run directory; xdist workers get both as JSON and send each result back
+on the test report, so that collection is the same everywhere and only one process writes results.jsonl.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import shlex
+import signal
+import sys
+import threading
+from collections.abc import Generator, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import psutil
+import pytest
+
+from pytest_ocrepro import __version__
+from pytest_ocrepro.cli import progress_on
+from pytest_ocrepro.errors import NotReachedError, OcreproError, UsageError
+from pytest_ocrepro.harness import Session, Trial
+from pytest_ocrepro.judge.judgement import Judgement
+from pytest_ocrepro.outcome import Decision, Outcome, decide, section
+from pytest_ocrepro.publish.bundle import Fact, RunDir, RunInfo, Subject, TrialInfo, TrialResult, slug
+from pytest_ocrepro.publish.page import summary_table, write_report
+from pytest_ocrepro.settings import Settings, read_mark, read_settings
+from pytest_ocrepro.stage import subject
+from pytest_ocrepro.stage.subject import Build
+from pytest_ocrepro.stage.supervisor import Ledger
+from pytest_ocrepro.versions.releases import cache_root
+
+TRIAL: pytest.StashKey[Trial] = pytest.StashKey()
+PROPERTIES = ("result", "verdict", "grade", "version", "signature")
+SOFT_SHARE = 0.8  # of pytest-timeout's time: our own waits end there, so that a report is left
+CATALOGUE = "scenarios"
+SHOWN_BYTES = 1_000_000
+ATTACHABLE_BYTES = 24_000_000
+
+
+class Share(msgspec.Struct, frozen=True, kw_only=True):
+    """What the controller tells its workers."""
+
+    settings: Settings
+    builds: tuple[Build, ...]
+    run_dir: str
+    command: tuple[str, ...]
+
+
+def activate(config: pytest.Config) -> None:
+    """Register the session plugin. What the user got wrong becomes pytest's own usage error (exit code 4)."""
+    try:
+        config.pluginmanager.register(OcreproSession(config), "ocrepro-session")
+    except OcreproError as error:
+        raise pytest.UsageError(f"ocrepro: {error}") from None
+
+
+class OcreproSession:
+    """Registered as ``ocrepro-session``; hooks are pytest's own."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self.config = config
+        self._worker = getattr(config, "workerinput", None)
+        self._results: list[TrialResult] = []
+        self._session: Session | None = None
+        self._scenarios = 0
+        self._page: Path | None = None
+        self._page_error = ""
+        if self._worker is None:
+            self.share = self._prepare()
+        else:
+            self.share = msgspec.json.decode(self._worker["ocrepro"], type=Share)
+        self._run_dir = RunDir.read(Path(self.share.run_dir)) if self.share.run_dir else None
+
+    # -- before the run
+
+    def _prepare(self) -> Share:
+        settings = read_settings(self.config)
+        _choose_paths(self.config)
+        reports = Path(settings.reports)
+        run = None if self.config.option.collectonly else RunDir.create(reports)
+        try:
+            with progress_on(sys.stderr) as progress:
+                builds = subject.resolve(
+                    settings.binary, settings.versions, progress=progress, offline=settings.offline
+                )
+        except BaseException:
+            if run is not None:
+                _withdraw(run, reports)
+            raise
+        command = ("pytest", *map(str, self.config.invocation_params.args))
+        share = Share(settings=settings, builds=tuple(builds), run_dir=str(run.path) if run else "", command=command)
+        if run is not None:
+            run.write_info(_run_info(run, share))
+        return share
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_configure_node(self, node: Any) -> None:
+        """Xdist: hand everything that was resolved to a worker."""
+        node.workerinput["ocrepro"] = msgspec.json.encode(self.share).decode()
+
+    def pytest_report_header(self) -> str:
+        """One line."""
+        settings = self.share.settings
+        builds = ", ".join(f"{build.version} ({build.source})" for build in self.share.builds)
+        return f"ocrepro: opencode {builds}; trials {settings.trials}; expect {settings.expect}; {settings.reports}"
+
+    def parametrize(self, metafunc: pytest.Metafunc) -> None:
+        """Every build, and every trial of it, is an item of its own."""
+        trials = self.share.settings.trials
+        names = _labels(self.share.builds)
+        params = [(build, trial) for build in self.share.builds for trial in range(1, trials + 1)]
+        ids = [name if trials == 1 else f"{name}-t{trial}" for name in names for trial in range(1, trials + 1)]
+        metafunc.parametrize("ocrepro", params, indirect=True, ids=ids)
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_collection_modifyitems(self, session: pytest.Session, items: list[pytest.Item]) -> None:
+        """Mark what uses the fixture, so that ``-m ocrepro`` selects it; refuse a run without any."""
+        scenarios = [item for item in items if "ocrepro" in getattr(item, "fixturenames", ())]
+        for item in scenarios:
+            if item.get_closest_marker("ocrepro") is None:
+                item.add_marker("ocrepro")
+            try:
+                read_mark(item)
+            except UsageError as error:
+                raise pytest.UsageError(f"ocrepro: {error}") from None
+        self._scenarios = len(scenarios)
+        if not scenarios and self._worker is None and not session.testsfailed:
+            where = " ".join(map(str, self.config.args))
+            self._leave_nothing()
+            raise pytest.UsageError(
+                f"ocrepro: no scenario in {where}: no test takes the 'ocrepro' fixture; "
+                "give no path to run the installed catalogue"
+            )
+
+    # -- one item
+
+    def trial(self, request: pytest.FixtureRequest) -> Iterator[Trial]:
+        """The fixture's body."""
+        build, number = request.param
+        item = request.node
+        try:
+            trial = Trial(self._running(), build, self._info(item, build, number), _slug(item, build, number))
+        except OcreproError as error:
+            pytest.fail(f"ocrepro: {error}", pytrace=False)
+        item.stash[TRIAL] = trial
+        try:
+            yield trial
+        finally:
+            with contextlib.suppress(OcreproError):  # told already by the call, if there was one
+                trial.finish("the test ended before the trial was judged")
+
+    def _running(self) -> Session:
+        if self._session is None:
+            assert self._run_dir is not None  # noqa: S101  no item runs when collecting only
+            ledger = cache_root() / "supervisors"
+            self._session = Session(self._run_dir, ledger=ledger)
+            for mark in Ledger(ledger).leftovers(self._session.reader):
+                self._session.supervisor.sweep(f"{mark}.*")
+        return self._session
+
+    def _info(self, item: Any, build: Build, number: int) -> TrialInfo:
+        mark = read_mark(item)
+        seed = self.share.settings.seed + number - 1
+        docstring = (item.function.__doc__ or "").strip()
+        return TrialInfo(
+            scenario=_scenario(item),
+            title=mark.title or item.originalname.removeprefix("test_").replace("_", " "),
+            issue=mark.issue,
+            version=build.version,
+            binary_sha256=build.sha256,
+            trial=number,
+            seed=seed,
+            docstring=docstring,
+            replay=self._replay(item, build, seed),
+            started=datetime.now(UTC).isoformat(timespec="milliseconds"),
+            control=mark.control,
+        )
+
+    def _replay(self, item: Any, build: Build, seed: int) -> str:
+        which = ["--ocrepro-version", build.version] if build.package else ["--ocrepro-binary", build.path]
+        node = f"{_scenario(item)}"
+        return shlex.join(["pytest", "--ocrepro", *which, "--ocrepro-seed", str(seed), node])
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_call(self, item: pytest.Item) -> Generator[None, object, object]:
+        """Run the scenario, then judge; what the scenario raised is our trouble, an assertion is its claim."""
+        trial = item.stash.get(TRIAL, None)
+        if trial is None:
+            return (yield)
+        trouble, outcome = "", None
+        try:
+            outcome = yield
+        except AssertionError as error:
+            trial.claim("the scenario's own assertion", held=False, because=str(error).split("\n", 1)[0] or "assert")
+        except OcreproError as error:
+            trouble = str(error)
+        except pytest.skip.Exception:
+            raise
+        except Exception as error:  # noqa: BLE001  a broken scenario must not look like a broken opencode
+            trouble = f"the scenario raised {type(error).__name__}: {error}"
+        judged, _ = trial.finish(trouble)
+        self._conclude(item, trial, judged)
+        return outcome
+
+    def _conclude(self, item: pytest.Item, trial: Trial, judged: Judgement) -> None:
+        settings = self.share.settings
+        decision = decide(judged.result, expect=settings.expect, mark=read_mark(item), version=trial.info.version)
+        expected = f"{decision.outcome}: {decision.why}"
+        result = trial.store_expectation(expected, known=decision.known)
+        text = section(judged, decision, trial.info, str(self._evidence(result)))
+        item.stash[RESULT] = (result, text)
+        item.user_properties += [(f"ocrepro.{name}", str(getattr(result, name))) for name in PROPERTIES]
+        item.user_properties += [("ocrepro.chain", " | ".join(result.chain)), ("ocrepro.replay", trial.info.replay)]
+        _raise(decision, result, text)
+
+    def _evidence(self, result: TrialResult) -> Path:
+        return Path(self.share.run_dir) / result.bundle
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_makereport(
+        self, item: pytest.Item, call: pytest.CallInfo[None]
+    ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+        """Put the result and the section onto the report of the call."""
+        report = yield
+        if call.when == "call" and RESULT in item.stash:
+            result, text = item.stash[RESULT]
+            report.sections.append(("ocrepro", text))
+            report.ocrepro_result = msgspec.json.encode(result).decode()  # type: ignore[attr-defined]
+        return report
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Controller: collect and store."""
+        encoded = getattr(report, "ocrepro_result", None)
+        if encoded is None or self._worker is not None or self._run_dir is None:
+            return
+        result = msgspec.json.decode(encoded, type=TrialResult)
+        self._results.append(result)
+        self._run_dir.append_result(result)
+
+    # -- the outer guard
+
+    @pytest.hookimpl(optionalhook=True, tryfirst=True)
+    def pytest_timeout_set_timer(self, item: pytest.Item, settings: Any) -> bool | None:
+        """pytest-timeout: for scenarios, end our own waits first and never the process with its report."""
+        if "ocrepro" not in getattr(item, "fixturenames", ()):
+            return None
+        item.stash[GUARD] = Guard(item, float(settings.timeout))
+        return True
+
+    @pytest.hookimpl(optionalhook=True, tryfirst=True)
+    def pytest_timeout_cancel_timer(self, item: pytest.Item) -> bool | None:
+        """pytest-timeout: the item is over."""
+        guard = item.stash.get(GUARD, None)
+        if guard is None:
+            return None
+        guard.cancel()
+        return True
+
+    # -- the end
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        """End what still runs, then write the page from the bundles."""
+        if self._session is not None:
+            self._session.close()
+            self._session = None
+        if self._worker is not None or self._run_dir is None:
+            return
+        if not self._results and not self._run_dir.bundles():
+            self._leave_nothing()
+            return
+        try:
+            self._page = write_report(self._run_dir)
+        except Exception as error:  # noqa: BLE001  a page that fails must not take the results with it
+            self._page_error = f"{type(error).__name__}: {error}"
+
+    def pytest_terminal_summary(self, terminalreporter: Any) -> None:
+        """The table, then one line with the page."""
+        if self._worker is not None or self._run_dir is None:
+            return
+        terminalreporter.section("ocrepro")
+        if self._results:
+            terminalreporter.write_line(summary_table(self._results))
+        if self._page is not None:
+            size = self._page.stat().st_size
+            fits = "attachable" if size <= ATTACHABLE_BYTES else "too large to attach"
+            terminalreporter.write_line(f"report: {self._page.as_uri()} ({size / 1e6:.1f} MB, {fits})")
+        if self._page_error:
+            line = f"the page was not written: {self._page_error}; try: ocrepro report {self.share.run_dir}"
+            terminalreporter.write_line(line)
+
+    def pytest_unconfigure(self) -> None:
+        """Whatever happened: nothing outlives us."""
+        if self._session is not None:
+            self._session.close()
+            self._session = None
+
+    def _leave_nothing(self) -> None:
+        if self._run_dir is not None:
+            _withdraw(self._run_dir, Path(self.share.settings.reports))
+            self._run_dir = None
+
+
+RESULT: pytest.StashKey[tuple[TrialResult, str]] = pytest.StashKey()
+
+
+class Guard:
+    """pytest-timeout's time for one scenario: at 80 % our waits end, at 100 % the scenario's own code."""
+
+    def __init__(self, item: pytest.Item, timeout_s: float) -> None:
+        self._item = item
+        self._timer = threading.Timer(timeout_s * SOFT_SHARE, self._expire)
+        self._timer.daemon = True
+        self._timer.start()
+        self._alarm = threading.current_thread() is threading.main_thread()
+        if self._alarm:
+            self._before = signal.signal(signal.SIGALRM, self._interrupt)
+            signal.setitimer(signal.ITIMER_REAL, timeout_s)
+
+    def cancel(self) -> None:
+        """The item is over in time."""
+        self._timer.cancel()
+        if self._alarm:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, self._before)
+            self._alarm = False
+
+    def _expire(self) -> None:
+        trial = self._item.stash.get(TRIAL, None)
+        if trial is not None:
+            trial.expire()
+
+    def _interrupt(self, *_: object) -> None:
+        trial = self._item.stash.get(TRIAL, None)
+        if trial is None or not trial.judging:
+            raise NotReachedError("pytest-timeout's time is up; raise --timeout or shorten the scenario")
+
+
+GUARD: pytest.StashKey[Guard] = pytest.StashKey()
+
+
+def _raise(decision: Decision, result: TrialResult, text: str) -> None:
+    if decision.outcome is Outcome.XFAILED:
+        raise pytest.xfail.Exception(f"{decision.why}: {result.verdict} ({result.grade}); {result.reason}"[:400])
+    if decision.outcome is Outcome.SKIPPED:
+        raise pytest.skip.Exception(f"{decision.why}: {result.reason}"[:400])
+    if decision.outcome is Outcome.FAILED:
+        raise pytest.fail.Exception(text, pytrace=False)
+
+
+def _choose_paths(config: pytest.Config) -> None:
+    """With no path given: the project's scenarios, else the catalogue that came with us."""
+    if config.args_source is pytest.Config.ArgsSource.ARGS:
+        return
+    own = [str(config.rootpath / path) for path in config.getini("ocrepro_scenarios") or ()]
+    config.args = own or [str(catalogue())]
+
+
+def catalogue() -> Path:
+    """Where the shipped scenarios are: in the wheel beneath the package, in a checkout beside it."""
+    package = Path(__file__).parent
+    inside = package / CATALOGUE
+    return inside if inside.is_dir() else package.parent / CATALOGUE
+
+
+def _scenario(item: Any) -> str:
+    """The node id without parameters; the catalogue's own files are named from its folder on, wherever it lies."""
+    path = Path(item.path)
+    if path.is_relative_to(catalogue()):
+        return f"{CATALOGUE}/{path.relative_to(catalogue())}::{item.originalname}"
+    return str(item.nodeid).split("[", 1)[0]
+
+
+def _slug(item: Any, build: Build, number: int) -> str:
+    return slug(_scenario(item), build.version, number)
+
+
+def _labels(builds: tuple[Build, ...]) -> list[str]:
+    versions = [build.version for build in builds]
+    return [build.version if versions.count(build.version) == 1 else build.label for build in builds]
+
+
+def _withdraw(run: RunDir, reports: Path) -> None:
+    """Take an empty run back, so that a usage error leaves nothing half-done."""
+    latest = reports / "latest"
+    with contextlib.suppress(OSError):
+        if os.readlink(latest) == run.path.name:
+            latest.unlink()
+    for name in ("run.json", "results.jsonl"):
+        with contextlib.suppress(OSError):
+            (run.path / name).unlink()
+    for folder in (run.path, reports):
+        with contextlib.suppress(OSError):  # not empty: somebody else's
+            folder.rmdir()
+
+
+def _run_info(run: RunDir, share: Share) -> RunInfo:
+    settings = share.settings
+    options = [Fact(name=name, value=str(getattr(settings, name))) for name in Settings.__struct_fields__]
+    subjects = [Subject(version=build.version, sha256=build.sha256, source=build.source) for build in share.builds]
+    return RunInfo(
+        run_id=run.info.run_id,
+        started=run.info.started,
+        plugin_version=__version__,
+        pytest_command=share.command,
+        machine=tuple(_machine()),
+        subjects=tuple(subjects),
+        options=tuple(options),
+    )
+
+
+def _machine() -> Iterator[Fact]:
+    yield Fact(name="system", value=f"{platform.system()} {platform.release()} {platform.machine()}")
+    yield Fact(name="python", value=platform.python_version())
+    yield Fact(name="cores", value=str(psutil.cpu_count()))
+    yield Fact(name="memory", value=f"{psutil.virtual_memory().total / 2**30:.1f} GiB")
+    yield Fact(name="load average", value=f"{os.getloadavg()[0]:.2f}")

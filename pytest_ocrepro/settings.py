@@ -1,0 +1,126 @@
+"""What the user asked for, with its source: command line before environment before ini before default."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from pytest_ocrepro.errors import UsageError
+from pytest_ocrepro.plugin import EXPECTATIONS
+
+MOST_TRIALS = 100_000
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """All options of one run; travels to xdist workers as JSON."""
+
+    binary: str | None
+    versions: tuple[str, ...]
+    trials: int
+    seed: int
+    expect: str
+    reports: str
+    offline: bool
+
+
+class Mark(msgspec.Struct, frozen=True, kw_only=True):
+    """What ``@pytest.mark.ocrepro(...)`` says. ``known``: version -> "k/n", or "" where n is not told."""
+
+    issue: tuple[str, ...] = ()
+    known: dict[str, str] = {}
+    title: str = ""
+    control: bool = False
+
+    def deterministic_on(self, version: str) -> bool:
+        """Our own runs saw it every time."""
+        seen, _, tried = self.known.get(version, "").partition("/")
+        return bool(tried) and seen == tried
+
+
+def read_settings(config: pytest.Config) -> Settings:
+    """Raises UsageError naming the source of a bad value, or two that contradict."""
+    binary, binary_source = _first(config, "binary", env="OCREPRO_BINARY")
+    versions = tuple(config.getoption("--ocrepro-version")) or tuple(config.getini("ocrepro_version") or ())
+    if config.getoption("--ocrepro-binary") and config.getoption("--ocrepro-version"):
+        raise UsageError("--ocrepro-binary and --ocrepro-version contradict each other; give one of them")
+    if config.getoption("--ocrepro-version") and binary_source != "--ocrepro-binary":
+        binary = None
+    return Settings(
+        binary=binary,
+        versions=versions,
+        trials=_number(config, "trials", default=1, least=1, env="OCREPRO_TRIALS"),
+        seed=_number(config, "seed", default=0, least=0),
+        expect=_choice(config),
+        reports=str(_reports(config)),
+        offline=bool(config.getoption("--ocrepro-offline")),
+    )
+
+
+def read_mark(item: pytest.Item) -> Mark:
+    """The nearest ``ocrepro`` mark. Raises UsageError naming the test and what is wrong."""
+    found = item.get_closest_marker("ocrepro")
+    if found is None:
+        return Mark()
+    unknown = set(found.kwargs) - set(Mark.__struct_fields__)
+    if found.args or unknown:
+        wrong = ", ".join(sorted(unknown)) or "positional arguments"
+        raise UsageError(f"{item.nodeid}: mark ocrepro does not take {wrong}; it takes issue, known, title, control")
+    issue = found.kwargs.get("issue", ())
+    known = found.kwargs.get("known", {})
+    fields = {
+        "issue": (issue,) if isinstance(issue, str) else tuple(issue),
+        "known": known if isinstance(known, dict) else dict.fromkeys(known, ""),
+        "title": found.kwargs.get("title", ""),
+        "control": found.kwargs.get("control", False),
+    }
+    try:
+        return msgspec.convert(fields, Mark)
+    except msgspec.ValidationError as error:
+        raise UsageError(f"{item.nodeid}: mark ocrepro: {error}") from None
+
+
+def _first(config: pytest.Config, name: str, *, env: str = "") -> tuple[str | None, str]:
+    """The value and where it is from."""
+    option = config.getoption(f"--ocrepro-{name}")
+    if option is not None:
+        return str(option), f"--ocrepro-{name}"
+    if env and os.environ.get(env):
+        return os.environ[env], env
+    if name != "seed" and config.getini(f"ocrepro_{name}"):
+        return str(config.getini(f"ocrepro_{name}")), f"ocrepro_{name} in {config.inipath}"
+    return None, "default"
+
+
+def _number(config: pytest.Config, name: str, *, default: int, least: int, env: str = "") -> int:
+    value, source = _first(config, name, env=env)
+    return _checked(value, source, lambda text: least <= int(text) <= MOST_TRIALS, default, f"a number from {least}")
+
+
+def _checked(value: str | None, source: str, good: Callable[[str], bool], default: int, wanted: str) -> int:
+    if value is None:
+        return default
+    try:
+        if good(value):
+            return int(value)
+    except ValueError:
+        pass
+    raise UsageError(f"{source} is {value!r}; it must be {wanted} to {MOST_TRIALS}")
+
+
+def _choice(config: pytest.Config) -> str:
+    value, source = _first(config, "expect", env="OCREPRO_EXPECT")
+    if value is None:
+        return EXPECTATIONS[0]
+    if value not in EXPECTATIONS:
+        raise UsageError(f"{source} is {value!r}; it must be one of {', '.join(EXPECTATIONS)}")
+    return value
+
+
+def _reports(config: pytest.Config) -> Path:
+    value, source = _first(config, "reports", env="OCREPRO_REPORTS")
+    base = config.invocation_params.dir if source.startswith(("--", "OCREPRO")) else config.rootpath
+    return (base / (value or "reports")).resolve()

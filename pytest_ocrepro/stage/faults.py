@@ -1,0 +1,260 @@
+"""What is deliberately broken: a lock holder, a signal at a trigger. Each is injected, healed, and in the history."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Protocol
+
+from pytest_ocrepro.errors import NotReachedError
+from pytest_ocrepro.history import (
+    FaultHealed,
+    FaultInjected,
+    History,
+    MilestoneReached,
+    ProviderRequest,
+    now_ns,
+)
+from pytest_ocrepro.stage.process import OpenPipe, Process, until
+
+if TYPE_CHECKING:
+    from typing import Self
+
+LOCK_MODES = ("IMMEDIATE", "EXCLUSIVE")
+
+# Runs in a process of its own: closing any descriptor of a database drops all POSIX locks that the process has on it.
+HOLDER = """
+import sqlite3, sys
+database, mode = sys.argv[1:]
+connection = sqlite3.connect(database, timeout=5, isolation_level=None)
+if mode == "EXCLUSIVE":
+    connection.execute("PRAGMA locking_mode = EXCLUSIVE")
+connection.execute("BEGIN " + mode)
+if mode == "EXCLUSIVE":
+    connection.execute("CREATE TABLE IF NOT EXISTS ocrepro_lock (held INTEGER)")
+print("held", flush=True)
+sys.stdin.read()
+connection.execute("ROLLBACK")
+"""
+
+
+class Fault(Protocol):
+    """Something to break and to mend; used as a context manager, so that it is mended whatever happens."""
+
+    def inject(self) -> None:
+        """Break it, and return when it is broken."""
+
+    def heal(self) -> None:
+        """Mend it."""
+
+    def __enter__(self) -> Self:
+        """Inject."""
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Heal."""
+
+
+class Spawner(Protocol):
+    """The harness' way to start a helper in the sandbox."""
+
+    def __call__(self, role: str, argv: list[str], stdin: OpenPipe) -> Process:
+        """Start a program that owes nothing and is no subject."""
+
+
+class DatabaseLock:
+    """Another process holds SQLite's write lock. ``mode`` is IMMEDIATE or EXCLUSIVE."""
+
+    def __init__(self, database: Path, mode: str, *, spawn: Spawner, history: History) -> None:
+        if mode not in LOCK_MODES:
+            raise NotReachedError(f"no lock mode {mode!r}; use one of {', '.join(LOCK_MODES)}")
+        self._database = database
+        self._mode = mode
+        self._spawn = spawn
+        self._history = history
+        self._stdin = OpenPipe()
+        self.holder: Process | None = None
+
+    def inject(self) -> None:
+        """Start the holder and wait until it has the lock. Raises NotReachedError."""
+        argv = [sys.executable, "-I", "-c", HOLDER, str(self._database), self._mode]
+        holder = self.holder = self._spawn("lock-holder", argv, self._stdin)
+        until(lambda: "held" in holder.output or not holder.alive, timeout_s=15, what="the database lock")
+        if not holder.alive:
+            raise NotReachedError(f"the lock holder could not take {self._mode}: {holder.output[-200:].strip()}")
+        self._history.append(
+            FaultInjected(
+                at_ns=now_ns(),
+                fault="database-lock",
+                detail=f"pid {holder.pid} holds {self._mode} on {self._database}",
+                pid=holder.pid,
+                silent_for_good=True,
+            )
+        )
+
+    def heal(self) -> None:
+        """Let go of the lock and wait for the holder's end."""
+        if self.holder is None:
+            return
+        self._stdin.close()
+        self.holder.wait_for_end(10.0)
+        self._history.append(FaultHealed(at_ns=now_ns(), fault="database-lock"))
+
+    def __enter__(self) -> Self:
+        """Inject."""
+        self.inject()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Heal."""
+        self.heal()
+
+
+class Trigger(Protocol):
+    """A moment to act, seen from outside."""
+
+    def describe(self) -> str:
+        """For the history."""
+
+    def wait(self, timeout_s: float) -> None:
+        """Block until it has come. Raises NotReachedError."""
+
+
+class AtMilestone:
+    """A process reaches a milestone."""
+
+    def __init__(self, history: History, process: Process, milestone: str) -> None:
+        self._history, self._process, self._milestone = history, process, milestone
+
+    def describe(self) -> str:
+        """For the history."""
+        return f"{self._process.role} reaches {self._milestone}"
+
+    def wait(self, timeout_s: float) -> None:
+        """Block until it has come. Raises NotReachedError."""
+
+        def reached(history: History) -> bool:
+            return any(
+                event.pid == self._process.pid and event.milestone == self._milestone
+                for event in history.of_type(MilestoneReached)
+            )
+
+        if not self._history.wait_for(reached, deadline_ns=now_ns() + int(timeout_s * 1e9)):
+            raise NotReachedError(f"{self.describe()}: not within {timeout_s:g} s")
+
+
+class AtRequest:
+    """The model is asked for the nth time (titles do not count)."""
+
+    def __init__(self, history: History, count: int = 1) -> None:
+        self._history, self._count = history, count
+
+    def describe(self) -> str:
+        """For the history."""
+        return f"request {self._count} to the model"
+
+    def wait(self, timeout_s: float) -> None:
+        """Block until it has come. Raises NotReachedError."""
+
+        def asked(history: History) -> bool:
+            return sum(not event.title for event in history.of_type(ProviderRequest)) >= self._count
+
+        if not self._history.wait_for(asked, deadline_ns=now_ns() + int(timeout_s * 1e9)):
+            raise NotReachedError(f"{self.describe()}: not within {timeout_s:g} s")
+
+
+class AtLockDirectory:
+    """A process has taken one of opencode's lock directories."""
+
+    def __init__(self, state: Path, process: Process) -> None:
+        self._state, self._process = state, process
+
+    def describe(self) -> str:
+        """For the history."""
+        return f"{self._process.role} takes a lock directory"
+
+    def wait(self, timeout_s: float) -> None:
+        """Block until it has come. Raises NotReachedError."""
+        needle = f'"pid":{self._process.pid},'
+
+        def taken() -> bool:
+            return any(needle in _text(path) for path in self._state.glob("locks/*.lock/meta.json"))
+
+        until(taken, timeout_s=timeout_s, what=self.describe(), every_s=0.005)
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(errors="replace")
+    except OSError:
+        return ""
+
+
+class SignalAt:
+    """Suspend or kill a process when a trigger comes, in a thread of its own. Heal resumes what was suspended."""
+
+    def __init__(
+        self, process: Process, number: signal.Signals, trigger: Trigger, *, history: History, timeout_s: float = 30.0
+    ) -> None:
+        self._process, self._number, self._trigger = process, number, trigger
+        self._history = history
+        self._timeout_s = timeout_s
+        self._failure: NotReachedError | None = None
+        self._thread = threading.Thread(target=self._run, name="ocrepro-trigger", daemon=True)
+
+    def inject(self) -> None:
+        """Start to watch for the trigger; :meth:`wait` tells when the signal was sent."""
+        self._thread.start()
+
+    def wait(self) -> None:
+        """Block until the signal was sent. Raises NotReachedError when the trigger never came."""
+        self._thread.join(self._timeout_s + 5)
+        if self._failure is not None:
+            raise self._failure
+
+    def heal(self) -> None:
+        """Resume what was suspended."""
+        if self._number is signal.SIGSTOP and self._process.alive:
+            self._process.resume()
+            self._history.append(FaultHealed(at_ns=now_ns(), fault=self._name))
+
+    @property
+    def _name(self) -> str:
+        return f"{self._number.name} to {self._process.role}"
+
+    def _run(self) -> None:
+        try:
+            self._trigger.wait(self._timeout_s)
+            if self._number is signal.SIGSTOP:
+                self._process.suspend()
+            else:
+                self._process.kill()
+        except NotReachedError as failure:
+            self._failure = failure
+            return
+        self._history.append(
+            FaultInjected(
+                at_ns=now_ns(),
+                fault=self._name,
+                detail=f"when {self._trigger.describe()}",
+                pid=self._process.pid,
+                silent_for_good=True,
+            )
+        )
+
+    def __enter__(self) -> Self:
+        """Inject."""
+        self.inject()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Heal."""
+        self.heal()

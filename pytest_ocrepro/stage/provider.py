@@ -1,0 +1,332 @@
+"""The scripted model: an OpenAI-compatible server on loopback that says what the scenario wrote.
+
+A script is a list of turns for one model name, or for the prompts that hold a phrase; each request takes the next
+turn. Requests for a title (they carry no tools) are answered beside the script. A request that no turn is left for
+fails the trial as ours, not the subject's. Every request is recorded with its instant and the pid that asked.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from pytest_ocrepro.errors import NotReachedError
+from pytest_ocrepro.history import FaultInjected, History, ProviderReply, ProviderRequest, Trouble, now_ns
+from pytest_ocrepro.stage.loopback import NOBODY, Asker, Handler, LoopbackServer
+
+MODELS = ("m1", "m2", "m3", "m4")
+TITLE = "A scripted session"
+CONTEXT_TOKENS = 100_000
+OUTPUT_TOKENS = 4_000
+
+
+class Barrier:
+    """A point in an answer where the provider waits for the scenario, and the scenario for the provider."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self._opened = threading.Event()
+        self._arrived = threading.Semaphore(0)
+
+    def arrive(self) -> threading.Event:
+        """The provider is here; wait on the event that is returned."""
+        self._arrived.release()
+        return self._opened
+
+    def wait_for_arrival(self, count: int = 1, timeout_s: float = 30.0) -> None:
+        """Block until ``count`` more answers have come here. Raises NotReachedError."""
+        for _ in range(count):
+            if not self._arrived.acquire(timeout=timeout_s):
+                raise NotReachedError(f"no request came to the provider's barrier {self.name!r} in {timeout_s:g} s")
+
+    def open(self) -> None:
+        """Let everybody through, now and later."""
+        self._opened.set()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Turn:
+    """One answer of the model. Use the functions below instead of this class."""
+
+    name: str
+    words: tuple[str, ...] = ()
+    calls: tuple[tuple[str, dict[str, Any]], ...] = ()  # (tool, arguments)
+    status: int = 200
+    stall_after: int | None = None  # events to send before falling silent
+    never_ends: bool = False
+    barrier: Barrier | None = None
+    repeats: bool = False
+
+
+def text(words: str) -> Turn:
+    """A plain answer, streamed word by word."""
+    return Turn(name="text", words=tuple(word + " " for word in words.split()))
+
+
+def tool(name: str, **arguments: Any) -> Turn:
+    """One call of any tool."""
+    return Turn(name=f"tool {name}", calls=((name, arguments),))
+
+
+def bash(command: str, *, timeout_ms: int = 600_000) -> Turn:
+    """One call of the bash tool."""
+    return tool("bash", command=command, description="scripted", timeout=timeout_ms)
+
+
+def question(asked: str = "Which one?", options: tuple[str, ...] = ("left", "right")) -> Turn:
+    """One call of the question tool."""
+    choices = [{"label": option, "description": f"take {option}"} for option in options]
+    return tool("question", questions=[{"question": asked, "header": "Choice", "options": choices}])
+
+
+def never_ending(words: str = "Thinking") -> Turn:
+    """Begins to answer, then says nothing more for as long as the trial lasts."""
+    return Turn(name="never-ending", words=(words,), never_ends=True)
+
+
+def stall_after(events: int, turn: Turn) -> Turn:
+    """Fall silent after so many server-sent events of this turn."""
+    return _changed(turn, name=f"{turn.name}, stalled after {events} events", stall_after=events)
+
+
+def error(status: int) -> Turn:
+    """An HTTP error instead of an answer."""
+    return Turn(name=f"error {status}", status=status)
+
+
+def held(barrier: Barrier, turn: Turn) -> Turn:
+    """Give this turn only when the barrier is opened."""
+    return _changed(turn, name=f"{turn.name}, held at {barrier.name}", barrier=barrier)
+
+
+def for_ever(turn: Turn) -> Turn:
+    """Give this turn to every further request."""
+    return _changed(turn, repeats=True)
+
+
+def _changed(turn: Turn, **changes: Any) -> Turn:
+    return Turn(**{**{name: getattr(turn, name) for name in Turn.__dataclass_fields__}, **changes})
+
+
+@dataclass
+class _Script:
+    turns: list[Turn] = field(default_factory=list)
+
+    def take(self) -> Turn | None:
+        if not self.turns:
+            return None
+        return self.turns[0] if self.turns[0].repeats else self.turns.pop(0)
+
+
+class Provider:
+    """The server. ``url`` is what a configuration calls baseURL."""
+
+    def __init__(self, history: History, *, asker: Asker = NOBODY) -> None:
+        self._history = history
+        self._asker = asker
+        self._lock = threading.Lock()
+        self._scripts: dict[str, _Script] = {}
+        self._count = 0
+        self._closing = threading.Event()
+        self._server = LoopbackServer(_handler_for(self), "ocrepro-provider")
+        self.address = self._server.address
+        self.url = f"http://{self.address}/v1"
+
+    def script(self, *turns: Turn, model: str = "m1", when: str = "") -> None:
+        """Append turns to the script of a model, or of every conversation whose last prompt holds ``when``."""
+        with self._lock:
+            self._scripts.setdefault(when or model, _Script()).turns.extend(turns)
+
+    def barrier(self, name: str = "barrier") -> Barrier:
+        """A new barrier for :func:`held`."""
+        return Barrier(name)
+
+    def config(self) -> dict[str, object]:
+        """The part of opencode's configuration that makes ``mock/m1`` ... ``mock/m4`` models of ours."""
+        limit = {"context": CONTEXT_TOKENS, "output": OUTPUT_TOKENS}
+        models = {name: {"name": name, "tool_call": True, "limit": limit} for name in MODELS}
+        options = {"baseURL": self.url, "apiKey": "scripted"}
+        mock = {"npm": "@ai-sdk/openai-compatible", "name": "mock", "options": options, "models": models}
+        return {"provider": {"mock": mock}, "model": "mock/m1", "small_model": "mock/m1"}
+
+    def requests(self) -> list[ProviderRequest]:
+        """All requests so far, titles included."""
+        return self._history.of_type(ProviderRequest)
+
+    def wait_for_request(self, count: int = 1, *, timeout_s: float = 30.0) -> None:
+        """Block until ``count`` requests that are no title were made. Raises NotReachedError."""
+
+        def enough(history: History) -> bool:
+            asked = [event for event in history.of_type(ProviderRequest) if not event.title]
+            return len(asked) >= count
+
+        if not self._history.wait_for(enough, deadline_ns=now_ns() + int(timeout_s * 1e9)):
+            raise NotReachedError(f"the model was not asked {count} time(s) within {timeout_s:g} s")
+
+    def close(self) -> None:
+        """Stop; answers that are held end."""
+        self._closing.set()
+        self._server.close()
+
+    # called by the handler
+
+    def note_request(self, client: str, path: str, body: dict[str, Any]) -> tuple[int, int | None, Turn | None]:
+        """Record a request and take its turn."""
+        pid = self._asker(client)
+        model = str(body.get("model", ""))
+        tools = len(body.get("tools") or ())
+        title = tools == 0
+        asked = _last_text(body)
+        with self._lock:
+            self._count += 1
+            number = self._count
+            turn = text(TITLE) if title else self._script_for(model, asked).take()
+        self._history.append(
+            ProviderRequest(
+                at_ns=now_ns(),
+                request=number,
+                pid=pid,
+                path=path,
+                model=model,
+                tools=tools,
+                title=title,
+                last_text=asked[:200],
+            )
+        )
+        if turn is None:
+            what = f"the provider was asked for {model!r} (request {number}) but its script is exhausted"
+            self._history.append(Trouble(at_ns=now_ns(), what=f"{what}; add a turn to the scenario's script"))
+        return number, pid, turn
+
+    def _script_for(self, model: str, asked: str) -> _Script:
+        by_phrase = [script for key, script in self._scripts.items() if key not in MODELS and key in asked]
+        return by_phrase[0] if by_phrase else self._scripts.get(model, _Script())
+
+    def note_silence(self, turn: Turn) -> None:
+        """Record that the scenario lets this turn fall silent."""
+        self._history.append(
+            FaultInjected(
+                at_ns=now_ns(),
+                fault="provider",
+                detail=f"silent: the turn {turn.name!r} says nothing more",
+                address=self.address,
+                silent_for_good=True,
+            )
+        )
+
+    def note_reply(self, number: int, pid: int | None, what: str, turn: str, detail: str = "") -> None:
+        """Record what became of it."""
+        self._history.append(
+            ProviderReply(at_ns=now_ns(), request=number, pid=pid, what=what, turn=turn, detail=detail)
+        )
+
+    @property
+    def closing(self) -> threading.Event:
+        """Set when the trial is over."""
+        return self._closing
+
+
+def _handler_for(provider: Provider) -> type[Handler]:
+    class Conversation(Handler):
+        def do_GET(self) -> None:
+            self.answer(200, json.dumps({"object": "list", "data": [{"id": name} for name in MODELS]}).encode())
+
+        def do_POST(self) -> None:
+            body = json.loads(self.rfile.read(int(self.headers.get("Content-Length", 0))) or b"{}")
+            number, pid, turn = provider.note_request(self.client, self.path, body)
+            if turn is None:
+                provider.note_reply(number, pid, "unexpected", "none")
+                self.answer(400, _error_body("the scripted model has no turn left"))
+                return
+            if turn.barrier is not None and not self.hold(turn.barrier.arrive()):
+                provider.note_reply(number, pid, "client-left", turn.name)
+                return
+            self._give(turn, number, pid, streaming=bool(body.get("stream")))
+
+        def _give(self, turn: Turn, number: int, pid: int | None, *, streaming: bool) -> None:
+            if turn.status != 200:  # noqa: PLR2004  HTTP OK
+                self.answer(turn.status, _error_body(f"scripted status {turn.status}"))
+                provider.note_reply(number, pid, "error", turn.name, str(turn.status))
+                return
+            if not streaming:
+                self.answer(200, json.dumps(_whole(turn)).encode())
+                provider.note_reply(number, pid, "finished", turn.name)
+                return
+            try:
+                self._stream(turn, number, pid)
+            except OSError as failure:
+                provider.note_reply(number, pid, "client-left", turn.name, str(failure))
+                self.close_connection = True
+
+        def _stream(self, turn: Turn, number: int, pid: int | None) -> None:
+            self.send_response(200)
+            self.send_header("Content-Type", "text/event-stream")
+            self.send_header("Transfer-Encoding", "chunked")
+            self.end_headers()
+            provider.note_reply(number, pid, "begun", turn.name)
+            for sent, event in enumerate(_events(turn)):
+                if turn.stall_after is not None and sent >= turn.stall_after:
+                    return self._fall_silent(turn, number, pid)
+                self._chunk(f"data: {json.dumps(event)}\n\n".encode())
+            if turn.never_ends:
+                return self._fall_silent(turn, number, pid)
+            self._chunk(b"data: [DONE]\n\n")
+            self.wfile.write(b"0\r\n\r\n")
+            provider.note_reply(number, pid, "finished", turn.name)
+            return None
+
+        def _chunk(self, data: bytes) -> None:
+            self.wfile.write(f"{len(data):x}\r\n".encode() + data + b"\r\n")
+            self.wfile.flush()
+
+        def _fall_silent(self, turn: Turn, number: int, pid: int | None) -> None:
+            provider.note_silence(turn)
+            provider.note_reply(number, pid, "stalled", turn.name)
+            if not self.hold(provider.closing):
+                provider.note_reply(number, pid, "client-left", turn.name)
+            self.close_connection = True
+
+    return Conversation
+
+
+def _events(turn: Turn) -> Iterator[dict[str, Any]]:
+    """The chunks of a streamed answer, in OpenAI's shape."""
+    yield _chunk_of({"role": "assistant", "content": ""})
+    for word in turn.words:
+        yield _chunk_of({"content": word})
+    for index, (name, arguments) in enumerate(turn.calls):
+        function = {"name": name, "arguments": json.dumps(arguments)}
+        yield _chunk_of(
+            {"tool_calls": [{"index": index, "id": f"call_{index}_{name}", "type": "function", "function": function}]}
+        )
+    if not turn.never_ends:
+        yield _chunk_of({}, finish="tool_calls" if turn.calls else "stop")
+
+
+def _chunk_of(delta: dict[str, Any], finish: str | None = None) -> dict[str, Any]:
+    choice = {"index": 0, "delta": delta, "finish_reason": finish}
+    chunk: dict[str, Any] = {"id": "scripted", "object": "chat.completion.chunk", "created": 0, "model": "scripted"}
+    usage = {"usage": {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2}} if finish else {}
+    return {**chunk, "choices": [choice], **usage}
+
+
+def _whole(turn: Turn) -> dict[str, Any]:
+    message = {"role": "assistant", "content": "".join(turn.words)}
+    return {"id": "scripted", "object": "chat.completion", "choices": [{"index": 0, "message": message}]}
+
+
+def _error_body(message: str) -> bytes:
+    return json.dumps({"error": {"message": message, "type": "scripted"}}).encode()
+
+
+def _last_text(body: dict[str, Any]) -> str:
+    for message in reversed(body.get("messages") or []):
+        if message.get("role") == "user":
+            content = message.get("content")
+            if isinstance(content, list):
+                return " ".join(str(part.get("text", "")) for part in content if isinstance(part, dict))
+            return str(content)
+    return ""

@@ -1,0 +1,169 @@
+"""The closed world on disk: fresh HOME, XDG directories, TMPDIR, npm cache, project; an allow-listed environment.
+
+Nothing of the user's own opencode is read or written: no variable of theirs is passed on, every directory that
+opencode, npm or git look at lies under one fresh root, and HTTP proxies point at our registry, which refuses and
+records whoever wants to leave the loopback interface.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pytest_ocrepro.errors import StageError
+
+# Of the user's environment only these pass; each says where things are, none says who the user is.
+ALLOWED = ("LANG", "LC_ALL", "LC_CTYPE", "TZ", "SSL_CERT_FILE", "NIX_SSL_CERT_FILE")
+SYSTEM_PATH = ("/usr/local/bin", "/usr/bin", "/bin")
+GIT_CONFIG = "[core]\n\trepositoryformatversion = 0\n\tfilemode = true\n\tbare = false\n"
+PLUGIN = "export const Quiet = async () => ({})\n"
+
+
+@dataclass(kw_only=True)
+class Project:
+    """The directory that opencode is asked to work in."""
+
+    root: Path
+
+    def write(self, path: str, text: str) -> Path:
+        """Write a file of the project; returns its path."""
+        target = self.root / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(text, encoding="utf-8")
+        return target
+
+    def add_plugin(self, name: str = "quiet", text: str = PLUGIN) -> Path:
+        """Put a plugin file into ``.opencode/plugin/``: its presence makes opencode install and wait."""
+        return self.write(f".opencode/plugin/{name}.js", text)
+
+    def add_git(self) -> None:
+        """An empty repository, written by hand: the same bytes every time, and no process."""
+        for folder in ("objects/info", "objects/pack", "refs/heads", "refs/tags"):
+            (self.root / ".git" / folder).mkdir(parents=True, exist_ok=True)
+        (self.root / ".git/HEAD").write_text("ref: refs/heads/main\n", encoding="utf-8")
+        (self.root / ".git/config").write_text(GIT_CONFIG, encoding="utf-8")
+
+
+@dataclass(kw_only=True)
+class Sandbox:
+    """One trial's root and everything under it. Use :func:`make_sandbox`."""
+
+    root: Path
+    project: Project
+    variables: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def data(self) -> Path:
+        """Opencode's data directory: database, logs, auth.json."""
+        return self.root / "data/opencode"
+
+    @property
+    def state(self) -> Path:
+        """Opencode's state directory: lock directories."""
+        return self.root / "state/opencode"
+
+    @property
+    def config(self) -> Path:
+        """Opencode's configuration directory."""
+        return self.root / "config/opencode"
+
+    @property
+    def database(self) -> Path:
+        """The database that runs share unless they are told otherwise."""
+        return self.data / "opencode.db"
+
+    @property
+    def output(self) -> Path:
+        """What the programs print, one pair of files a role."""
+        return self.root / "output"
+
+    def environment(self, **extra: str) -> dict[str, str]:
+        """The whole environment of a program in this sandbox."""
+        return {**self.variables, **extra}
+
+    def own_home(self, kind: str, name: str, *, copy: tuple[str, ...] = ()) -> Path:
+        """A second XDG directory (``data``, ``state``, ``cache``, ``config``) for one worker.
+
+        ``copy`` names files of the shared one's ``opencode`` folder that it starts with, where they exist.
+        """
+        home = self.root / name / kind
+        (home / "opencode").mkdir(parents=True)
+        for file in copy:
+            shared = self.root / kind / "opencode" / file
+            if shared.exists():
+                shutil.copy2(shared, home / "opencode" / file)
+        return home
+
+    def lock_keys(self) -> tuple[str, ...]:
+        """Keys that opencode may lock under, so that a hashed directory name can be read."""
+        folders = [self.config, *self.project.root.rglob(".opencode"), self.root / "home/.opencode"]
+        folders += [path / "opencode" for path in self.root.glob("*/config")]
+        return tuple(f"npm-install:{folder}" for folder in folders)
+
+    def configure(self, config: dict[str, object]) -> None:
+        """Write the configuration file that OPENCODE_CONFIG names."""
+        (self.root / "opencode.json").write_text(json.dumps(config, indent=1), encoding="utf-8")
+
+    def remove(self) -> None:
+        """Delete everything; never raises, since a leftover directory must not change a result."""
+        shutil.rmtree(self.root, ignore_errors=True)
+
+
+def make_sandbox(*, binary: Path, registry_url: str, mark: str, marker: str, git: bool = True) -> Sandbox:
+    """Make a fresh sandbox in the temporary directory.
+
+    ``binary`` becomes the first ``opencode`` on PATH. Raises StageError when the disk is full or not writable.
+    """
+    try:
+        root = Path(tempfile.mkdtemp(prefix="ocrepro-")).resolve()
+        for name in ("home", "data", "state", "cache", "config", "tmp", "npm", "project", "output", "bin"):
+            (root / name).mkdir()
+        (root / "bin/opencode").symlink_to(binary)
+        project = Project(root=root / "project")
+        project.write("README.md", "A project made for one trial.\n")
+        if git:
+            project.add_git()
+    except OSError as error:
+        raise StageError(f"cannot make a sandbox in {tempfile.gettempdir()}: {error.strerror}; set TMPDIR") from error
+    variables = _variables(root, registry_url)
+    return Sandbox(root=root, project=project, variables={**variables, marker: mark})
+
+
+def _variables(root: Path, registry_url: str) -> dict[str, str]:
+    return {
+        **{name: os.environ[name] for name in ALLOWED if name in os.environ},
+        "PATH": os.pathsep.join((str(root / "bin"), *_path_of_tools())),
+        "HOME": str(root / "home"),
+        "XDG_DATA_HOME": str(root / "data"),
+        "XDG_STATE_HOME": str(root / "state"),
+        "XDG_CACHE_HOME": str(root / "cache"),
+        "XDG_CONFIG_HOME": str(root / "config"),
+        "TMPDIR": str(root / "tmp"),
+        "TERM": "dumb",
+        "NO_COLOR": "1",
+        "SHELL": "/bin/sh",
+        "npm_config_cache": str(root / "npm"),
+        "npm_config_registry": registry_url,
+        "HTTP_PROXY": registry_url,
+        "HTTPS_PROXY": registry_url,
+        "http_proxy": registry_url,
+        "https_proxy": registry_url,
+        "NO_PROXY": "127.0.0.1,localhost,::1",
+        "no_proxy": "127.0.0.1,localhost,::1",
+        "GIT_CONFIG_NOSYSTEM": "1",
+        "OPENCODE_CONFIG": str(root / "opencode.json"),
+        "OPENCODE_DISABLE_MODELS_FETCH": "1",
+        "OPENCODE_DISABLE_AUTOUPDATE": "1",
+        "OPENCODE_DISABLE_LSP_DOWNLOAD": "1",
+    }
+
+
+def _path_of_tools() -> tuple[str, ...]:
+    """The system's directories, and the one that git is in where that is another."""
+    git = shutil.which("git")
+    extra = (str(Path(git).parent),) if git and str(Path(git).parent) not in SYSTEM_PATH else ()
+    return (*SYSTEM_PATH, *extra)

@@ -1,0 +1,182 @@
+"""``opencode serve`` and its HTTP API: every call has its own short timeout and is an event."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import socket
+import time
+from typing import Any
+
+import msgspec
+
+from pytest_ocrepro.errors import NotReachedError
+from pytest_ocrepro.history import History, HttpCall, now_ns
+from pytest_ocrepro.stage.process import Process, until
+
+CALL_TIMEOUT_S = 5.0
+BODY_BYTES = 2000
+OK, REDIRECT = 200, 300
+
+
+class Answer(msgspec.Struct, frozen=True, kw_only=True):
+    """What came back. ``status`` 0: no connection, or nothing within the timeout (``error`` says which)."""
+
+    role: str
+    purpose: str
+    method: str
+    path: str
+    status: int
+    seconds: float
+    body: str
+    error: str = ""
+
+    @property
+    def accepted(self) -> bool:
+        """A 2xx status."""
+        return OK <= self.status < REDIRECT
+
+    @property
+    def json(self) -> Any:
+        """The body as JSON; None where it is none."""
+        try:
+            return json.loads(self.body)
+        except ValueError:
+            return None
+
+
+class Server:
+    """A running ``opencode serve``: its process and its API. Made by the harness."""
+
+    def __init__(self, process: Process, port: int, history: History) -> None:
+        self.process = process
+        self.port = port
+        self._history = history
+
+    @property
+    def role(self) -> str:
+        """Its name in the evidence."""
+        return self.process.role
+
+    def wait_until_ready(self, timeout_s: float = 30.0) -> None:
+        """Block until it says that it listens. Raises NotReachedError."""
+        until(
+            lambda: "listening" in self.process.output or not self.process.alive,
+            timeout_s=timeout_s,
+            what=f"{self.role} (pid {self.process.pid}) listening",
+        )
+        if not self.process.alive:
+            raise NotReachedError(f"{self.role} ended with {self.process.exit_code} before it listened")
+
+    def call(
+        self,
+        method: str,
+        path: str,
+        body: object = None,
+        *,
+        purpose: str = "",
+        timeout_s: float = CALL_TIMEOUT_S,
+        quiet: bool = False,
+    ) -> Answer:
+        """One request. Never raises: no answer is an answer too. ``quiet`` keeps polls out of the history."""
+        begun = time.monotonic()
+        status, text, error = self._exchange(method, path, body, timeout_s)
+        seconds = round(time.monotonic() - begun, 3)
+        answer = Answer(
+            role=self.role,
+            purpose=purpose,
+            method=method,
+            path=path,
+            status=status,
+            seconds=seconds,
+            body=text,
+            error=error,
+        )
+        if not quiet:
+            self._record(answer, timeout_s)
+        return answer
+
+    def _exchange(self, method: str, path: str, body: object, timeout_s: float) -> tuple[int, str, str]:
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout_s)
+        try:
+            data = None if body is None else json.dumps(body)
+            connection.request(method, path, data, {"Content-Type": "application/json"})
+            response = connection.getresponse()
+            return response.status, response.read().decode(errors="replace"), ""
+        except TimeoutError:
+            return 0, "", f"no answer within {timeout_s:g} s"
+        except (OSError, http.client.HTTPException) as failure:
+            return 0, "", f"{type(failure).__name__}: {failure}"
+        finally:
+            connection.close()
+
+    def _record(self, answer: Answer, timeout_s: float) -> None:
+        self._history.append(
+            HttpCall(
+                at_ns=now_ns(),
+                role=answer.role,
+                method=answer.method,
+                path=answer.path,
+                status=answer.status,
+                seconds=answer.seconds,
+                timeout_s=timeout_s,
+                body=answer.body[:BODY_BYTES],
+                error=answer.error,
+                purpose=answer.purpose,
+            )
+        )
+
+    def new_session(self) -> str:
+        """The id of a fresh session. Raises NotReachedError."""
+        answer = self.call("POST", "/session", {}, purpose="make a session")
+        if not answer.accepted or not isinstance(answer.json, dict):
+            raise NotReachedError(f"{self.role} made no session: {answer.status} {answer.body[:200]} {answer.error}")
+        return str(answer.json["id"])
+
+    def prompt(self, session: str, words: str, *, model: str = "m1") -> Answer:
+        """Ask without waiting for the end of the turn."""
+        body = prompt_body(words, model)
+        return self.call("POST", f"/session/{session}/prompt_async", body, purpose="prompt")
+
+    def wait_for_question(self, session: str, timeout_s: float = 30.0) -> str:
+        """The id of the question that is pending in this session. Raises NotReachedError."""
+        found: list[str] = []
+
+        def pending() -> bool:
+            asked = self.call("GET", "/question", quiet=True).json
+            found[:] = [str(one["id"]) for one in asked or [] if one.get("sessionID") == session]
+            return bool(found)
+
+        until(pending, timeout_s=timeout_s, what=f"a question in session {session}", every_s=0.05)
+        return found[0]
+
+    def messages(self, session: str) -> list[dict[str, Any]]:
+        """The session's messages as the API gives them."""
+        answer = self.call("GET", f"/session/{session}/message", purpose="read the messages")
+        return answer.json if isinstance(answer.json, list) else []
+
+    def busy(self, session: str) -> bool:
+        """The status API calls the session anything but idle."""
+        status = self.call("GET", "/session/status", quiet=True).json
+        return isinstance(status, dict) and status.get(session, {"type": "idle"}).get("type") != "idle"
+
+    def wait_until_idle(self, session: str, timeout_s: float = 10.0) -> bool:
+        """Whether the session is idle before the timeout."""
+        try:
+            until(lambda: not self.busy(session), timeout_s=timeout_s, what="idle", every_s=0.05)
+        except NotReachedError:
+            return False
+        return True
+
+
+def prompt_body(words: str, model: str = "m1") -> dict[str, object]:
+    """What the prompt calls take."""
+    parts = [{"type": "text", "text": words}]
+    return {"parts": parts, "model": {"providerID": "mock", "modelID": model}}
+
+
+def free_port() -> int:
+    """A port that was free a moment ago."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

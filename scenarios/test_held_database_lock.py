@@ -1,0 +1,43 @@
+"""A run that meets a write lock on its database (KE7/helix pull request 35, made deterministic)."""
+
+import pytest
+
+from pytest_ocrepro import Trial, for_ever, text
+
+ISSUE = "KE7/helix#35"
+NAMES = ("opencode.db", "database")
+
+
+def warm_up(ocrepro: Trial) -> None:
+    """Make the database, so that no migration is in the way."""
+    ocrepro.provider.script(for_ever(text("done")))
+    ocrepro.run("hi", role="warm-up").wait_for_end()
+
+
+@pytest.mark.ocrepro(issue=ISSUE)
+def test_writer_in_a_transaction(ocrepro: Trial) -> None:
+    """A run must live through, or at least say in plain words, that another process writes (BEGIN IMMEDIATE)."""
+    warm_up(ocrepro)
+    with ocrepro.hold_database("IMMEDIATE"):
+        run = ocrepro.run("hi")
+        ocrepro.expect(run).to_finish()
+        ocrepro.expect(run).to_name_what_it_waits_for(*NAMES)
+
+
+@pytest.mark.ocrepro(issue=ISSUE)
+def test_exclusive_lock(ocrepro: Trial) -> None:
+    """The same for EXCLUSIVE, which a connection takes while it switches the journal mode."""
+    warm_up(ocrepro)
+    with ocrepro.hold_database("EXCLUSIVE"):
+        run = ocrepro.run("hi")
+        ocrepro.expect(run).to_finish()
+        ocrepro.expect(run).to_name_what_it_waits_for(*NAMES)
+
+
+@pytest.mark.ocrepro(issue=ISSUE, control=True)
+def test_lock_let_go_before_the_run(ocrepro: Trial) -> None:
+    """Control: the same lock, let go before the run starts."""
+    warm_up(ocrepro)
+    with ocrepro.hold_database("IMMEDIATE"):
+        pass
+    ocrepro.expect(ocrepro.run("hi")).to_complete()

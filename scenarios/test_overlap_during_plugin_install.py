@@ -1,0 +1,34 @@
+"""Overlapping runs while the first waits for its plugin install (anomalyco/opencode#29395, what hangs indeed)."""
+
+import pytest
+
+from pytest_ocrepro import Trial
+
+ISSUE = "anomalyco/opencode#29395"
+
+
+@pytest.mark.ocrepro(issue=ISSUE)
+def test_run_started_while_another_installs_its_plugin(ocrepro: Trial) -> None:
+    """The later run must answer or fail fast; it must not wait in silence.
+
+    A plugin file in the project makes opencode install ``@opencode-ai/plugin`` behind a lock directory. The registry
+    does not answer, so the first run keeps the lock, and the second polls for it without a word: no TCP connection,
+    all threads in futex and epoll, the log ends where the report says.
+    """
+    ocrepro.registry.stall()
+    ocrepro.project.add_plugin()
+    first = ocrepro.run("hi", model="bogus/nope-1")
+    ocrepro.wait_for(ocrepro.at_lock_directory(first))
+    second = ocrepro.run("hi", model="bogus/nope-2")
+    ocrepro.expect(second).to_finish()
+
+
+@pytest.mark.ocrepro(issue=ISSUE, control=True)
+def test_same_overlap_with_a_registry_that_answers(ocrepro: Trial) -> None:
+    """Control: the same overlap and the same plugin file, but the registry says 404 at once."""
+    ocrepro.project.add_plugin()
+    first = ocrepro.run("hi", model="bogus/nope-1")
+    ocrepro.wait_for(ocrepro.at_lock_directory(first))
+    second = ocrepro.run("hi", model="bogus/nope-2")
+    ocrepro.expect(first).to_finish()
+    ocrepro.expect(second).to_finish()

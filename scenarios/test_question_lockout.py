@@ -1,0 +1,105 @@
+"""A session that waits for a question that nobody can answer (anomalyco/opencode#27907)."""
+
+import pytest
+
+from pytest_ocrepro import Server, Trial, prompt_body, question, text
+
+ISSUE = "anomalyco/opencode#27907"
+MODEL = {"providerID": "mock", "modelID": "m1"}
+FREED_WITHIN_S = 5.0
+
+
+class Stuck:
+    """A session whose question is pending, with the ids that the calls need."""
+
+    def __init__(self, ocrepro: Trial, server: Server, topic: str) -> None:
+        self.ocrepro, self.server = ocrepro, server
+        ocrepro.provider.script(question(), text("went on"), text("went on again"), when=f"ask about {topic}")
+        ocrepro.provider.script(text("went on"), when=f"more about {topic}")
+        self.id = server.new_session()
+        self.more = f"more about {topic}"
+        server.prompt(self.id, f"ask about {topic}")
+        self.question = server.wait_for_question(self.id)
+        messages = server.messages(self.id)
+        self.first = messages[0]["info"]["id"]
+        self.last = messages[-1]["info"]["id"]
+        self.part = next(part["id"] for part in messages[-1]["parts"] if part["type"] == "tool")
+
+    def guarded(self) -> dict[str, tuple[str, str, object]]:
+        """The calls that a busy session refuses: name -> method, path, body."""
+        base = f"/session/{self.id}"
+        return {
+            "delete the message": ("DELETE", f"{base}/message/{self.last}", None),
+            "revert": ("POST", f"{base}/revert", {"messageID": self.first}),
+            "unrevert": ("POST", f"{base}/unrevert", {}),
+            "shell": ("POST", f"{base}/shell", {"agent": "build", "command": "true", "model": MODEL}),
+        }
+
+    def ways_out(self) -> dict[str, tuple[str, str, object]]:
+        """The calls that might free the session."""
+        base = f"/session/{self.id}"
+        return {
+            "reject the question": ("POST", f"/question/{self.question}/reject", None),
+            "answer the question": ("POST", f"/question/{self.question}/reply", {"answers": [["left"]]}),
+            "abort": ("POST", f"{base}/abort", None),
+            "delete the part": ("DELETE", f"{base}/message/{self.last}/part/{self.part}", None),
+            "a new prompt": ("POST", f"{base}/prompt_async", prompt_body(self.more)),
+            "delete the session": ("DELETE", base, None),
+        }
+
+    def try_guarded(self, name: str) -> None:
+        """One guarded call; a healthy server accepts it."""
+        method, path, body = self.guarded()[name]
+        self.ocrepro.expect(self.server.call(method, path, body, purpose=name)).to_be_accepted()
+
+    def try_way_out(self, name: str) -> None:
+        """One way out; the session must be idle soon afterwards."""
+        method, path, body = self.ways_out()[name]
+        answer = self.server.call(method, path, body, purpose=name)
+        freed = self.server.wait_until_idle(self.id, FREED_WITHIN_S)
+        because = (
+            f"{answer.status} {answer.body[:80]}; {'idle' if freed else f'still busy after {FREED_WITHIN_S:g} s'}"
+        )
+        self.ocrepro.claim(f"{name} frees the session", answer.accepted and freed, because=because,
+                           role=self.server.role, finding="" if answer.accepted and freed else "no-way-out")  # fmt: skip
+
+
+GUARDED = ("delete the message", "revert", "unrevert", "shell")
+WAYS_OUT = ("reject the question", "answer the question", "abort", "delete the part", "a new prompt",
+            "delete the session")  # fmt: skip
+
+
+@pytest.mark.ocrepro(issue=ISSUE, title="question pending: what is refused, and what frees the session")
+def test_question_pending(ocrepro: Trial) -> None:
+    """While a question is pending no documented call may be refused for good, and every way out must lead out.
+
+    Each call is tried on a session of its own: the escape-hatch table of this build.
+    """
+    server = ocrepro.serve()
+    for name in GUARDED:
+        Stuck(ocrepro, server, name).try_guarded(name)
+    for name in WAYS_OUT:
+        Stuck(ocrepro, server, name).try_way_out(name)
+
+
+@pytest.mark.ocrepro(issue=ISSUE, title="question pending, then kill -9 and restart")
+def test_question_pending_through_a_crash(ocrepro: Trial) -> None:
+    """After kill -9 and a restart the question must be asked again, or its part must have ended."""
+    server = ocrepro.serve()
+    stuck = Stuck(ocrepro, server, "a crash")
+    server.process.kill()
+    stuck.server = ocrepro.serve(role="server-again")
+    ocrepro.expect(ocrepro.database("after the restart")).to_have_no_orphans(stuck.id)
+    for name in ("reject the question", "abort", "a new prompt"):
+        stuck.try_way_out(name)
+    stuck.try_guarded("delete the message")
+
+
+@pytest.mark.ocrepro(issue=ISSUE, control=True)
+def test_same_calls_on_an_idle_session(ocrepro: Trial) -> None:
+    """Control: the same guarded calls are accepted once the question is answered."""
+    server = ocrepro.serve()
+    for name in GUARDED:
+        stuck = Stuck(ocrepro, server, name)
+        stuck.try_way_out("answer the question")
+        stuck.try_guarded(name)

@@ -1,0 +1,335 @@
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+import pytest
+
+from pytest_ocrepro.history import (
+    Event,
+    History,
+    LightSample,
+    MilestoneReached,
+    ProgressSeen,
+    SnapshotTaken,
+    Trouble,
+)
+from pytest_ocrepro.observe.procfs import Reader
+from pytest_ocrepro.observe.sampler import Observed, Sampler, World, is_subject
+from pytest_ocrepro.readings import ProcessId
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+E = TypeVar("E", bound=Event)
+
+STAND_IN = """
+import os, sys
+log = os.open(sys.argv[1], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+print('ready', flush=True)
+for line in sys.stdin:
+    what, _, rest = line.strip().partition(' ')
+    if what == 'log': os.write(log, rest.encode() + b'\\n')
+    if what == 'burn': sum(range(5_000_000))
+    if what == 'connect':
+        import socket; client = socket.create_connection(('127.0.0.1', int(rest)))
+    print('done', flush=True)
+"""
+SQLITE = """
+import sqlite3, sys
+connection = sqlite3.connect(sys.argv[1], isolation_level=None)
+connection.execute('PRAGMA journal_mode=WAL'); connection.execute('CREATE TABLE t(x)')
+connection.execute('BEGIN IMMEDIATE')
+print('ready', flush=True); sys.stdin.read()
+"""
+
+
+class Room:
+    """A small world: what the harness would tell."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.observed: list[Observed] = []
+        self.adopted: list[tuple[ProcessId, tuple[str, ...], int]] = []
+        self.ours: tuple[int, ...] = ()
+        self.broken: Exception | None = None
+        self.raised = 0
+        self.mark = f"{root.name}-{os.getpid()}"
+        self.logs = root / "data" / "opencode" / "log"
+        self.logs.mkdir(parents=True)
+
+    def processes(self) -> Sequence[Observed]:
+        if self.broken:
+            self.raised += 1
+            raise self.broken
+        return tuple(self.observed)
+
+    def log_dirs(self) -> Sequence[Path]:
+        return [self.logs]
+
+    def state_dirs(self) -> Sequence[Path]:
+        return [self.root / "state"]
+
+    def databases(self) -> Sequence[Path]:
+        return [self.root / "data" / "opencode" / "opencode.db"]
+
+    def lock_keys(self) -> Sequence[str]:
+        return ["npm-install:/p"]
+
+    def marker(self) -> tuple[str, str]:
+        return "OCREPRO_TEST", self.mark
+
+    def adopt(self, process: ProcessId, argv: tuple[str, ...], parent_pid: int) -> None:
+        self.adopted.append((process, argv, parent_pid))
+
+    def harness_pids(self) -> Sequence[int]:
+        return (os.getpid(), *self.ours)
+
+    @contextmanager
+    def start(self, code: str, *arguments: str | Path, role: str = "first", listed: bool = True) -> Iterator[Child]:
+        process = subprocess.Popen(
+            [sys.executable, "-c", code, *map(str, arguments)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={"PATH": "/usr/bin:/bin", "OCREPRO_TEST": self.mark},
+        )
+        try:
+            child = Child(process)
+            output = self.root / f"{role}.out"
+            output.touch()
+            identity = Reader().identify(process.pid)
+            assert identity is not None
+            if listed:
+                self.observed.append(Observed(id=identity, role=role, outputs=(output,)))
+            yield child
+        finally:
+            process.kill()
+            process.communicate()
+
+
+class Child:
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self.process = process
+        self.pid = process.pid
+        assert process.stdout is not None
+        assert process.stdout.readline().strip() == "ready"
+
+    def settle(self) -> None:
+        deadline = time.monotonic() + 10
+        while Reader().state(self.pid) != "S":
+            assert time.monotonic() < deadline, "the stand-in does not come to rest"
+            time.sleep(0.001)
+
+    def ask(self, line: str) -> None:
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.write(line + "\n")
+        self.process.stdin.flush()
+        assert self.process.stdout.readline().strip() == "done"
+
+
+@pytest.fixture
+def room(tmp_path: Path) -> Room:
+    return Room(tmp_path)
+
+
+def sampler_of(room: World, history: History, *, period_s: float = 0.25) -> Sampler:
+    return Sampler(room, history, Reader(), period_s=period_s)
+
+
+def kept(history: History, kind: type[E]) -> list[E]:
+    return history.of_type(kind)
+
+
+BOOT = "log timestamp=2026-11-21T00:43:14.128Z level=INFO run=aaaa message=bootstrapping directory=/p"
+LOGGED = len(BOOT.removeprefix("log ")) + 1
+
+
+def test_a_light_sample_has_one_row_a_process(room: Room) -> None:
+    history = History()
+    with room.start(STAND_IN, room.logs / "opencode.log") as child:
+        (room.root / "first.out").write_text("12345")
+        child.settle()  # it sleeps, and the next question wakes it
+        child.ask(BOOT)
+        child.ask("burn")  # CPU time is counted in ticks of 10 ms
+        sample = sampler_of(room, history).light()
+    ((pid, cpu_ns, wakeups, output_bytes, log_bytes, state),) = sample.rows
+    assert (pid, output_bytes, log_bytes) == (child.pid, 5, LOGGED)
+    assert state in ("R", "S")
+    assert cpu_ns > 0
+    assert wakeups > 0
+    assert sample.cost_ns > 0
+    assert kept(history, LightSample) == [sample]
+
+
+def test_more_output_and_more_log_are_progress_and_work_is_not(room: Room) -> None:
+    history = History()
+    sampler = sampler_of(room, history)
+    with room.start(STAND_IN, room.logs / "opencode.log") as child:
+        sampler.light()
+        child.ask("burn")
+        first = sampler.light()
+        assert kept(history, ProgressSeen) == []
+        (room.root / "first.out").write_text("12345")
+        sampler.light()
+        assert [(event.role, event.what) for event in kept(history, ProgressSeen)] == [("first", "output +5 bytes")]
+        child.ask(BOOT)
+        sampler.light()
+        sampler.light()
+    assert [event.what for event in kept(history, ProgressSeen)][1:] == [f"log +{LOGGED} bytes"]
+    assert [(event.milestone, event.source) for event in kept(history, MilestoneReached)] == [
+        ("bootstrapping", "log")
+    ]
+    assert first.rows[0][1] > 0
+
+
+def test_a_process_that_has_ended_or_was_recycled_has_no_row(room: Room) -> None:
+    history = History()
+    sampler = sampler_of(room, history)
+    with room.start(STAND_IN, room.logs / "opencode.log") as child:
+        listed = room.observed[0].id
+        room.observed[0] = Observed(id=ProcessId(pid=child.pid, start_ticks=listed.start_ticks - 1), role="earlier")
+        assert sampler.light().rows == ()
+        assert sampler.snapshot().processes == ()
+    room.observed[0] = Observed(id=listed, role="gone")
+    assert sampler.light().rows == ()
+    assert sampler.snapshot().processes == ()
+
+
+def test_a_marked_process_is_adopted_once(room: Room) -> None:
+    sampler = sampler_of(room, History())
+    with room.start(STAND_IN, room.logs / "opencode.log", listed=False) as child:
+        sampler.light()
+        sampler.light()
+        sampler.snapshot()
+        ((process, argv, parent_pid),) = room.adopted
+        assert (process.pid, argv[0], parent_pid) == (child.pid, sys.executable, os.getpid())
+
+
+def test_our_own_marked_processes_are_never_adopted(room: Room) -> None:
+    with room.start(STAND_IN, room.logs / "opencode.log", listed=False) as child:
+        room.ours = (child.pid,)
+        sampler_of(room, History()).light()
+        assert room.adopted == []
+
+
+def test_a_child_is_adopted_as_what_it_becomes(room: Room) -> None:
+    """Between fork and exec a tool's child has the command line of opencode: that is not yet its name."""
+    code = (
+        "import os, sys, subprocess; r, w = os.pipe(); pid = os.fork()\n"
+        "if pid == 0:\n    os.read(r, 1); os.execv('/bin/sleep', ['sleep', '300'])\n"
+        "print('ready', flush=True)\n"
+        "sys.stdin.readline(); os.write(w, b'x'); print('done', flush=True)\n"
+        "sys.stdin.readline(); os.kill(pid, 9); os.waitpid(pid, 0); print('done', flush=True)\n"
+    )
+    sampler = sampler_of(room, History())
+    with room.start(code) as child:
+        sampler.light()
+        too_early = list(room.adopted)
+        child.ask("exec")
+        deadline = time.monotonic() + 10
+        while not room.adopted and time.monotonic() < deadline:
+            sampler.light()
+        child.ask("kill")
+    assert all(argv == ("sleep", "300") for _, argv, _ in room.adopted), too_early
+    assert len(room.adopted) == 1
+
+
+def test_a_full_snapshot_has_every_kind_of_reading(room: Room) -> None:
+    history = History()
+    sampler = sampler_of(room, history)
+    locks = room.root / "state" / "opencode" / "locks" / "0a.lock"
+    locks.mkdir(parents=True)
+    with (
+        socket.create_server(("127.0.0.1", 0)) as tarpit,
+        room.start(STAND_IN, room.logs / "opencode.log") as child,
+        room.start(SQLITE, room.databases()[0], role="outsider", listed=False) as holder,
+    ):
+        child.ask(BOOT)
+        child.ask(f"connect {tarpit.getsockname()[1]}")
+        snapshot = sampler.snapshot()
+        light = sampler.snapshot(full=False)
+    (process,) = snapshot.processes
+    assert (process.id.pid, process.role, len(process.threads)) == (child.pid, "first", 1)
+    assert {fd.kind.value for fd in process.fds} >= {"pipe", "log", "socket"}
+    assert [one.peer_pid for one in snapshot.sockets if one.pid == child.pid] == [os.getpid()]
+    assert [(one.name, one.pid, one.source) for one in snapshot.locks if one.access == "WRITE"] == [
+        ("WRITE", holder.pid, "F_GETLK")
+    ], "a holder that nobody observes is found by asking"
+    assert [one.path for one in snapshot.lock_directories] == [str(locks)]
+    assert [(tail.pid, tail.milestone) for tail in snapshot.logs] == [(child.pid, "bootstrapping")]
+    assert snapshot.started_ns < snapshot.ended_ns
+    assert (snapshot.number, light.number) == (1, 2)
+    assert (len(light.processes), light.processes[0].fds, light.sockets, light.locks) == (1, (), (), ())
+    assert [event.snapshot for event in kept(history, SnapshotTaken)] == [snapshot, light]
+
+
+def test_the_thread_samples_until_it_is_stopped(room: Room) -> None:
+    history = History()
+    sampler = sampler_of(room, history, period_s=0.005)
+    sampler.start()
+    try:
+        deadline_ns = time.monotonic_ns() + 10_000_000_000
+        assert history.wait_for(lambda log: len(log.of_type(LightSample)) >= 3, deadline_ns=deadline_ns)
+    finally:
+        sampler.stop()
+    sampler.stop()
+    assert not [event for event in history if isinstance(event, Trouble)]
+
+
+def test_trouble_is_told_once_and_does_not_end_the_sampling(room: Room) -> None:
+    history = History()
+    room.broken = ValueError("the world is broken")
+    sampler = sampler_of(room, history, period_s=0.002)
+    deadline_ns = time.monotonic_ns() + 10_000_000_000
+    sampler.start()
+    try:
+        while room.raised < 3 and time.monotonic_ns() < deadline_ns:
+            time.sleep(0.001)
+        room.broken = None
+        assert history.wait_for(lambda log: bool(log.of_type(LightSample)), deadline_ns=deadline_ns)
+    finally:
+        sampler.stop()
+    assert room.raised >= 3
+    assert [event.what for event in kept(history, Trouble)] == [
+        "a light sample failed: ValueError: the world is broken"
+    ]
+
+
+def test_a_condition_on_the_history_may_itself_take_a_snapshot(room: Room) -> None:
+    """The history is locked while it asks, and the sampler's thread appends: neither may wait for the other."""
+    history = History()
+    sampler = sampler_of(room, history, period_s=0.001)
+    asked: list[int] = []
+
+    def condition(log: History) -> bool:
+        asked.append(sampler.snapshot().number)
+        return len(asked) >= 20
+
+    sampler.start()
+    try:
+        assert history.wait_for(condition, deadline_ns=time.monotonic_ns() + 20_000_000_000)
+    finally:
+        sampler.stop()
+    assert asked == sorted(set(asked))
+
+
+@pytest.mark.parametrize(
+    ("argv", "exe", "expected"),
+    [
+        (("/b/opencode", "run"), None, True),
+        (("opencode-1.18",), "/usr/bin/node", True),
+        (("sh", "-c", "opencode run"), "/bin/dash", False),
+        (("node",), "/cache/opencode", True),
+        ((), None, False),
+    ],
+)
+def test_what_is_an_opencode(argv: tuple[str, ...], exe: str | None, *, expected: bool) -> None:
+    assert is_subject(argv, exe) is expected

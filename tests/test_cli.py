@@ -1,0 +1,171 @@
+from __future__ import annotations
+
+import io
+import json
+import os
+import sys
+import tarfile
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner, Result
+
+from pytest_ocrepro import cli
+from pytest_ocrepro.errors import BundleError, OcreproError, StageError
+from pytest_ocrepro.stage import subject
+
+STAND_IN = Path(__file__).parent / "data/subject/stand_in_npm.py"
+
+
+@pytest.fixture
+def registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The stand-in npm first on PATH; returns the directory that it serves."""
+    folder = tmp_path / "registry"
+    folder.mkdir()
+    shim = tmp_path / "bin/npm"
+    shim.parent.mkdir()
+    shim.write_text(f'#!/bin/sh\nexec {sys.executable} -I -S {STAND_IN} "$@"\n')
+    shim.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{shim.parent}:{os.environ['PATH']}")
+    monkeypatch.setenv("STAND_IN_NPM", str(folder))
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("OCREPRO_CACHE_DIR", str(tmp_path / "cache"))
+    for version in ("1.2.0", "1.10.0", subject.PINNED):
+        publish(folder, version)
+    (folder / "plan.json").write_text(json.dumps({"latest": "1.10.0"}))
+    return folder
+
+
+def publish(registry: Path, version: str) -> None:
+    data = f"#!/bin/sh\n# opencode\necho {version}\n".encode() + b"#" * 2_000_000
+    info = tarfile.TarInfo("package/bin/opencode")
+    info.size = len(data)
+    with tarfile.open(registry / f"{version}.tgz", "w:gz") as archive:
+        archive.addfile(info, io.BytesIO(data))
+
+
+def run(*arguments: str) -> Result:
+    return CliRunner().invoke(cli.main, list(arguments), prog_name="ocrepro")
+
+
+def test_fetch_prints_version_and_path(registry: Path) -> None:
+    result = run("fetch", "1.2.0", "latest")
+    assert result.exit_code == 0, result.output
+    printed = [line.split() for line in result.stdout.splitlines()]
+    assert [version for version, _ in printed] == ["1.2.0", "1.10.0"]
+    assert all(os.access(path, os.X_OK) for _, path in printed)
+    assert result.stderr.splitlines() == [
+        "downloading opencode 1.2.0", "unpacking", "downloading opencode 1.10.0", "unpacking",
+    ]  # fmt: skip
+    again = run("fetch", "1.2.0", "--offline")
+    assert (again.exit_code, again.stderr) == (0, "")
+    assert again.stdout == result.stdout.splitlines(keepends=True)[0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("fetch", "1.3.0"), "ocrepro: opencode 1.3.0 is not published as"),
+        (("fetch", "1.2.0", "--offline"), "ocrepro: no list of published versions is cached yet"),
+        (("versions", "--offline"), "ocrepro: no list of published versions is cached yet"),
+    ],
+)
+def test_our_errors_are_one_line_and_exit_code_2(registry: Path, arguments: tuple[str, ...], words: str) -> None:
+    result = run(*arguments)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr.startswith(words)
+    assert result.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("error", [StageError("two\nlines"), BundleError("two\n  lines"), OcreproError("two lines")])
+def test_every_error_of_ours_is_put_on_one_line(error: OcreproError, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(version: str, **_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(subject, "fetch", broken)
+    result = run("fetch", "1.2.0")
+    assert (result.exit_code, result.stderr) == (2, "ocrepro: two lines\n")
+
+
+def test_a_defect_of_ours_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(subject, "fetch", lambda version, **_: os.environ["A DEFECT"])
+    result = run("fetch", "1.2.0")
+    assert isinstance(result.exception, KeyError)
+
+
+@pytest.mark.parametrize("arguments", [("fetch",), ("nonsense",), ("versions", "--nonsense"), ("versions", "1.2.0")])
+def test_usage_errors_exit_with_2(arguments: tuple[str, ...]) -> None:
+    result = run(*arguments)
+    assert result.exit_code == 2
+    assert "Usage: ocrepro" in result.stderr
+
+
+def test_versions_is_a_table(registry: Path) -> None:
+    run("fetch", "1.2.0")
+    result = run("versions")
+    assert result.exit_code == 0
+    assert [line.split() for line in result.stdout.splitlines()] == [
+        ["1.2.0", "cached", "2", "MB"], ["1.10.0", "latest"], [subject.PINNED, "pinned"],
+    ]  # fmt: skip
+    assert result.stderr == ""
+
+
+def test_versions_without_a_registry_says_so(registry: Path) -> None:
+    fresh = run("versions").stdout
+    (registry / "plan.json").write_text(json.dumps({"view": "ECONNREFUSED"}))
+    stale = run("versions")
+    assert (stale.exit_code, stale.stdout) == (0, fresh)
+    assert stale.stderr.startswith("ocrepro: list of ")
+    assert "the npm registry does not answer (ECONNREFUSED)" in stale.stderr
+
+
+def test_a_cached_version_that_is_no_longer_published_is_listed(registry: Path) -> None:
+    run("fetch", "1.2.0")
+    (registry / "1.2.0.tgz").unlink()
+    assert "1.2.0    cached" in run("versions").stdout
+
+
+def test_doctor_prints_text_or_records(registry: Path) -> None:
+    text = run("doctor", "--offline")
+    records = run("doctor", "--offline", "--json")
+    assert (text.exit_code, records.exit_code) == (0, 0)
+    checks = json.loads(records.stdout)
+    assert all(check["name"] in text.stdout for check in checks)
+    assert {check["level"] for check in checks} <= {"ok", "limited", "missing"}
+
+
+class Terminal(io.StringIO):
+    """What a terminal would be sent."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_terminal_gets_a_number_then_a_bar() -> None:
+    stream = Terminal()
+    with cli.progress_on(stream) as progress:
+        progress(3_000_000, 0, "downloading opencode 1.2.0")
+        progress(9_000_000, 0, "downloading opencode 1.2.0")
+        for done in range(0, 101, 10):
+            progress(done, 100, "unpacking")
+    shown = click.unstyle(stream.getvalue())
+    assert "\rdownloading opencode 1.2.0: 3 MB\rdownloading opencode 1.2.0: 9 MB\n" in shown
+    assert "unpacking" in shown
+    assert "100%" in shown
+    assert shown.rindex("downloading") < shown.index("unpacking")
+    assert shown.endswith("\n")
+
+
+def test_the_terminal_is_left_clean_when_it_fails() -> None:
+    stream = Terminal()
+
+    def interrupted() -> None:
+        with cli.progress_on(stream) as progress:
+            progress(10, 100, "unpacking")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    hidden, shown = stream.getvalue().rfind("\x1b[?25l"), stream.getvalue().rfind("\x1b[?25h")
+    assert hidden < shown
