@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import sys
-from typing import TYPE_CHECKING, Any, TextIO
+from pathlib import Path
+from typing import Any
 
 import click
 
 from pytest_ocrepro.errors import OcreproError
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from click._termui_impl import ProgressBar
-
-    from pytest_ocrepro.stage.subject import Progress
+from pytest_ocrepro.progress import progress_on
 
 _MEGABYTE = 1_000_000
 
@@ -81,61 +75,25 @@ def doctor(*, as_json: bool, offline: bool) -> None:
     click.echo(room.as_json(checks) if as_json else room.render(checks))
 
 
-# Further commands (report, show, matrix, bisect) go here: each imports its own room and holds no logic.
+@main.command()
+@click.argument("directory", type=click.Path(path_type=Path), default="reports", required=False)
+def report(directory: Path) -> None:
+    """Rebuild the page of a run from its bundles (DIRECTORY: a run, or the reports directory: its newest)."""
+    from pytest_ocrepro.publish.bundle import RunDir, TrialBundle
+    from pytest_ocrepro.publish.page import write_report
+
+    run = RunDir.read(directory)
+    page = write_report(run)
+    for bundle in run.bundles():
+        try:
+            TrialBundle.peek(bundle)
+        except OcreproError as error:
+            click.echo(f"ocrepro: left out: {error}", err=True)
+    click.echo(page.resolve().as_uri())
 
 
-@contextlib.contextmanager
-def progress_on(stream: TextIO) -> Iterator[Progress]:
-    """A callback for :func:`subject.fetch`: a bar where the stream is a terminal, one line a step elsewhere."""
-    shown = _Bar(stream) if stream.isatty() else _Lines(stream)
-    try:
-        yield shown.tell
-    finally:
-        shown.close()
+# Further commands (show, merge, matrix, bisect) go here: each imports its own room and holds no logic.
 
 
-class _Lines:
-    """One line for each thing that is done."""
-
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
-        self._what = ""
-
-    def tell(self, done_bytes: int, total_bytes: int, what: str) -> None:  # noqa: ARG002 the shape of a callback
-        if what != self._what:
-            self._what = what
-            click.echo(what, file=self._stream)
-
-    def close(self) -> None:
-        """Nothing is open."""
-
-
-class _Bar:
-    """A bar where the total is known, a growing number where it is not (a download by npm)."""
-
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
-        self._what = ""
-        self._bar: ProgressBar[int] | None = None
-
-    def tell(self, done_bytes: int, total_bytes: int, what: str) -> None:
-        if what != self._what:
-            self.close()
-            self._what = what
-            if total_bytes:
-                self._bar = click.progressbar(length=total_bytes, label=what, file=self._stream)
-                self._bar.render_progress()
-        if self._bar is not None:
-            self._bar.update(done_bytes - self._bar.pos)
-        else:
-            size = f": {done_bytes // _MEGABYTE} MB" if done_bytes else ""
-            click.echo(f"\r{what}{size}", file=self._stream, nl=False)
-
-    def close(self) -> None:
-        """End the line, and show the cursor again."""
-        if self._bar is not None:
-            self._bar.render_finish()
-            self._bar = None
-        elif self._what:
-            click.echo(file=self._stream)
-        self._what = ""
+if __name__ == "__main__":
+    main()

@@ -31,7 +31,7 @@ class Claims:
     def __init__(self, history: History) -> None:
         self._history = history
 
-    def state(self, claim: str, held: bool | None, *, because: str, role: str = "", finding: str = "") -> bool | None:
+    def state(self, claim: str, *, held: bool | None, because: str, role: str = "", finding: str = "") -> bool | None:
         """Store one demand and whether it held."""
         self._history.append(
             Expectation(at_ns=now_ns(), claim=claim, held=held, because=because, role=role, finding=finding)
@@ -51,13 +51,13 @@ class ProcessDemands:
         """It answers or fails fast; it must not hang, crash, or come back late."""
         judged = self._watch(self._process)
         held = None if judged.verdict in UNKNOWN else judged.verdict in ENDED_WELL
-        return self._claim("answers or fails fast", judged, held)
+        return self._claim("answers or fails fast", judged, held=held)
 
     def to_complete(self) -> bool | None:
         """It does what it was asked to do."""
         judged = self._watch(self._process)
         held = None if judged.verdict in UNKNOWN else judged.verdict is Verdict.COMPLETED
-        return self._claim("does what it was asked", judged, held)
+        return self._claim("does what it was asked", judged, held=held)
 
     def not_to_die_of_the_database(self) -> bool | None:
         """It ends, and what it prints shows no error of its database."""
@@ -68,10 +68,10 @@ class ProcessDemands:
             because = f"exit {judged.exit} after {judged.seconds:.1f} s: {_plain(line)}"
             claim = f"{self._process.role} does not die of the database"
             return self._claims.state(
-                claim, False, because=because, role=self._process.role, finding="database-error"
+                claim, held=False, because=because, role=self._process.role, finding="database-error"
             )
         held = None if judged.verdict in UNKNOWN else not judged.verdict.hung
-        return self._claim("does not die of the database", judged, held)
+        return self._claim("does not die of the database", judged, held=held)
 
     def to_name_what_it_waits_for(self, *names: str) -> bool | None:
         """Its error says which resource failed it: any of these words."""
@@ -82,12 +82,16 @@ class ProcessDemands:
         because = f"after {judged.seconds:.1f} s it printed: {shown}"
         claim = f"{self._process.role} names the resource ({', '.join(names)})"
         return self._claims.state(
-            claim, bool(named), because=because, role=self._process.role, finding="" if named else "unnamed-resource"
+            claim,
+            held=bool(named),
+            because=because,
+            role=self._process.role,
+            finding="" if named else "unnamed-resource",
         )
 
-    def _claim(self, what: str, judged: ProcessJudgement, held: bool | None) -> bool | None:
+    def _claim(self, what: str, judged: ProcessJudgement, *, held: bool | None) -> bool | None:
         because = f"{judged.verdict} ({judged.grade}) after {judged.seconds:.1f} s: {'; '.join(judged.because)}"
-        return self._claims.state(f"{self._process.role} {what}", held, because=because, role=self._process.role)
+        return self._claims.state(f"{self._process.role} {what}", held=held, because=because, role=self._process.role)
 
 
 class AnswerDemands:
@@ -104,7 +108,7 @@ class AnswerDemands:
         because = f"{answer.method} {answer.path} -> {answer.status} after {answer.seconds:.1f} s: {said}"
         return self._claims.state(
             f"{answer.purpose} is accepted",
-            answer.accepted,
+            held=answer.accepted,
             because=because,
             role=answer.role,
             finding="" if answer.accepted else "call-refused",
@@ -122,18 +126,18 @@ class DatabaseDemands:
         """No tool part is pending or running and no message is unfinished (in one session, or in all)."""
         reading = self._reading
         if not reading.readable:
-            return self._claims.state("nothing is left unfinished", None, because=f"unreadable: {reading.error}")
+            return self._claims.state("nothing is left unfinished", held=None, because=f"unreadable: {reading.error}")
         parts = [part for part in reading.unfinished_parts if session in ("", part.session)]
         messages = [message for message in reading.unfinished_messages if session in ("", message.session)]
         self._claims.state(
             "no tool part stays unfinished",
-            not parts,
+            held=not parts,
             finding="orphaned-part" if parts else "",
             because=_list([f"{part.tool} part {part.part} is {part.status}" for part in parts]),
         )
         self._claims.state(
             "no message stays unfinished",
-            not messages,
+            held=not messages,
             finding="orphaned-message" if messages else "",
             because=_list([f"{message.message} has no time.completed" for message in messages]),
         )

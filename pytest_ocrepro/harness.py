@@ -237,9 +237,9 @@ class Trial:
         """Something that a reader of the evidence should know."""
         self.history.append(Note(at_ns=now_ns(), text=text))
 
-    def claim(self, what: str, held: bool | None, *, because: str, finding: str = "", role: str = "") -> bool | None:
+    def claim(self, what: str, *, held: bool | None, because: str, finding: str = "", role: str = "") -> bool | None:
         """A demand of the scenario's own; None: could not be told."""
-        return self.claims.state(what, held, because=because, finding=finding, role=role)
+        return self.claims.state(what, held=held, because=because, finding=finding, role=role)
 
     @overload
     def expect(self, what: Process) -> ProcessDemands: ...
@@ -559,7 +559,7 @@ class _World:
                 argv=argv,
                 parent_pid=parent_pid,
                 is_subject=subject,
-                obligation="answer" if subject and "run" in argv[1:2] else "",
+                obligation=_obligation(argv) if subject else "",
                 fail_fast_s=FAIL_FAST_S,
                 deadline_s=DEADLINE_S,
             )
@@ -576,6 +576,12 @@ class _World:
             reader=self._trial._session.reader,  # noqa: SLF001
             now_wall=time.time(),
         )
+
+
+def _obligation(argv: tuple[str, ...]) -> str:
+    """What an opencode that a wrapper started owes, by its subcommand; global options may stand before it."""
+    owes = {"run": "answer", "serve": "serve"}
+    return next((owes[word] for word in argv[1:] if word in owes), "")
 
 
 def _row(process: ProcessJudgement) -> ProcessRow:

@@ -1,4 +1,4 @@
-"""Door: pytest. Options, ini, mark and the ``ocrepro`` fixture; everything else is loaded when ``--ocrepro`` is given."""
+"""Door: pytest. Options, ini, mark and the ``ocrepro`` fixture; the rest is loaded when ``--ocrepro`` is given."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--ocrepro",
         action="store_true",
-        help="Run the scenarios. With no path given: those of ocrepro_scenarios, else the catalogue that is installed",
+        help="Run the scenarios. With no path: those of ocrepro_scenarios, else the catalogue that is installed",
     )
     group.addoption(
         "--ocrepro-binary",

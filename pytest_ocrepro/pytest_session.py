@@ -23,14 +23,14 @@ import psutil
 import pytest
 
 from pytest_ocrepro import __version__
-from pytest_ocrepro.cli import progress_on
 from pytest_ocrepro.errors import NotReachedError, OcreproError, UsageError
 from pytest_ocrepro.harness import Session, Trial
 from pytest_ocrepro.judge.judgement import Judgement
 from pytest_ocrepro.outcome import Decision, Outcome, decide, section
+from pytest_ocrepro.progress import progress_on
 from pytest_ocrepro.publish.bundle import Fact, RunDir, RunInfo, Subject, TrialInfo, TrialResult, slug
 from pytest_ocrepro.publish.page import summary_table, write_report
-from pytest_ocrepro.settings import Settings, read_mark, read_settings
+from pytest_ocrepro.settings import Settings, check_root, read_mark, read_settings
 from pytest_ocrepro.stage import subject
 from pytest_ocrepro.stage.subject import Build
 from pytest_ocrepro.stage.supervisor import Ledger
@@ -184,7 +184,7 @@ class OcreproSession:
         )
 
     def _replay(self, item: Any, build: Build, seed: int) -> str:
-        which = ["--ocrepro-version", build.version] if build.package else ["--ocrepro-binary", build.path]
+        which = ["--ocrepro-version", build.version] if build.package else [f"--ocrepro-binary={build.path}"]
         node = f"{_scenario(item)}"
         return shlex.join(["pytest", "--ocrepro", *which, "--ocrepro-seed", str(seed), node])
 
@@ -266,7 +266,7 @@ class OcreproSession:
     # -- the end
 
     @pytest.hookimpl(tryfirst=True)
-    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+    def pytest_sessionfinish(self) -> None:
         """End what still runs, then write the page from the bundles."""
         if self._session is not None:
             self._session.close()
@@ -359,6 +359,7 @@ def _choose_paths(config: pytest.Config) -> None:
     """With no path given: the project's scenarios, else the catalogue that came with us."""
     if config.args_source is pytest.Config.ArgsSource.ARGS:
         return
+    check_root(config)
     own = [str(config.rootpath / path) for path in config.getini("ocrepro_scenarios") or ()]
     config.args = own or [str(catalogue())]
 
@@ -391,7 +392,7 @@ def _withdraw(run: RunDir, reports: Path) -> None:
     """Take an empty run back, so that a usage error leaves nothing half-done."""
     latest = reports / "latest"
     with contextlib.suppress(OSError):
-        if os.readlink(latest) == run.path.name:
+        if latest.readlink().name == run.path.name:
             latest.unlink()
     for name in ("run.json", "results.jsonl"):
         with contextlib.suppress(OSError):

@@ -122,5 +122,32 @@ def _choice(config: pytest.Config) -> str:
 
 def _reports(config: pytest.Config) -> Path:
     value, source = _first(config, "reports", env="OCREPRO_REPORTS")
-    base = config.invocation_params.dir if source.startswith(("--", "OCREPRO")) else config.rootpath
+    given = source.startswith(("--", "OCREPRO")) or not _root_is_ours(config)
+    base = config.invocation_params.dir if given else config.rootpath
     return (base / (value or "reports")).resolve()
+
+
+def check_root(config: pytest.Config) -> None:
+    """Raise UsageError where pytest took an option's value for a test path and so lost the project's settings.
+
+    pytest looks for its root directory before it knows any plugin's options; ``--ocrepro-binary PATH`` then reads
+    like a path to test, and the project's own configuration is not found.
+    """
+    if config.known_args_namespace.inifilename:
+        return
+    here = config.invocation_params.dir
+    for folder in (here, *here.parents):
+        for name in ("pytest.ini", "pyproject.toml", "tox.ini", "setup.cfg"):
+            file = folder / name
+            if not file.is_file() or "ocrepro_scenarios" not in file.read_text(errors="replace"):
+                continue
+            if file != config.inipath:
+                raise UsageError(
+                    f"pytest took an option's value for a test path and missed {file}; "
+                    "write --ocrepro-binary=PATH with an equals sign"
+                )
+            return
+
+
+def _root_is_ours(config: pytest.Config) -> bool:
+    return config.invocation_params.dir.is_relative_to(config.rootpath)

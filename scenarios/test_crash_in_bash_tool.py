@@ -23,7 +23,7 @@ def check(ocrepro: Trial, server: Server, session: str) -> None:
     left = ocrepro.alive(tools_only=True)
     ocrepro.claim(
         "nothing that the tool started is alive",
-        not left,
+        held=not left,
         because="; ".join(left) or "nothing is",
         finding="surviving-process" if left else "",
     )

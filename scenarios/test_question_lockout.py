@@ -1,12 +1,17 @@
 """A session that waits for a question that nobody can answer (anomalyco/opencode#27907)."""
 
+from typing import Any
+
 import pytest
 
 from pytest_ocrepro import Server, Trial, prompt_body, question, text
 
 ISSUE = "anomalyco/opencode#27907"
 MODEL = {"providerID": "mock", "modelID": "m1"}
-FREED_WITHIN_S = 5.0
+FREED_WITHIN_S = 2.0
+GUARDED = ("delete the message", "revert", "unrevert", "shell")
+WAYS_OUT = ("reject the question", "answer the question", "abort", "delete the part", "delete the session")
+Call = tuple[str, str, object]
 
 
 class Stuck:
@@ -14,18 +19,18 @@ class Stuck:
 
     def __init__(self, ocrepro: Trial, server: Server, topic: str) -> None:
         self.ocrepro, self.server = ocrepro, server
-        ocrepro.provider.script(question(), text("went on"), text("went on again"), when=f"ask about {topic}")
+        ocrepro.provider.script(question(), text("went on"), when=f"ask about {topic}")
         ocrepro.provider.script(text("went on"), when=f"more about {topic}")
+        self.more = prompt_body(f"more about {topic}")
         self.id = server.new_session()
-        self.more = f"more about {topic}"
         server.prompt(self.id, f"ask about {topic}")
         self.question = server.wait_for_question(self.id)
         messages = server.messages(self.id)
-        self.first = messages[0]["info"]["id"]
-        self.last = messages[-1]["info"]["id"]
-        self.part = next(part["id"] for part in messages[-1]["parts"] if part["type"] == "tool")
+        self.first: str = messages[0]["info"]["id"]
+        self.last: str = messages[-1]["info"]["id"]
+        self.part: str = next(part["id"] for part in messages[-1]["parts"] if part["type"] == "tool")
 
-    def guarded(self) -> dict[str, tuple[str, str, object]]:
+    def guarded(self) -> dict[str, Call]:
         """The calls that a busy session refuses: name -> method, path, body."""
         base = f"/session/{self.id}"
         return {
@@ -35,7 +40,7 @@ class Stuck:
             "shell": ("POST", f"{base}/shell", {"agent": "build", "command": "true", "model": MODEL}),
         }
 
-    def ways_out(self) -> dict[str, tuple[str, str, object]]:
+    def ways_out(self) -> dict[str, Call]:
         """The calls that might free the session."""
         base = f"/session/{self.id}"
         return {
@@ -43,7 +48,6 @@ class Stuck:
             "answer the question": ("POST", f"/question/{self.question}/reply", {"answers": [["left"]]}),
             "abort": ("POST", f"{base}/abort", None),
             "delete the part": ("DELETE", f"{base}/message/{self.last}/part/{self.part}", None),
-            "a new prompt": ("POST", f"{base}/prompt_async", prompt_body(self.more)),
             "delete the session": ("DELETE", base, None),
         }
 
@@ -53,20 +57,33 @@ class Stuck:
         self.ocrepro.expect(self.server.call(method, path, body, purpose=name)).to_be_accepted()
 
     def try_way_out(self, name: str) -> None:
-        """One way out; the session must be idle soon afterwards."""
+        """One way out; it must be accepted and the session idle soon afterwards."""
         method, path, body = self.ways_out()[name]
         answer = self.server.call(method, path, body, purpose=name)
         freed = self.server.wait_until_idle(self.id, FREED_WITHIN_S)
-        because = (
-            f"{answer.status} {answer.body[:80]}; {'idle' if freed else f'still busy after {FREED_WITHIN_S:g} s'}"
+        self.ocrepro.claim(
+            f"{name} frees the session",
+            held=answer.accepted and freed,
+            because=f"{answer.status} {answer.body[:80]}; {'idle' if freed else f'busy {FREED_WITHIN_S:g} s later'}",
+            finding="" if answer.accepted and freed else "no-way-out",
         )
-        self.ocrepro.claim(f"{name} frees the session", answer.accepted and freed, because=because,
-                           role=self.server.role, finding="" if answer.accepted and freed else "no-way-out")  # fmt: skip
+
+    def try_new_prompt(self) -> None:
+        """A new prompt must be answered; a queue behind the question is no answer."""
+        path = f"/session/{self.id}/message"
+        answer = self.server.call("POST", path, self.more, purpose="a new prompt", timeout_s=5)
+        self.ocrepro.expect(answer).to_be_accepted()
 
 
-GUARDED = ("delete the message", "revert", "unrevert", "shell")
-WAYS_OUT = ("reject the question", "answer the question", "abort", "delete the part", "a new prompt",
-            "delete the session")  # fmt: skip
+def documented_as_guarded(server: Server) -> list[str]:
+    """What this build's own ``/doc`` lists with a busy answer: ``METHOD path``."""
+    document: Any = server.call("GET", "/doc", purpose="the API's description", quiet=True).json or {}
+    return [
+        f"{method.upper()} {path}"
+        for path, operations in document.get("paths", {}).items()
+        for method, operation in operations.items()
+        if "SessionBusyError" in str(operation.get("responses", {}))
+    ]
 
 
 @pytest.mark.ocrepro(issue=ISSUE, title="question pending: what is refused, and what frees the session")
@@ -76,10 +93,13 @@ def test_question_pending(ocrepro: Trial) -> None:
     Each call is tried on a session of its own: the escape-hatch table of this build.
     """
     server = ocrepro.serve()
+    guarded = documented_as_guarded(server)
+    ocrepro.note(f"/doc lists a busy answer for: {', '.join(guarded) or 'nothing'}")
     for name in GUARDED:
         Stuck(ocrepro, server, name).try_guarded(name)
     for name in WAYS_OUT:
         Stuck(ocrepro, server, name).try_way_out(name)
+    Stuck(ocrepro, server, "a new prompt").try_new_prompt()
 
 
 @pytest.mark.ocrepro(issue=ISSUE, title="question pending, then kill -9 and restart")
@@ -90,8 +110,10 @@ def test_question_pending_through_a_crash(ocrepro: Trial) -> None:
     server.process.kill()
     stuck.server = ocrepro.serve(role="server-again")
     ocrepro.expect(ocrepro.database("after the restart")).to_have_no_orphans(stuck.id)
-    for name in ("reject the question", "abort", "a new prompt"):
+    for name in ("reject the question", "answer the question", "abort"):
         stuck.try_way_out(name)
+    stuck.try_new_prompt()
+    ocrepro.expect(ocrepro.database("after every way out")).to_have_no_orphans(stuck.id)
     stuck.try_guarded("delete the message")
 
 

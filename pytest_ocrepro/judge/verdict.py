@@ -500,6 +500,10 @@ def _end_of(history: History) -> int:
 
 
 def _last_words(output: str) -> str:
+    """The telling lines of what was printed; of a JSON error its message."""
+    told = re.findall(r'"message": "([^"]+)"', output)
+    if told:
+        return " / ".join(told)[:300]
     lines = [line.strip() for line in re.sub(r"\x1b\[[0-9;]*m", "", output).splitlines() if line.strip()]
     telling = [line for line in lines if ERROR_WORDS.search(line)] or lines[-1:]
     return " / ".join(telling[:3])[:300]

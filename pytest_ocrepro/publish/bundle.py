@@ -342,8 +342,10 @@ def slug(scenario: str, version: str, trial: int) -> str:
 
     What had to be cut is told apart by a hash.
     """
-    name = scenario.rpartition("/")[2].replace(".py::", "-")
-    whole = _safe(f"{name}-{version}-t{trial}", limit=None)
+    file, _, test = scenario.partition("::")
+    name = file.rpartition("/")[2].removesuffix(".py")
+    named = f"{name}-{test}" if version in test else f"{name}-{test}-{version}"
+    whole = _safe(f"{named}-t{trial}", limit=None)
     if len(whole) <= MAX_SLUG:
         return whole
     digest = hashlib.sha256(f"{scenario}\n{version}\n{trial}".encode()).hexdigest()[:8]

@@ -63,20 +63,17 @@ def render(run: RunDir) -> str:
 
 def summary_table(results: Sequence[TrialResult], *, width: int = 120) -> str:
     """Scenario by version for a terminal: k of n, verdict and the reason, in lines of at most ``width`` columns."""
-    rows = _matrix([Entry(result=result) for result in results])
-    cells = [cell for row in rows for cell in row.cells if cell is not None]
-    title_width = min(46, max((len(row.title) for row in rows), default=0))
-    version_width = min(16, max((len(cell.version) for cell in cells), default=0))
-    lines: list[str] = []
-    for row in rows:
-        title = _cut(_flat(row.title), title_width)
+    lines = [("scenario", "version", "rate", "verdict", "reason")]
+    for row in _matrix([Entry(result=result) for result in results]):
+        title = _cut(_flat(row.title), 40)
         for cell in filter(None, row.cells):
-            head = f"{title:<{title_width}}  {_cut(cell.version, version_width):<{version_width}}  "
-            rate = f"{cell.rate} +{cell.inconclusive}?" if cell.inconclusive and cell.n else cell.rate
-            head += f"{cell.glyph} {rate:<9}  {cell.verdict:<17}  "
-            lines.append(_cut(head + _flat(cell.reason), width).rstrip())
+            rate = f"{cell.glyph} {cell.rate}" + (f" +{cell.inconclusive}?" if cell.inconclusive and cell.n else "")
+            lines.append((title, _cut(_flat(cell.version), 16), rate, _flat(cell.verdict), _flat(cell.reason)))
             title = ""
-    return "\n".join(lines)
+    if len(lines) == 1:
+        return ""
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)][:-1]
+    return "\n".join(_cut("  ".join(map(str.ljust, line, (*widths, 0))), width).rstrip() for line in lines)
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True):
@@ -228,6 +225,7 @@ class _Page:
         self._run = run
         self._problems: list[str] = []
         self._masked: Counter[str] = Counter()
+        self._views = 0
         self._entries = sorted(self._gather(), key=_place)
 
     def render(self) -> str:
@@ -302,14 +300,14 @@ class _Page:
             if str(error) not in self._problems:
                 self._problems.append(str(error))
             return None
-        return _trial_view(entry, stored)
+        self._views += 1
+        return _trial_view(entry, stored, uid=str(self._views))
 
 
-def _trial_view(entry: Entry, stored: StoredTrial) -> TrialView:
+def _trial_view(entry: Entry, stored: StoredTrial, *, uid: str) -> TrialView:
     history, judgement = stored.history, stored.judgement
     full = [event.snapshot for event in history.of_type(SnapshotTaken) if event.snapshot.full]
     line = timeline(history, judgement)
-    uid = re.sub(r"[^A-Za-z0-9-]", "-", stored.path.name)
     wait_for = judgement.graph if judgement and judgement.graph.edges else None
     missing = Counter(reason for snapshot in full for reason in snapshot.missing)
     return TrialView(
@@ -547,7 +545,7 @@ def _thread_row(before: ThreadReading | None, after: ThreadReading) -> ThreadRow
     return ThreadRow(
         count=1,
         tids="",
-        name=after.name,
+        name=after.name.rstrip("0123456789").rstrip() or after.name,  # the numbers of a pool tell nothing
         state=after.state,
         wchan=after.wchan,
         syscall=after.syscall,
@@ -589,11 +587,14 @@ def _remarks(history: History) -> Iterator[Remark]:
 def _told(event: Event) -> tuple[str, str] | None:
     match event:
         case FaultInjected():
-            return "fault injected", " ".join(filter(None, (event.fault, event.detail, event.address)))
+            return "fault injected", ", ".join(filter(None, (event.fault, event.detail, event.address)))
         case FaultHealed():
             return "fault healed", event.fault
         case SignalSent():
-            return "signal", f"{event.signal} to {event.role} (pid {event.pid}) {event.why}"
+            return (
+                "signal",
+                f"{event.signal} to {event.role} (pid {event.pid}){f': {event.why}' if event.why else ''}",
+            )
         case OffLoopback():
             return "off loopback", f"pid {event.pid} was refused {event.destination}"
         case Note():

@@ -178,7 +178,9 @@ class _Tracer:
                 case MilestoneReached(pid=pid, milestone=milestone) if pid in self._lane_of:
                     yield Mark(lane=self._lane_of[pid], at_s=at_s, kind="milestone", label=milestone)
                 case SignalSent(pid=pid, signal=signal, why=why) if pid in self._lane_of:
-                    yield Mark(lane=self._lane_of[pid], at_s=at_s, kind="signal", label=f"{signal} {why}".strip())
+                    yield Mark(
+                        lane=self._lane_of[pid], at_s=at_s, kind="signal", label=f"{signal}: {why}" if why else signal
+                    )
                 case SnapshotTaken(snapshot=snapshot):
                     yield Mark(lane=None, at_s=at_s, kind="snapshot", label=f"snapshot {snapshot.number}")
                 case LightSample():

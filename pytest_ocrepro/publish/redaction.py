@@ -202,7 +202,7 @@ _SHAPES = (
     _token("slack-token", r"(?:xox[a-z]|xapp)-[A-Za-z0-9-]{10,}", "xox", "xapp-"),
     _token("aws-key-id", r"(?:AKIA|ASIA)[A-Z0-9]{16}(?![A-Za-z0-9])", "AKIA", "ASIA"),
     _token("google-key", r"(?:AIza[A-Za-z0-9_-]{30,}|ya29\.[A-Za-z0-9_-]{20,})", "AIza", "ya29."),
-    _token("jwt", r"eyJ[A-Za-z0-9_-]{12,}(?:\.[A-Za-z0-9_-]*){0,4}", "eyJ"),
+    _token("jwt", r"eyJ[A-Za-z0-9_-]{8,}(?:\.[A-Za-z0-9_-]*){0,4}", "eyJ"),
     _token("npm-token", r"npm_[A-Za-z0-9]{30,}", "npm_"),
     _token("pypi-token", r"pypi-[A-Za-z0-9_-]{40,}", "pypi-"),
     _token("hugging-face-token", r"hf_[A-Za-z0-9]{30,}", "hf_"),
@@ -265,7 +265,9 @@ _HEADER = re.compile(
 )
 _QUOTED = re.compile(rf"(?i)({_NAME}[\"']?{_SEPARATOR}){_HARMLESS}([\"'])(?!\2)(?:\\.|(?!\2)[^\\\n])*(\2|\n|\Z|\\\Z)")
 # JSON inside JSON: the quotes themselves are escaped.
-_NESTED = re.compile(rf"(?i)({_NAME}\\+[\"']{_SEPARATOR}){_HARMLESS}(\\+[\"'])(?!\2)(?s:.)*?(?<!\\)(?:\2|\Z)")
+_NESTED = re.compile(
+    rf"(?i)({_NAME}\\+[\"']{_SEPARATOR}){_HARMLESS}(\\+[\"'])(?!\2)(?:(?s:.){{0,4096}}?(?:(?<!\\)\2|\Z)|(?s:.){{4096}})"
+)
 _BARE = re.compile(rf"(?i)({_NAME}(?:\\*[\"'])?{_SEPARATOR}){_HARMLESS}[^\s\"'\\,;&<>{{}}\[\]()`|]+")
 
 

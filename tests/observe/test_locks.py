@@ -173,16 +173,22 @@ def test_an_exclusive_lock_in_rollback_mode(tmp_path: Path) -> None:
         assert named(probe(database)) == {("EXCLUSIVE", "WRITE", writer.pid)}
 
 
+def held_on(folder: Path, reader: Reader) -> set[tuple[int | None, str, int, int, int | None]]:
+    inodes = {path.stat().st_ino for path in folder.iterdir()}
+    lines = (line for line in reader.locks() if line.inode in inodes)
+    return {(line.pid, line.access, line.inode, line.start, line.end) for line in lines}
+
+
 def test_probing_takes_nothing_and_disturbs_nobody(tmp_path: Path) -> None:
     database = tmp_path / "opencode.db"
     reader = Reader()
     with stand_in(SQLITE, database, *WAL, "BEGIN IMMEDIATE") as writer, stand_in(SQLITE, database) as other:
-        before = {line for line in reader.locks() if line.pid == writer.pid}
+        before = held_on(tmp_path, reader)
+        assert {pid for pid, *_ in before} == {writer.pid}
         content = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
         for _ in range(50):
             probe(database)
-        assert {line for line in reader.locks() if line.pid == writer.pid} == before
-        assert not [line for line in reader.locks() if line.pid == os.getpid()]
+        assert held_on(tmp_path, reader) == before, "nobody else's, ours included"
         assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == content
         assert ask(other, "BEGIN IMMEDIATE") == "database is locked"
         assert ask(writer, "INSERT INTO t VALUES (1)") == "[]"

@@ -150,9 +150,7 @@ def test_short_values_and_our_own_words_are_not_searched_for() -> None:
 
 
 def test_places_are_replaced_longest_first_and_at_the_end_of_a_component_only() -> None:
-    redactor = Redactor(
-        {}, {"/home/ann": "~", "/home/ann/.cache/ocrepro/s1": "$SANDBOX", "/srv/a b": "$B"}, names={}
-    )
+    redactor = Redactor({}, {"/home/ann": "~", "/home/ann/.cache/ocrepro/s1": "$SANDBOX", "/srv/a b": "$B"}, names={})
     assert redactor("/home/ann/.cache/ocrepro/s1/data") == "$SANDBOX/data"
     assert redactor("/home/ann/.cache/ocrepro/s12") == "~/.cache/ocrepro/s12"
     assert redactor("file:///home/ann: /home/annabel") == "file://~: /home/annabel"
@@ -160,7 +158,14 @@ def test_places_are_replaced_longest_first_and_at_the_end_of_a_component_only() 
 
 
 def test_names_are_whole_words_and_not_ordinary_ones() -> None:
-    names = {"annabel": "$USER", "Buildbox7": "$HOST", "root": "$USER", "vm": "$HOST", "ann": "$USER", "socket": "$USER"}
+    names = {
+        "annabel": "$USER",
+        "Buildbox7": "$HOST",
+        "root": "$USER",
+        "vm": "$HOST",
+        "ann": "$USER",
+        "socket": "$USER",
+    }
     redactor = Redactor({}, {}, names=names)
     assert redactor("annabel@buildbox7: /mnt/annabel/x") == "$USER@$HOST: /mnt/$USER/x"
     assert redactor("annabelle root vm ann socket") == "annabelle root vm ann socket"
@@ -197,7 +202,9 @@ def test_a_history_behind_the_gate_can_still_be_decoded() -> None:
     lines: list[bytes] = []
     redactor = Redactor({f"S{n}": word for n, word in enumerate(("socket", "running", "started"))}, {}, names={})
     history = h.History(gate=redactor, sink=lines.append)
-    history.append(h.MilestoneReached(at_ns=1, pid=2, role="r", milestone="started", source="log", line="token=abc123"))
+    history.append(
+        h.MilestoneReached(at_ns=1, pid=2, role="r", milestone="started", source="log", line="token=abc123")
+    )
     kept = h.decode_event(lines[0])
     assert isinstance(kept, h.MilestoneReached)
     assert kept.milestone == "started"
@@ -205,8 +212,31 @@ def test_a_history_behind_the_gate_can_still_be_decoded() -> None:
 
 
 _pieces = st.sampled_from(
-    [*TOKENS.values(), *(form.replace("{}", "v4lue") for form in KEYED), "topsecret", "/home/ann", "annabel", "[masked:"]
-    + ["]", "=", ":", '"', "\\", "'", " ", "\n", "token", "password", "://", "@", "Bearer ", "masked", "$USER", "~", "eyJ"]
+    [
+        *TOKENS.values(),
+        *(form.replace("{}", "v4lue") for form in KEYED),
+        "topsecret",
+        "/home/ann",
+        "annabel",
+        "[masked:",
+        "]",
+        "=",
+        ":",
+        '"',
+        "\\",
+        "'",
+        " ",
+        "\n",
+        "token",
+        "password",
+        "://",
+        "@",
+        "Bearer ",
+        "masked",
+        "$USER",
+        "~",
+        "eyJ",
+    ]
 )
 
 
@@ -215,7 +245,9 @@ _pieces = st.sampled_from(
 def test_a_second_pass_changes_nothing(text: str) -> None:
     redactor = Redactor({"K": "topsecret", "token": "masked"}, {"/home/ann": "~"}, names={"annabel": "$USER"})
     once = redactor(text)
-    assert Redactor({"K": "topsecret", "token": "masked"}, {"/home/ann": "~"}, names={"annabel": "$USER"})(once) == once
+    assert (
+        Redactor({"K": "topsecret", "token": "masked"}, {"/home/ann": "~"}, names={"annabel": "$USER"})(once) == once
+    )
 
 
 @settings(max_examples=200, deadline=None, database=None)
@@ -227,8 +259,22 @@ def test_a_known_value_never_gets_through(before: str, after: str) -> None:
 
 @pytest.mark.parametrize(
     "unit",
-    ["eyJ", "token=", "token:", "password\\\"", "://a:", "Bearer ", "-----BEGIN PRIVATE KEY", "sk-", "key", "a", "\\", '"token":"']
-    + ["Authorization: ", "A" * 10 + "\n", "secret_", "SG.", " ", "password='\\"],
+    [
+        *(
+            "eyJ",
+            "eyJ0m",
+            "token=",
+            "token:",
+            'password\\"',
+            "://a:",
+            "Bearer ",
+            "-----BEGIN PRIVATE KEY",
+            "sk-",
+            "0msk-",
+        ),
+        *("key", "a", "\\", '"token":"', "Authorization: ", "AAAAAAAAAA\n", "secret_", "SG.", "SG.0m", " ", "%2fsk-"),
+        *("password='\\", 'token\\\\\\":\\\\\\"', 'token\\":\\'),
+    ],
 )
 def test_a_hostile_line_of_a_megabyte_takes_time_in_proportion(unit: str) -> None:
     """Ten times the text may take 40 times the time, not 100: quadratic patterns would."""

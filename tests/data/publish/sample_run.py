@@ -57,7 +57,7 @@ def make_run(reports: Path, *, trials: int = 5) -> RunDir:
         for trial in range(1, trials + 1):
             for case in (overlap, alone, question, killed_server, write_lock):
                 store(run, case(version, trial))
-    store(run, overlap("1.18.34", trials + 1)[:2] + (None,))
+    store(run, (*overlap("1.18.34", trials + 1)[:2], None))
     return run
 
 
@@ -90,7 +90,10 @@ def run_info(run_id: str) -> RunInfo:
             Fact(name="ptrace scope", value="1: threads of our own children are readable"),
         ),
         subjects=tuple(Subject(version=version, sha256=HASH, source="npm, cached") for version in VERSIONS),
-        options=(Fact(name="--ocrepro-trials", value="5 (command line)"), Fact(name="--ocrepro-expect", value="known")),
+        options=(
+            Fact(name="--ocrepro-trials", value="5 (command line)"),
+            Fact(name="--ocrepro-expect", value="known"),
+        ),
     )
 
 
@@ -155,7 +158,11 @@ def overlap_events(info: TrialInfo, shift: float) -> Iterator[h.Event]:
     """Twelve seconds of it."""
     yield trial_started(info)
     yield h.FaultInjected(
-        at_ns=ns(0.05), fault="registry stall", detail="accepts and never answers", address=REGISTRY, silent_for_good=True
+        at_ns=ns(0.05),
+        fault="registry stall",
+        detail="accepts and never answers",
+        address=REGISTRY,
+        silent_for_good=True,
     )
     yield run_started(0.1, 801, "first", "bogus/nope-1")
     yield from milestones(
@@ -239,7 +246,6 @@ def snapshot(number: int, at: float, *, wakeups: int) -> h.SnapshotTaken:
 
 def process(pid: int, role: str, wakeups: int) -> r.ProcessReading:
     """A parked opencode."""
-    futex = {"state": "S", "wchan": "futex_do_wait", "syscall": "futex"}
     return r.ProcessReading(
         id=identity(pid),
         role=role,
@@ -266,7 +272,9 @@ def process(pid: int, role: str, wakeups: int) -> r.ProcessReading:
                     voluntary_switches=9,
                     involuntary_switches=0,
                     cpu_ns=1_000_000,
-                    **futex,
+                    state="S",
+                    wchan="futex_do_wait",
+                    syscall="futex",
                 )
                 for number in range(1, 9)
             ),
@@ -275,7 +283,9 @@ def process(pid: int, role: str, wakeups: int) -> r.ProcessReading:
             r.FdReading(fd=0, kind=r.FdKind.DEVICE, target="/dev/null"),
             r.FdReading(fd=1, kind=r.FdKind.PIPE, target="pipe:[70011]"),
             r.FdReading(fd=2, kind=r.FdKind.PIPE, target="pipe:[70012]"),
-            r.FdReading(fd=11, kind=r.FdKind.EVENTPOLL, target="anon_inode:[eventpoll]", detail="watches 1, 2, 12, 24"),
+            r.FdReading(
+                fd=11, kind=r.FdKind.EVENTPOLL, target="anon_inode:[eventpoll]", detail="watches 1, 2, 12, 24"
+            ),
             r.FdReading(fd=13, kind=r.FdKind.LOG, target=f"$SANDBOX/data/opencode/log/{pid}.log", writable=True),
             r.FdReading(fd=17, kind=r.FdKind.DATABASE, target="$SANDBOX/data/opencode/opencode.db"),
             r.FdReading(fd=18, kind=r.FdKind.WAL, target="$SANDBOX/data/opencode/opencode.db-wal"),
@@ -335,7 +345,10 @@ def overlap_judgement(shift: float) -> Judgement:
             holder="fault:registry",
             grade="proved",
             verb="waits for an answer of",
-            evidence=(f"fd 24 is connected to {REGISTRY}, both queues empty", "request /@opencode-ai%2fplugin: stalled"),
+            evidence=(
+                f"fd 24 is connected to {REGISTRY}, both queues empty",
+                "request /@opencode-ai%2fplugin: stalled",
+            ),
         ),
     )
     labels = {node.key: node.label for node in nodes}
@@ -383,10 +396,14 @@ def alone(version: str, trial: int) -> Case:
         h.Expectation(at_ns=ns(1.9), claim="fails fast", held=True, because="exit 1 after 1.8 s", role="only"),
         h.Swept(at_ns=ns(2.0), ended=(), leaked=()),
     ]
-    return info, events, plain_judgement(
-        Result.NOT_SEEN,
-        "every demand was met: the run failed fast",
-        judged("only", 901, 1, Verdict.FAILED_FAST, "session-created", 1.8),
+    return (
+        info,
+        events,
+        plain_judgement(
+            Result.NOT_SEEN,
+            "every demand was met: the run failed fast",
+            judged("only", 901, 1, Verdict.FAILED_FAST, "session-created", 1.8),
+        ),
     )
 
 
@@ -442,7 +459,9 @@ def question(version: str, trial: int) -> Case:
             stdin="/dev/null",
         ),
         *milestones(950, "server", ((0.4, "started"), (1.1, "database-opened"), (1.5, "services-started"))),
-        h.ProviderRequest(at_ns=ns(2.1), request=1, pid=950, path="/v1/chat/completions", model="m1", tools=9, title=False),
+        h.ProviderRequest(
+            at_ns=ns(2.1), request=1, pid=950, path="/v1/chat/completions", model="m1", tools=9, title=False
+        ),
         h.ProviderReply(at_ns=ns(2.3), request=1, pid=950, what="finished", turn="question"),
         *calls,
         h.Expectation(
@@ -453,13 +472,17 @@ def question(version: str, trial: int) -> Case:
             finding="busy-for-ever",
         ),
         h.Expectation(at_ns=ns(10.3), claim="abort frees the session", held=True, because="status idle after 0.06 s"),
-        h.Expectation(at_ns=ns(10.4), claim="after a restart the question is asked again", held=None, because="not tried"),
-        h.ProcessExited(at_ns=ns(10.9), pid=950, role="server", code=0, ours=True, output="opencode server listening"),
+        h.Expectation(
+            at_ns=ns(10.4), claim="after a restart the question is asked again", held=None, because="not tried"
+        ),
+        h.ProcessExited(
+            at_ns=ns(10.9), pid=950, role="server", code=0, ours=True, output="opencode server listening"
+        ),
         h.Swept(at_ns=ns(11.0), ended=("server (950)",), leaked=()),
     ]
     judgement = plain_judgement(
         Result.REPRODUCED,
-        f"while a question is pending every guarded call is refused ({ways[0][3]}); abort and reject free the session",
+        f"while a question is pending every guarded call is refused ({ways[0][3]}); abort and reject free it",
         judged("server", 950, 0, Verdict.WAITING_FOR_INPUT, "turn-started", 8.4),
         findings=(Finding(kind="busy-for-ever", text="3 guarded calls refused while the question was pending"),),
     )
@@ -509,7 +532,9 @@ def killed_server(version: str, trial: int) -> Case:
             stdin="/dev/null",
         ),
         *milestones(960, "server", ((0.4, "started"), (1.2, "services-started"), (2.0, "turn-started"))),
-        h.ProviderRequest(at_ns=ns(2.1), request=1, pid=960, path="/v1/chat/completions", model="m1", tools=9, title=False),
+        h.ProviderRequest(
+            at_ns=ns(2.1), request=1, pid=960, path="/v1/chat/completions", model="m1", tools=9, title=False
+        ),
         h.ProviderReply(at_ns=ns(2.2), request=1, pid=960, what="finished", turn="bash sleep 300"),
         h.ProcessFound(
             at_ns=ns(2.6), id=identity(966), role="tool", argv=("sleep", "300"), parent_pid=960, is_subject=False
@@ -529,7 +554,11 @@ def killed_server(version: str, trial: int) -> Case:
         *milestones(971, "server again", ((3.7, "started"), (4.6, "services-started"))),
         h.DatabaseRead(at_ns=ns(6.0), when="5 s after the restart", reading=reading),
         h.Expectation(
-            at_ns=ns(6.1), claim="no part stays running", held=False, because="prt_9ac is running", finding="orphaned part"
+            at_ns=ns(6.1),
+            claim="no part stays running",
+            held=False,
+            because="prt_9ac is running",
+            finding="orphaned part",
         ),
         h.ProcessExited(at_ns=ns(6.5), pid=971, role="server again", code=0, ours=True),
         h.Swept(at_ns=ns(6.8), ended=("tool (966)",), leaked=(), survivors=("sleep 300 (966)",)),
@@ -564,18 +593,28 @@ def write_lock(version: str, trial: int) -> Case:
     started: list[h.Event] = [trial_started(info), run_started(0.1, 981, "run", "mock/m1")]
     if trial % 3 == 0:
         events = [*started, h.Trouble(at_ns=ns(1.0), what="the lock holder could not open the database")]
-        return info, events, plain_judgement(
-            Result.INCONCLUSIVE,
-            "the lock holder could not open the database",
-            judged("run", 981, None, Verdict.INCONCLUSIVE, "started", 0.9),
-            grade=Grade.WEAK,
+        return (
+            info,
+            events,
+            plain_judgement(
+                Result.INCONCLUSIVE,
+                "the lock holder could not open the database",
+                judged("run", 981, None, Verdict.INCONCLUSIVE, "started", 0.9),
+                grade=Grade.WEAK,
+            ),
         )
     exited = h.ProcessExited(
         at_ns=ns(6.4), pid=981, role="run", code=1, ours=False, output="Error: database is locked\n", answered=False
     )
     swept = h.Swept(at_ns=ns(6.6), ended=(), leaked=())
-    return info, [*started, exited, swept], plain_judgement(
-        Result.NOT_SEEN, "it said 'database is locked' after 6.3 s", judged("run", 981, 1, Verdict.FAILED_FAST, "started", 6.3)
+    return (
+        info,
+        [*started, exited, swept],
+        plain_judgement(
+            Result.NOT_SEEN,
+            "it said 'database is locked' after 6.3 s",
+            judged("run", 981, 1, Verdict.FAILED_FAST, "started", 6.3),
+        ),
     )
 
 
@@ -648,7 +687,14 @@ def milestones(pid: int, role: str, seen: tuple[tuple[float, str], ...]) -> Iter
 
 
 def judged(
-    role: str, pid: int, code: int | None, verdict: Verdict, milestone: str, seconds: float, *, chain: tuple[str, ...] = ()
+    role: str,
+    pid: int,
+    code: int | None,
+    verdict: Verdict,
+    milestone: str,
+    seconds: float,
+    *,
+    chain: tuple[str, ...] = (),
 ) -> ProcessJudgement:
     """One process's judgement."""
     return ProcessJudgement(

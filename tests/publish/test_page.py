@@ -1,0 +1,530 @@
+from __future__ import annotations
+
+import base64
+import importlib.util
+import itertools
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+import pytest
+
+from pytest_ocrepro import history as h
+from pytest_ocrepro import readings as r
+from pytest_ocrepro.judge.judgement import Finding
+from pytest_ocrepro.publish import page
+from pytest_ocrepro.publish.bundle import RunDir, TrialInfo, TrialResult
+from pytest_ocrepro.publish.page import render, summary_table, write_report
+from pytest_ocrepro.publish.redaction import Redactor
+
+if TYPE_CHECKING:
+    from tests.data.publish import sample_run
+else:
+    _spec = importlib.util.spec_from_file_location(
+        "ocrepro_sample_run", Path(__file__).parents[1] / "data" / "publish" / "sample_run.py"
+    )
+    sample_run = importlib.util.module_from_spec(_spec)
+    _spec.loader.exec_module(sample_run)
+
+HOSTILE = (
+    "</title></style></script><script>alert(1)</script><img src=x onerror=alert(1)>"
+    "{{ 7*7 }}{% raw %}<!--\"'`&lt; \x1b[31mred\x1b[0m \u202egnp.exe \x00\x9b ]]> https://evil.example/?q="
+)
+VOID = {"meta", "link", "br", "img", "input", "hr"}
+ALLOWED = re.compile(
+    "html|head|meta|title|link|style|body|a|header|main|section|footer|p|h[1-4]|ul|ol|li|table|caption|thead|tbody|tr|th|td"
+    "|span|b|br|code|pre|details|summary|figure|figcaption|div|dl|dt|dd"
+    "|svg|defs|pattern|marker|rect|line|path|text|g"
+)
+
+
+class Outline(HTMLParser):
+    """Reads a page strictly: every element is closed in order, and what matters is written down."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(convert_charrefs=True)
+        self.open: list[str] = []
+        self.tags: list[str] = []
+        self.attributes: list[tuple[str, str, str]] = []
+        self.text: dict[str, list[str]] = {}
+        self.svg_titles = 0
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.attributes += [(tag, name, value or "") for name, value in attrs]
+        self.svg_titles += tag == "title" and self.open[-1:] == ["svg"]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.attributes += [(tag, name, value or "") for name, value in attrs]
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open, f"</{tag}> closes nothing"
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        for tag in set(self.open):
+            self.text.setdefault(tag, []).append(data)
+
+    def all(self, attribute: str) -> list[str]:
+        return [value for _, name, value in self.attributes if name == attribute]
+
+    def words(self, tag: str) -> str:
+        return " ".join(" ".join(self.text.get(tag, [])).split())
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> RunDir:
+    return sample_run.make_run(tmp_path_factory.mktemp("reports"))
+
+
+@pytest.fixture(scope="module")
+def text(run: RunDir) -> str:
+    return render(run)
+
+
+def one(tmp_path: Path, *cases: sample_run.Case) -> RunDir:
+    run = RunDir.create(tmp_path)
+    for case in cases:
+        sample_run.store(run, case)
+    return run
+
+
+# --- what the first screen says ---------------------------------------------------------------------------------
+
+
+def test_the_headline_counts_scenarios_without_their_controls(text: str) -> None:
+    outline = Outline(text)
+    assert outline.words("h1") == "3 of 4 scenarios reproduced on opencode 1.14.48, 1.15.4 and 1.18.34"
+    header = outline.words("header")
+    assert "● 3 reproduced" in header
+    assert "○ 1 not seen" in header
+    assert "1 control: none failed" in header
+    assert "76 trials" in header
+
+
+def test_one_scenario_is_named_in_the_headline(tmp_path: Path) -> None:
+    outline = Outline(render(one(tmp_path, sample_run.overlap("1.15.4", 1), sample_run.alone("1.15.4", 1))))
+    assert outline.words("h1") == (
+        "Reproduced in 1 of 1 trial on opencode 1.15.4: "
+        "A run that starts while another installs its plugin answers or fails fast"
+    )
+
+
+@pytest.mark.parametrize(
+    ("cases", "says"),
+    [
+        ((), "Nothing was run"),
+        ((("write_lock", 1),), "Not seen: none of 1 scenario reproduced on opencode 1.15.4"),
+        ((("write_lock", 3),), "Inconclusive: none of 1 scenario reproduced on opencode 1.15.4"),
+    ],
+)
+def test_headlines_without_a_reproduction(tmp_path: Path, cases: tuple[tuple[str, int], ...], says: str) -> None:
+    run = one(tmp_path, *(getattr(sample_run, name)("1.15.4", trial) for name, trial in cases))
+    assert Outline(render(run)).words("h1") == says
+
+
+def test_the_matrix_has_a_rate_with_its_doubt_for_every_version(text: str) -> None:
+    rows = re.findall(r"<tr.*?</tr>", text[text.index('class="matrix"') :], re.DOTALL)
+    cells = [re.sub(r"\s+", " ", re.sub("<[^>]*>", "", row)) for row in rows]
+    assert cells[0] == "scenarioopencode 1.14.48opencode 1.15.4opencode 1.18.34"
+    overlap, lock, control = cells[1], cells[4], cells[5]
+    assert overlap.count("●5/5 reproducedblocked · 95 % CI 57-100 %") == 3
+    assert overlap.count("1 inconclusive") == 1
+    assert lock.count("○0/4 not seenfailed-fast · rules out &gt; 53 % · 1 inconclusive") == 3
+    assert control.count("○0/5 not seen") == 3
+    assert "control" in control
+
+
+def test_what_was_not_run_is_not_a_zero(tmp_path: Path) -> None:
+    text = render(
+        one(tmp_path, sample_run.overlap("1.15.4", 1), sample_run.alone("1.9.0", 1), sample_run.alone("1.10.0", 1))
+    )
+    assert text.count("not run") == 3
+    heads = re.findall(r'<th scope="col">opencode ([^<]*)', text)
+    assert heads == ["1.9.0", "1.10.0", "1.15.4"]
+
+
+def test_the_clearest_case_is_the_one_with_a_chain(text: str) -> None:
+    clearest = text[text.index('id="clearest"') : text.index('id="trials"')]
+    for part in ("second (pid 812)", "lock directory npm-install:", "first (pid 801)", "registry 127.0.0.1:41873"):
+        assert part in clearest
+    assert clearest.index("second (pid 812)") < clearest.index("registry 127.0.0.1:41873")
+    assert clearest.count("<svg") == 1
+
+
+# --- evidence ---------------------------------------------------------------------------------------------------
+
+
+def test_a_trial_shows_all_that_its_bundle_holds(tmp_path: Path) -> None:
+    text = render(one(tmp_path, sample_run.overlap("1.15.4", 1)))
+    for said in (
+        "The later run must answer or fail fast",
+        "waits for an answer of registry",
+        "meta.json names pid 801",
+        "finishes: it answers",
+        "✕ broken",
+        "✓ held",
+        "futex_do_wait",
+        "epoll_pwait2",
+        "+17",  # voluntary switches between the two snapshots
+        "4.9 s between the last two looks",
+        "opencode.db-wal",
+        "… 4 more",
+        "127.0.0.1:51822",
+        "DMS",
+        "3f0c2a9d41be7715c0ffee00aa55ed10b7d6c9e1.lock",
+        "loading internal plugin",
+        "registry stall, accepts and never answers, 127.0.0.1:41873",
+        "nothing leaked",
+        "XDG_DATA_HOME=$SANDBOX/data",
+        "opencode run -m bogus/nope-2 hi",
+        "pytest --ocrepro --ocrepro-version 1.15.4 --ocrepro-seed 1001",
+        "stack of pid 801: ptrace scope 1",
+        "41 \u00d7 place",
+        "no cycle found",
+        "refuted by:",
+    ):
+        assert said in text, said
+
+
+def test_alike_threads_are_folded_into_one_row(tmp_path: Path) -> None:
+    text = render(one(tmp_path, sample_run.overlap("1.15.4", 1)))
+    assert text.count("<td>3 \u00d7 HeapHelper</td>") == 2
+    assert text.count("<td>5 \u00d7 Bun Pool</td>") == 2
+
+
+def test_calls_to_the_server_are_an_escape_hatch_table(tmp_path: Path) -> None:
+    text = render(one(tmp_path, sample_run.question("1.18.34", 1)))
+    rows = re.findall(r"<tr><td>(guarded|way out[^<]*)</td>.*?</tr>", text)
+    assert rows.count("guarded") == 3
+    assert "way out: abort" in rows
+    assert "✕ 409" in text
+    assert "✓ 204" in text
+    assert "✕ no answer within 5 s" in text
+    assert "SessionBusyError" in text
+    assert "? unknown" in text
+
+
+def test_what_is_left_in_the_database_is_shown(tmp_path: Path) -> None:
+    text = render(one(tmp_path, sample_run.killed_server("1.15.4", 1)))
+    for said in (
+        "prt_9ac",
+        "message without time.completed",
+        "orphaned part",
+        "outlived their opencode: sleep 300 (966)",
+    ):
+        assert said in text
+
+
+def test_reproduced_trials_come_first_and_repetitions_get_a_row(text: str) -> None:
+    results = re.findall(r'<details class="trial ([a-z-]+)"', text)
+    order = ["reproduced", "inconclusive", "not-seen"]
+    assert results == sorted(results, key=order.index)
+    assert len(results) == 9 * 3 + 3 + 1 + 3 * 3 + 3 * 3
+    more = text[text.index('id="more"') :]
+    assert f"{76 - len(results)} more trials" in more
+    assert more.count('id="trial-') == 76 - len(results)
+
+
+def test_a_torn_trial_is_inconclusive_and_shows_what_there_is(tmp_path: Path) -> None:
+    info, events, _ = sample_run.overlap("1.15.4", 1)
+    run = RunDir.create(tmp_path)
+    path = sample_run.store(run, (info, events[:12], None))
+    with (path / "history.jsonl").open("ab") as file:
+        file.write(b'{"event":"note","at')
+    outline = Outline(render(run))
+    assert outline.words("h1") == "Inconclusive: none of 1 scenario reproduced on opencode 1.15.4"
+    body = outline.words("main")
+    assert "pytest ended before this trial was judged" in body
+    assert "line 13 of history.jsonl was cut off" in body
+    assert "registry stall" in body
+
+
+@pytest.mark.parametrize("file", ["trial.json", "history.jsonl", "judgement.json", "result.json"])
+def test_a_corrupt_bundle_is_named_and_the_others_are_there(tmp_path: Path, file: str) -> None:
+    run = one(
+        tmp_path, sample_run.overlap("1.15.4", 1), sample_run.question("1.15.4", 1), sample_run.alone("1.15.4", 1)
+    )
+    broken = next(path for path in run.bundles() if "question" in path.name)
+    (broken / file).write_bytes(b"\x00 not JSON\n")
+    path = write_report(RunDir.read(tmp_path / "latest"))
+    outline = Outline(path.read_text(encoding="utf-8"))
+    assert f"{broken.name}/{file}" in outline.words("li")
+    assert "1 stored file could not be read" in outline.words("main")
+    assert "registry 127.0.0.1:41873" in outline.words("main")
+    # its line in results.jsonl still counts
+    assert outline.words("h1") == "2 of 2 scenarios reproduced on opencode 1.15.4"
+
+
+def test_corrupt_results_do_not_take_the_page_along(tmp_path: Path) -> None:
+    run = one(tmp_path, sample_run.overlap("1.15.4", 1))
+    (run.path / "results.jsonl").write_bytes(b"{}\n")
+    outline = Outline(render(run))
+    assert "results.jsonl line 1 is corrupt" in outline.words("main")
+    assert outline.words("h1").startswith("Reproduced in 1 of 1 trial")
+
+
+def test_results_whose_bundles_are_gone_still_count(tmp_path: Path) -> None:
+    run = one(tmp_path, sample_run.overlap("1.15.4", 1))
+    for file in run.bundles()[0].iterdir():
+        file.unlink()
+    run.bundles()[0].rmdir()
+    outline = Outline(render(run))
+    assert outline.words("h1").startswith("Reproduced in 1 of 1 trial")
+    assert "1 more trial, a row each" in outline.words("h3")
+
+
+# --- the page is inert ------------------------------------------------------------------------------------------
+
+
+def test_the_page_forbids_itself_everything(text: str) -> None:
+    policy = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
+    head = text[: text.index("<title>")]
+    assert f'<meta http-equiv="Content-Security-Policy" content="{policy}">' in head
+    outline = Outline(text)
+    assert [tag for tag in outline.tags if not ALLOWED.fullmatch(tag)] == []
+    assert not [
+        name for _, name, _ in outline.attributes if name.startswith("on") or name in {"src", "srcset", "action"}
+    ]
+    assert [href for tag, name, href in outline.attributes if tag == "link" and name == "href"] == ["data:,"]
+    for href in outline.all("href"):
+        assert href == "data:," or href.startswith(("#", "https://github.com/"))
+    assert "url(http" not in text
+    assert "@import" not in text
+
+
+def test_the_page_is_built_for_reading_aloud(text: str) -> None:
+    outline = Outline(text)
+    levels = [int(tag[1]) for tag in outline.tags if re.fullmatch("h[1-4]", tag)]
+    assert levels[0] == 1
+    assert levels.count(1) == 1
+    assert all(after <= before + 1 for before, after in itertools.pairwise(levels))
+    assert outline.tags.count("table") == outline.tags.count("caption")
+    assert outline.tags.count("svg") == outline.svg_titles == outline.all("role").count("img")
+    ids = outline.all("id")
+    assert len(ids) == len(set(ids)), "an id is there twice"
+    fragments = {href[1:] for href in outline.all("href") if href.startswith("#")}
+    assert fragments <= set(ids)
+    assert 'class="skip"' in text
+
+
+def hostile_case() -> sample_run.Case:
+    """Every text of every kind of event is hostile."""
+
+    def poison(value: object) -> object:
+        if isinstance(value, str):
+            return HOSTILE if value not in kept else value
+        if isinstance(value, list):
+            return [poison(item) for item in value]
+        if isinstance(value, dict):
+            return {key: item if key == "event" else poison(item) for key, item in value.items()}
+        return value
+
+    kept = {kind.value for kind in r.FdKind}
+    info, _, judgement = sample_run.overlap("1.15.4", 1)
+    assert judgement is not None
+    events: list[h.Event] = []
+    for make in (sample_run.overlap, sample_run.question, sample_run.killed_server, sample_run.write_lock):
+        made = (poison(msgspec.to_builtins(event)) for event in make("1.15.4", 3)[1])
+        events += [h.decode_event(msgspec.json.encode(event)) for event in made]
+    graph = msgspec.convert(poison(msgspec.to_builtins(judgement.graph)), type(judgement.graph))
+    judgement = msgspec.structs.replace(
+        judgement, reason=HOSTILE, chain=(HOSTILE,), graph=graph, signature=HOSTILE, leaked=(HOSTILE,)
+    )
+    judgement = msgspec.structs.replace(judgement, findings=(Finding(kind=HOSTILE, text=HOSTILE),))
+    fields = dict.fromkeys(
+        ("scenario", "title", "version", "binary_sha256", "docstring", "replay", "marker"), HOSTILE
+    )
+    return msgspec.structs.replace(info, issue=(HOSTILE, "a/b#1"), **fields), events, judgement
+
+
+def test_hostile_text_stays_text(tmp_path: Path) -> None:
+    run = one(tmp_path, hostile_case())
+    info = sample_run.run_info(run.path.name)
+    run.write_info(msgspec.structs.replace(info, pytest_command=(HOSTILE,), plugin_version=HOSTILE))
+    text = render(run)
+    outline = Outline(text)
+    assert [tag for tag in outline.tags if not ALLOWED.fullmatch(tag)] == []
+    assert not [name for _, name, _ in outline.attributes if name.startswith("on")]
+    assert {href for href in outline.all("href") if "//" in href} == {"https://github.com/a/b/issues/1"}
+    for bad in ("\x1b", "\u202e", "\x00", "\x9b", "49<"):
+        assert bad not in text
+    assert "␛[31mred" in text
+    assert "&lt;U+202E&gt;gnp.exe" in text
+    assert "{{ 7*7 }}" in text
+
+
+def test_a_line_of_a_megabyte_is_cut_with_what_was_cut_counted(tmp_path: Path) -> None:
+    info, events, judgement = sample_run.overlap("1.15.4", 1)
+    events.append(
+        h.ProcessExited(
+            at_ns=sample_run.ns(12), pid=1, role="x", code=1, ours=False, output="HEAD" + "y" * 10**6 + "TAIL"
+        )
+    )
+    text = render(one(tmp_path, (info, events, judgement)))
+    assert len(text) < 300_000
+    assert "HEADyyy" in text
+    assert "yyyTAIL" in text
+    assert "996,008 characters cut" in text
+
+
+CANARIES = {
+    "in-the-environment": "AKIA" + "C4NARYAAAABBBBCC",
+    "in-auth-json": "sk-" + "ant-api03-" + "c4naryC4NARY0001",
+    "in-a-prompt": "ghp" + "_" + "c4naryC4NARY0002" * 2,
+    "in-tool-output": "xoxb" + "-" + "1234-c4naryC4NARY0003",
+    "in-a-file-name": "glpat" + "-" + "c4naryC4NARY0004abcd",
+    "in-a-log-line": "eyJ" + "hbGciOiJIUzI1NiJ9." + "c4naryC4NARY0005.c4nary",
+    "in-a-database-row": "npm" + "_" + "c4naryC4NARY0006c4naryC4NARY0006abcd",
+    "in-a-header": "Authorization: Bearer c4nary0007",
+    "in-a-url": "https://bob:c4nary0008@example.invalid/",
+    "by-key-name": '{"password": "c4nary0009"}',
+    "known-to-us": "c4nary0010 with blanks",
+    "in-base64": base64.b64encode(b"c4nary0010 with blanks").decode(),
+}
+
+
+def test_canaries_of_every_kind_are_in_no_stored_byte(tmp_path: Path) -> None:
+    home, user = "/home/c4nary-home", "c4narius"
+    canary = " | ".join([*CANARIES.values(), home + "/x", f"by {user} at c4naryhost"])
+    gate = Redactor({"KNOWN": "c4nary0010 with blanks"}, {home: "~"}, names={user: "$USER", "c4naryhost": "$HOST"})
+    run = RunDir.create(tmp_path / "reports", gate=gate)
+    info, events, judgement = sample_run.killed_server("1.15.4", 1)
+    assert judgement is not None
+    info = msgspec.structs.replace(info, docstring=canary, replay=canary)
+    judgement = msgspec.structs.replace(judgement, reason=canary, findings=(Finding(kind="k", text=canary),))
+    with run.open_trial("t", info) as bundle:
+        history = h.History(gate=gate, sink=bundle.sink)
+        for event in (*events, *(poisoned(canary))):
+            history.append(event)
+        result = sample_run.result_of(run.info.run_id, info, judgement, bundle.relative)
+        bundle.finish(judgement, result, masked=gate.receipt())
+        run.append_result(result)
+    write_report(run)
+    files = [path for path in run.path.rglob("*") if path.is_file()]
+    assert len(files) == 8
+    for path in files:
+        content = path.read_text(encoding="utf-8").lower()
+        assert "c4nary" not in content, path
+        assert base64.b64encode(b"c4nary0010 with blanks").decode().lower()[:16] not in content, path
+    assert "[masked:KNOWN]" in (run.path / "report.html").read_text(encoding="utf-8")
+    # the same without the gate shows that the search would have found them
+    assert "c4nary" in render(one(tmp_path / "open", (info, events, judgement))).lower()
+
+
+def poisoned(canary: str) -> list[h.Event]:
+    line = r.LogLine(text=canary, message=canary)
+    tail = r.LogTail(path=f"/x/{canary}", pid=1, size_bytes=1, lines=(line,))
+    snapshot = r.Snapshot(number=9, started_ns=1, ended_ns=2, boottime_ns=3, full=True, logs=(tail,))
+    return [
+        h.SnapshotTaken(at_ns=1, snapshot=snapshot),
+        h.ProcessExited(at_ns=1, pid=1, role="x", code=0, ours=False, output=canary),
+        h.HttpCall(
+            at_ns=1, role="x", method="GET", path=f"/{canary}", status=200, seconds=1, timeout_s=2, body=canary
+        ),
+        h.ProviderRequest(at_ns=1, request=1, pid=1, path="/", model="m", tools=0, title=False, last_text=canary),
+        h.Trouble(at_ns=1, what=canary),
+        h.Note(at_ns=1, text=canary),
+    ]
+
+
+# --- many trials ------------------------------------------------------------------------------------------------
+
+
+def test_two_hundred_trials_stay_small_enough_to_attach(tmp_path: Path) -> None:
+    run = RunDir.create(tmp_path)
+    for trial in range(1, 101):
+        sample_run.store(run, sample_run.overlap("1.15.4", trial))
+        sample_run.store(run, sample_run.alone("1.15.4", trial))
+    text = render(run)
+    assert text.count('<details class="trial ') == 6
+    assert "194 more trials" in text
+    assert len(text) < 1_000_000
+
+
+def test_evidence_beyond_the_budget_becomes_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(page, "MAX_EVIDENCE_CHARACTERS", 50_000)
+    cases = [sample_run.overlap(f"1.15.{n}", 1) for n in range(6)]
+    text = render(one(tmp_path, *cases))
+    assert text.count('<details class="trial ') == 2
+    assert "4 more trials" in text
+
+
+# --- the terminal -----------------------------------------------------------------------------------------------
+
+
+def results(*cases: sample_run.Case) -> list[TrialResult]:
+    return [sample_run.result_of("r", info, judgement, "trials/t") for info, _, judgement in cases if judgement]
+
+
+def test_the_table_for_a_terminal() -> None:
+    cases = [
+        case for n in (1, 2, 3) for case in (sample_run.overlap("1.15.4", n), sample_run.write_lock("1.18.34", n))
+    ]
+    table = summary_table(results(*cases))
+    heads = (
+        "scenario                                  version  rate       verdict      reason",
+        "A run that starts while another install…  1.15.4   ● 3/3      blocked      the second run",
+        "A run that finds the database locked sa…  1.18.34  ○ 0/2 +1?  failed-fast  it said 'data",
+    )
+    assert [line[: len(head)] for line, head in zip(table.splitlines(), heads, strict=True)] == list(heads)
+    assert max(map(len, table.splitlines())) == 120
+
+
+def test_the_table_keeps_to_its_width_and_shows_no_control_characters() -> None:
+    info, _, judgement = hostile_case()
+    assert judgement is not None
+    lines = summary_table(results((info, [], judgement))).splitlines()
+    assert len(lines) == 2
+    assert len(lines[1]) <= 120
+    assert lines[1].isprintable()
+    assert summary_table([]) == ""
+
+
+# --- small things -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("issue", "url"),
+    [
+        ("anomalyco/opencode#29395", "https://github.com/anomalyco/opencode/issues/29395"),
+        ("KE7/helix#35", "https://github.com/KE7/helix/issues/35"),
+        ("javascript:alert(1)", ""),
+        ("a/b#1/../../x", ""),
+        ('a/b"onclick=x#1', ""),
+        ("https://example.invalid/a#1", ""),
+    ],
+)
+def test_only_issues_become_links(issue: str, url: str) -> None:
+    assert page._issue_url(issue) == url
+
+
+@pytest.mark.parametrize(
+    ("k", "n", "low", "high"), [(18, 60, 0.199, 0.425), (10, 10, 0.722, 1.0), (1, 3, 0.061, 0.792)]
+)
+def test_intervals_agree_with_published_ones(k: int, n: int, low: float, high: float) -> None:
+    assert list(page._wilson(k, n)) == pytest.approx([low, high], abs=0.001)
+
+
+@pytest.mark.parametrize(
+    ("scenario", "version", "key"),
+    [
+        ("s/test_a.py::test_b[1.15.4]", "1.15.4", "s/test_a.py::test_b"),
+        ("s/test_a.py::test_b[immediate-1.15.4]", "1.15.4", "s/test_a.py::test_b[immediate]"),
+        ("s/test_a.py::test_b[1.15.4-x]", "1.15.4", "s/test_a.py::test_b[x]"),
+        ("s/test_a.py::test_b[0.0.0-dev-2026-t7]", "0.0.0-dev-2026", "s/test_a.py::test_b"),
+        ("s/test_a.py::test_b", "1.15.4", "s/test_a.py::test_b"),
+        ("s/test_a.py::test_b[1.15.40]", "1.15.4", "s/test_a.py::test_b[1.15.40]"),
+    ],
+)
+def test_a_scenario_is_the_same_on_every_version(scenario: str, version: str, key: str) -> None:
+    info = TrialInfo(scenario=scenario, title="t", version=version, trial=7)
+    assert page._scenario(page._unjudged("r", info, Path("x"))) == key

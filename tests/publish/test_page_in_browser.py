@@ -1,0 +1,291 @@
+"""The page in headless Chromium, driven over the DevTools protocol on a pipe; nothing is installed for it."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import importlib.util
+import os
+import select
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import pytest
+
+from pytest_ocrepro.publish.page import write_report
+
+if TYPE_CHECKING:
+    from tests.data.publish import sample_run
+else:
+    _spec = importlib.util.spec_from_file_location(
+        "ocrepro_sample_run", Path(__file__).parents[1] / "data" / "publish" / "sample_run.py"
+    )
+    sample_run = importlib.util.module_from_spec(_spec)
+    _spec.loader.exec_module(sample_run)
+
+pytestmark = pytest.mark.browser
+
+DEADLINE_S = 60.0
+FLAGS = shlex.split(
+    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
+    "--disable-component-update --disable-sync --hide-scrollbars --remote-debugging-pipe"
+)
+# DevTools' pipe is fixed: commands come in at descriptor 3, answers go out at 4
+PLUMB = """
+import fcntl, os, sys
+high = [fcntl.fcntl(int(fd), fcntl.F_DUPFD, 10) for fd in sys.argv[1:3]]
+for fd, place in zip(high, (3, 4)):
+    os.dup2(fd, place)
+    os.close(fd)
+os.execv(sys.argv[3], sys.argv[3:])
+"""
+# what the page would do if it could: three ways of asking and two of complaining
+GUILTY = """<!DOCTYPE html><title>guilty</title><img src="http://ocrepro-canary.invalid/a.png">
+<link rel=stylesheet href="http://ocrepro-canary.invalid/a.css"><script>console.error("guilty"); nowhere()</script>"""
+
+
+class Browser:
+    """One Chromium, one page."""
+
+    def __init__(self, home: Path) -> None:
+        self.net_log = home / "net.json"
+        chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+        if chromium is None:
+            pytest.fail("no chromium on PATH: the page was not opened; install it (Debian: apt-get install chromium)")
+        read_end, self._write = os.pipe()
+        self._read, write_end = os.pipe()
+        profile = (f"--user-data-dir={home / 'profile'}", f"--log-net-log={self.net_log}", "about:blank")
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", PLUMB, str(read_end), str(write_end), chromium, *FLAGS, *profile],
+            pass_fds=(read_end, write_end),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+            env={**os.environ, "HOME": str(home), "XDG_CONFIG_HOME": str(home), "XDG_CACHE_HOME": str(home)},
+        )
+        os.close(read_end)
+        os.close(write_end)
+        self._buffer = b""
+        self._number = 0
+        self.events: list[dict[str, Any]] = []
+        self._session = ""
+        target = self.send("Target.createTarget", url="about:blank")["targetId"]
+        self._session = self.send("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
+        for domain in ("Page", "Network", "Runtime", "Log"):
+            self.send(f"{domain}.enable")
+
+    def send(self, method: str, **parameters: object) -> dict[str, Any]:
+        self._number += 1
+        message: dict[str, object] = {"id": self._number, "method": method, "params": parameters}
+        if self._session:
+            message["sessionId"] = self._session
+        os.write(self._write, msgspec.json.encode(message) + b"\0")
+        answer = self._until(lambda found: found.get("id") == self._number)
+        assert "error" not in answer, answer
+        return dict(answer.get("result", {}))
+
+    def open(self, url: str) -> None:
+        self.events.clear()
+        self.send("Page.navigate", url=url)
+        if not any(event["method"] == "Page.loadEventFired" for event in self.events):
+            self._until(lambda found: found.get("method") == "Page.loadEventFired")
+        self.evaluate("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
+
+    def evaluate(self, expression: str) -> Any:
+        answer = self.send("Runtime.evaluate", expression=expression, awaitPromise=True, returnByValue=True)
+        assert "exceptionDetails" not in answer, answer
+        return answer["result"].get("value")
+
+    def picture(self, path: Path, *, width: int, scheme: str, height: int = 0) -> bytes:
+        self.resize(width)
+        self.send("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
+        height = height or min(int(self.evaluate("document.documentElement.scrollHeight")), 12_000)
+        clip = {"x": 0, "y": 0, "width": width, "height": height, "scale": 1}
+        shot = self.send("Page.captureScreenshot", format="png", clip=clip, captureBeyondViewport=True)
+        path.write_bytes(base64.b64decode(shot["data"]))
+        return path.read_bytes()
+
+    def resize(self, width: int) -> None:
+        self.send("Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=False)
+
+    def requests(self) -> list[str]:
+        sent = (event for event in self.events if event["method"] == "Network.requestWillBeSent")
+        return [event["params"]["request"]["url"] for event in sent]
+
+    def complaints(self) -> list[str]:
+        kinds = ("Runtime.consoleAPICalled", "Runtime.exceptionThrown", "Log.entryAdded")
+        return [str(event["params"]) for event in self.events if event["method"] in kinds]
+
+    def close(self) -> None:
+        if self._process.returncode is not None:
+            return
+        self._session = ""
+        with contextlib.suppress(OSError, AssertionError):
+            self.send("Browser.close")
+        try:
+            self._process.wait(20)
+        finally:
+            if self._process.poll() is None:
+                self._process.kill()
+                self._process.wait()
+            os.close(self._write)
+            os.close(self._read)
+
+    def _until(self, wanted: Any) -> dict[str, Any]:
+        deadline = time.monotonic() + DEADLINE_S
+        while True:
+            while b"\0" in self._buffer:
+                line, _, self._buffer = self._buffer.partition(b"\0")
+                found: dict[str, Any] = msgspec.json.decode(line)
+                if "method" in found:
+                    self.events.append(found)
+                if wanted(found):
+                    return found
+            ready, _, _ = select.select([self._read], [], [], max(0.0, deadline - time.monotonic()))
+            assert ready, "chromium did not answer in time"
+            chunk = os.read(self._read, 1 << 20)
+            assert chunk, f"chromium ended with status {self._process.wait(10)}"
+            self._buffer += chunk
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return write_report(sample_run.make_run(tmp_path_factory.mktemp("reports"), trials=4)).resolve().as_uri()
+
+
+@pytest.fixture
+def browser(tmp_path: Path) -> Iterator[Browser]:
+    browser = Browser(tmp_path)
+    try:
+        yield browser
+    finally:
+        browser.close()
+
+
+def test_the_page_asks_for_nothing_and_complains_of_nothing(browser: Browser, page: str) -> None:
+    browser.open(page)
+    assert browser.requests() == [page, "data:,"] or browser.requests() == [page]
+    assert browser.complaints() == []
+    assert "scenarios reproduced" in browser.evaluate("document.querySelector('h1').textContent")
+
+
+def test_a_guilty_page_is_caught(browser: Browser, tmp_path: Path) -> None:
+    (tmp_path / "guilty.html").write_text(GUILTY, encoding="utf-8")
+    browser.open((tmp_path / "guilty.html").as_uri())
+    assert len([url for url in browser.requests() if "ocrepro-canary" in url]) == 2
+    assert any("guilty" in complaint for complaint in browser.complaints())
+    assert any("nowhere" in complaint for complaint in browser.complaints())
+    browser.close()
+    assert "ocrepro-canary.invalid" in browser.net_log.read_text(encoding="utf-8")
+
+
+def test_not_even_a_name_is_looked_up(browser: Browser, page: str) -> None:
+    browser.open(page)
+    assert browser.evaluate("document.querySelectorAll('a[href^=\"https://github.com/\"]').length") > 3
+    browser.close()
+    assert "github.com" not in browser.net_log.read_text(encoding="utf-8")
+
+
+def test_the_policy_stops_what_a_hole_in_the_escaping_would_let_in(
+    browser: Browser, page: str, tmp_path: Path
+) -> None:
+    text = Path(page.removeprefix("file://")).read_text(encoding="utf-8")
+    hole = "<script>document.title = 'in'</script>"
+    hole += "<img src='http://ocrepro-canary.invalid/b.png' onerror='document.title = 1'>"
+    (tmp_path / "hole.html").write_text(text.replace("<main>", f"<main>{hole}"), encoding="utf-8")
+    browser.open((tmp_path / "hole.html").as_uri())
+    assert "reproduced" in browser.evaluate("document.title")
+    assert any("Content Security Policy" in complaint for complaint in browser.complaints())
+    browser.close()
+    assert "ocrepro-canary.invalid" not in browser.net_log.read_text(encoding="utf-8").replace("hole.html", "")
+
+
+def test_it_looks_the_same_on_a_telephone_and_in_the_dark(browser: Browser, page: str, tmp_path: Path) -> None:
+    browser.open(page)
+    pictures = {
+        (width, scheme): browser.picture(tmp_path / f"{width}-{scheme}.png", width=width, scheme=scheme)
+        for width in (400, 1280, 1920)
+        for scheme in ("light", "dark")
+    }
+    assert len(set(pictures.values())) == len(pictures)
+    assert all(len(png) > 50_000 for png in pictures.values())
+    for width in (400, 1280):
+        browser.resize(width)
+        assert browser.evaluate("document.documentElement.scrollWidth") <= width
+    for scheme in ("light", "dark"):
+        browser.send("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
+        assert browser.evaluate(LOW_CONTRAST) == []
+    browser.evaluate("document.querySelector('h1').style.color = '#555'")
+    assert [found[:2] for found in browser.evaluate(LOW_CONTRAST)] == ["H1"]
+
+
+# Text whose contrast with the ground behind it is under 4.5 to 1 (WCAG 2.2, 1.4.3)
+LOW_CONTRAST = """
+(() => {
+  const parts = colour => colour.match(/[\\d.]+/g).map(Number);
+  const linear = v => v / 255 <= .03928 ? v / 255 / 12.92 : ((v / 255 + .055) / 1.055) ** 2.4;
+  const light = colour => {
+    const [r, g, b] = parts(colour).map(linear);
+    return .2126 * r + .7152 * g + .0722 * b;
+  };
+  const ground = element => {
+    for (; element; element = element.parentElement) {
+      const colour = getComputedStyle(element).backgroundColor;
+      if ((parts(colour)[3] ?? 1) === 1) return colour;
+    }
+    return 'rgb(255, 255, 255)';
+  };
+  const speaks = element => [...element.childNodes].some(n => n.nodeType === 3 && n.textContent.trim());
+  document.querySelectorAll('details').forEach(details => details.open = true);
+  const low = new Set();
+  for (const element of document.querySelectorAll('body *:not(svg *):not(.glyph)')) {
+    if (!speaks(element) || !element.checkVisibility()) continue;
+    const both = [light(getComputedStyle(element).color), light(ground(element))].sort((x, y) => y - x);
+    const ratio = (both[0] + .05) / (both[1] + .05);
+    if (ratio < 4.5) low.add(`${element.tagName}.${element.className} ${ratio.toFixed(2)}`);
+  }
+  return [...low];
+})()
+"""
+
+
+def test_a_fragment_leads_into_a_folded_trial(browser: Browser, page: str) -> None:
+    browser.open(page)
+    folded = "document.querySelector('details.trial:not([open])')"
+    anchor = browser.evaluate(f"{folded}.id")
+    browser.open("about:blank")
+    browser.open(f"{page}#{anchor}-timeline")
+    assert browser.evaluate(f"document.getElementById('{anchor}').open") is True
+    assert browser.evaluate(f"document.getElementById('{anchor}-timeline').getBoundingClientRect().top") < 900
+
+
+def test_printing_shows_what_is_folded(browser: Browser, page: str) -> None:
+    browser.open(page)
+    trial = "document.querySelector('details.trial:not([open])')"
+    folded = f"getComputedStyle({trial}, '::details-content').contentVisibility"
+    assert browser.evaluate(folded) == "hidden"
+    browser.send("Emulation.setEmulatedMedia", media="print")
+    assert browser.evaluate(folded) == "visible"
+
+
+def test_every_stop_of_the_tab_key_can_be_seen(browser: Browser, page: str) -> None:
+    browser.open(page)
+    for _ in range(12):
+        for kind in ("keyDown", "keyUp"):
+            browser.send("Input.dispatchKeyEvent", type=kind, key="Tab", code="Tab", windowsVirtualKeyCode=9)
+        assert browser.evaluate("document.activeElement !== document.body") is True
+        assert browser.evaluate("getComputedStyle(document.activeElement).outlineStyle") == "solid"
+
+
+def test_a_missing_browser_fails_with_a_clear_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(pytest.fail.Exception, match=r"no chromium on PATH.*apt-get install chromium"):
+        Browser(tmp_path)

@@ -1,0 +1,219 @@
+from __future__ import annotations
+
+import importlib.util
+import itertools
+import xml.etree.ElementTree as ET
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pytest_ocrepro import history as h
+from pytest_ocrepro.judge.judgement import Edge, Graph, Node
+from pytest_ocrepro.publish.pictures import MAX_LANES, Timeline, graph, swimlane, timeline, visible
+from pytest_ocrepro.readings import ProcessId
+
+if TYPE_CHECKING:
+    from tests.data.publish import sample_run
+else:
+    _spec = importlib.util.spec_from_file_location(
+        "ocrepro_sample_run", Path(__file__).parents[1] / "data" / "publish" / "sample_run.py"
+    )
+    sample_run = importlib.util.module_from_spec(_spec)
+    _spec.loader.exec_module(sample_run)
+
+SVG = "{http://www.w3.org/2000/svg}"
+HOSTILE = "</svg><script>alert(1)</script><img src=x onerror=alert(1)>\"'&\x1b[31m\u202egnp.exe\x00"
+
+
+def parsed(svg: str) -> ET.Element:
+    return ET.fromstring(svg)  # noqa: S314 - made a moment ago by us
+
+
+def texts(svg: str) -> list[str]:
+    return ["".join(node.itertext()) for node in parsed(svg).iter(f"{SVG}text")]
+
+
+def by_class(svg: str, css: str) -> list[ET.Element]:
+    return [node for node in parsed(svg).iter() if css in (node.get("class") or "").split()]
+
+
+def overlap_line() -> Timeline:
+    _, events, judgement = sample_run.overlap("1.15.4", 1)
+    return timeline(h.History.of(events), judgement)
+
+
+def chain_of(*keys: str, grade: str = "proved", cycle: tuple[str, ...] = ()) -> Graph:
+    return Graph(
+        nodes=tuple(Node(key=key, kind="process", label=f"node {key}") for key in dict.fromkeys(keys)),
+        edges=tuple(
+            Edge(waiter=a, holder=b, grade=grade, verb="waits for", evidence=()) for a, b in itertools.pairwise(keys)
+        ),
+        cycle=cycle,
+    )
+
+
+# --- the swimlane -----------------------------------------------------------------------------------------------
+
+
+def test_lanes_run_from_start_to_exit() -> None:
+    line = overlap_line()
+    assert [(lane.label, lane.pid) for lane in line.lanes] == [("first", 801), ("second", 812), ("registry", None)]
+    assert [line.lanes[1].start_s, line.lanes[1].end_s] == pytest.approx([3.1, 11.5])
+    assert line.lanes[1].ending == "signal 15, by us"
+    assert line.lanes[2].ending == "1 request"
+
+
+def test_the_silent_span_runs_from_the_last_progress_to_the_verdict() -> None:
+    waits = {span.lane: span for span in overlap_line().spans if span.kind == "waits"}
+    assert [waits[1].start_s, waits[1].end_s] == pytest.approx([4.47, 11.07])
+    assert waits[1].label == "no progress for 6.6 s: blocked"
+    # the first asked the registry after its last line of log
+    assert waits[0].start_s == pytest.approx(1.6)
+
+
+def test_a_trial_that_was_not_judged_has_no_silent_span() -> None:
+    _, events, _ = sample_run.overlap("1.15.4", 1)
+    assert {span.kind for span in timeline(h.History.of(events), None).spans} == {"fault", "holds"}
+
+
+def test_a_lock_is_held_from_its_own_age_to_the_last_snapshot() -> None:
+    (holds,) = (span for span in overlap_line().spans if span.kind == "holds")
+    assert [holds.lane, holds.start_s, holds.end_s] == pytest.approx([0, 1.5, 10.97])
+    assert holds.label == "holds npm-install:$SANDBOX/config/opencode"
+
+
+def test_faults_last_until_they_are_healed() -> None:
+    events: list[h.Event] = [
+        h.FaultInjected(at_ns=0, fault="a", detail="x"),
+        h.FaultInjected(at_ns=1_000_000_000, fault="b", detail=""),
+        h.FaultHealed(at_ns=2_000_000_000, fault="b"),
+        h.Note(at_ns=4_000_000_000, text="end"),
+    ]
+    spans = timeline(h.History.of(events), None).spans
+    assert [(span.label, span.start_s, span.end_s) for span in spans] == [("a: x", 0.0, 4.0), ("b", 1.0, 2.0)]
+
+
+def test_marks_are_drawn_where_they_belong() -> None:
+    svg = swimlane(overlap_line(), uid="u")
+    assert len(by_class(svg, "milestone")) == 7
+    assert len(by_class(svg, "request")) == 1
+    assert len(by_class(svg, "signal")) == 2
+    assert len(by_class(svg, "waits")) == 2
+    assert len(by_class(svg, "fault-band")) == 1
+    (snapshots,) = by_class(svg, "snapshot")
+    assert (snapshots.get("d") or "").count("M") == 2
+    assert "no progress for 6.6 s: blocked" in texts(svg)
+    assert "◆ config-loading" in texts(svg)
+
+
+def test_an_empty_history_can_be_drawn() -> None:
+    line = timeline(h.History(), None)
+    assert line.lanes == ()
+    assert parsed(swimlane(line, uid="u")).tag == f"{SVG}svg"
+
+
+def test_lanes_beyond_the_most_are_counted() -> None:
+    events = [
+        h.ProcessFound(
+            at_ns=n, id=ProcessId(pid=n, start_ticks=n), role=f"p{n}", argv=(), parent_pid=1, is_subject=False
+        )
+        for n in range(1, MAX_LANES + 6)
+    ]
+    line = timeline(h.History.of(events), None)
+    assert (len(line.lanes), line.more) == (MAX_LANES, 5)
+
+
+# --- the graph --------------------------------------------------------------------------------------------------
+
+
+def test_a_chain_runs_from_left_to_right() -> None:
+    svg = graph(chain_of("a", "b", "c"), uid="u")
+    x = [float(node.get("x") or 0) for node in by_class(svg, "node")]
+    assert x == sorted(x)
+    assert len(set(x)) == 3
+    assert "no cycle found" in (parsed(svg).findtext(f"{SVG}title") or "")
+
+
+@pytest.mark.parametrize("grade", ["proved", "inferred", "declared"])
+def test_edges_carry_their_grade(grade: str) -> None:
+    svg = graph(chain_of("a", "b", grade=grade), uid="u")
+    assert len(by_class(svg, grade)) == 1
+    assert grade in texts(svg)
+
+
+def test_a_cycle_is_marked_and_an_edge_outside_it_is_not() -> None:
+    svg = graph(chain_of("x", "a", "b", "a", cycle=("a", "b", "a")), uid="u")
+    assert len([node for node in by_class(svg, "in-cycle") if node.tag == f"{SVG}path"]) == 2
+    assert len(by_class(svg, "edge")) == 3
+    assert "a cycle is marked" in (parsed(svg).findtext(f"{SVG}title") or "")
+
+
+def test_a_very_long_chain_and_a_self_loop_can_be_drawn() -> None:
+    assert len(by_class(graph(chain_of(*map(str, range(3000))), uid="u"), "node")) == 3000
+    assert len(by_class(graph(chain_of("a", "a"), uid="u"), "edge")) == 1
+
+
+def test_edges_of_unknown_nodes_and_an_empty_graph_do_no_harm() -> None:
+    lost = Edge(waiter="a", holder="nowhere", grade="proved", verb="waits for", evidence=())
+    svg = graph(Graph(nodes=(Node(key="a", kind="process", label="a"),), edges=(lost,)), uid="u")
+    assert by_class(svg, "edge") == []
+    assert parsed(graph(Graph(), uid="u")).tag == f"{SVG}svg"
+
+
+@settings(max_examples=60, deadline=None, database=None)
+@given(st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6)), max_size=14))
+def test_any_graph_can_be_drawn_without_two_nodes_in_one_place(pairs: list[tuple[int, int]]) -> None:
+    keys = sorted({str(key) for pair in pairs for key in pair})
+    wait_for = Graph(
+        nodes=tuple(Node(key=key, kind="process", label=key) for key in keys),
+        edges=tuple(Edge(waiter=str(a), holder=str(b), grade="proved", verb="v", evidence=()) for a, b in pairs),
+    )
+    nodes = by_class(graph(wait_for, uid="u"), "node")
+    assert len({(node.get("x"), node.get("y")) for node in nodes}) == len(keys)
+
+
+# --- text -------------------------------------------------------------------------------------------------------
+
+
+def test_hostile_text_stays_text() -> None:
+    _, events, judgement = sample_run.overlap("1.15.4", 1)
+    assert judgement is not None
+    events.append(h.FaultInjected(at_ns=sample_run.ns(2), fault=HOSTILE, detail=HOSTILE))
+    events.append(
+        h.ProcessFound(
+            at_ns=sample_run.ns(2),
+            id=ProcessId(pid=5, start_ticks=5),
+            role=HOSTILE,
+            argv=(HOSTILE,),
+            parent_pid=1,
+            is_subject=False,
+        )
+    )
+    nodes = tuple(msgspec.structs.replace(node, label=HOSTILE, kind=HOSTILE) for node in judgement.graph.nodes)
+    edges = tuple(msgspec.structs.replace(edge, verb=HOSTILE, grade=HOSTILE) for edge in judgement.graph.edges)
+    for svg in (
+        swimlane(timeline(h.History.of(events), judgement), uid="u", title=HOSTILE),
+        graph(Graph(nodes=nodes, edges=edges), uid="u"),
+    ):
+        tags = {node.tag.removeprefix(SVG) for node in parsed(svg).iter()}
+        assert tags <= {"svg", "title", "defs", "pattern", "marker", "rect", "line", "path", "text", "g"}
+        for bad in ("\x1b", "\u202e", "\x00", "<script", "<img"):
+            assert bad not in svg
+
+
+def test_hidden_characters_are_spelled_out_and_others_left() -> None:
+    assert visible("a\x1b[31mb\x00\u202e\x9b\x7f\u2066\ufeff") == "a␛[31mb␀<U+202E><U+009B><U+007F><U+2066><U+FEFF>"
+    assert visible("line\n\tnext é 日本 👍🏽 👨‍👩‍👧") == "line\n\tnext é 日本 👍🏽 👨‍👩‍👧"
+    assert visible("\ud800") == "<U+D800>"
+
+
+@settings(deadline=None, database=None)
+@given(st.text())
+def test_visible_text_can_always_be_stored(text: str) -> None:
+    shown = visible(text)
+    assert shown.encode().decode() == shown
+    assert visible(shown) == shown

@@ -1,0 +1,360 @@
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import xml.etree.ElementTree as ET
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from pytest_ocrepro.observe.procfs import Reader
+from pytest_ocrepro.readings import ProcessId
+from pytest_ocrepro.stage.process import until
+from pytest_ocrepro.stage.supervisor import MARKER
+
+FINISHES = """
+    import pytest
+
+    def test_finishes(ocrepro):
+        ocrepro.expect(ocrepro.run("hi", model="bogus/x")).to_finish()
+"""
+CRASHES = """
+    import pytest
+
+    @pytest.mark.ocrepro(issue="o/r#1", known={known})
+    def test_crashes(ocrepro):
+        ocrepro.expect(ocrepro.run("hi", model="crash")).to_finish()
+"""
+Run = Callable[..., pytest.RunResult]
+
+
+@pytest.fixture
+def run(pytester: pytest.Pytester, stand_in: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    monkeypatch.setenv("OCREPRO_CACHE_DIR", str(tmp_path / "cache"))
+    for name in ("OCREPRO_BINARY", "OCREPRO_TRIALS", "OCREPRO_EXPECT", "OCREPRO_REPORTS"):
+        monkeypatch.delenv(name, raising=False)
+
+    def go(*arguments: str, binary: Path | None = stand_in) -> pytest.RunResult:
+        which = [] if binary is None else [f"--ocrepro-binary={binary}"]
+        return pytester.runpytest_subprocess("--ocrepro", *which, "-p", "no:cacheprovider", *arguments, timeout=120)
+
+    return go
+
+
+def results(pytester: pytest.Pytester) -> list[dict[str, object]]:
+    lines = (pytester.path / "reports/latest/results.jsonl").read_text().splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def test_without_the_option_a_scenario_is_skipped_and_nothing_is_loaded(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(
+        FINISHES,
+        test_load="""
+        import sys
+
+        def test_nothing_is_loaded():
+            loaded = [name for name in sys.modules if name.startswith("pytest_ocrepro")]
+            assert sorted(loaded) == ["pytest_ocrepro", "pytest_ocrepro.plugin"]
+        """,
+    )
+    result = pytester.runpytest_subprocess("-rs")
+    result.assert_outcomes(passed=1, skipped=1)
+    result.stdout.fnmatch_lines(["*a scenario: needs --ocrepro*"])
+    assert not (pytester.path / "reports").exists()
+
+
+def test_a_run_that_fails_fast_is_not_seen(pytester: pytest.Pytester, run: Run) -> None:
+    pytester.makepyfile(FINISHES)
+    result = run("test_a_run_that_fails_fast_is_not_seen.py")
+    result.assert_outcomes(passed=1)
+    result.stdout.fnmatch_lines(["ocrepro: opencode 9.9.9*", "*= ocrepro =*", "report: file://*report.html*"])
+    (line,) = results(pytester)
+    assert line["result"] == "not-seen"
+    assert line["verdict"] == "failed-fast"
+    assert line["leaked"] == []
+    assert line["scenario"] == "test_a_run_that_fails_fast_is_not_seen.py::test_finishes"
+
+
+@pytest.mark.parametrize(
+    ("expect", "known", "outcome"),
+    [
+        ("known", {}, {"failed": 1}),
+        ("known", {"9.9.9": "3/8"}, {"xfailed": 1}),
+        ("known", ["9.9.9"], {"xfailed": 1}),
+        ("known", {"1.0.0": "8/8"}, {"failed": 1}),
+        ("clean", {"9.9.9": "8/8"}, {"failed": 1}),
+        ("reproduced", {}, {"passed": 1}),
+        ("any", {}, {"passed": 1}),
+    ],
+)
+def test_what_becomes_of_a_reproduction(
+    pytester: pytest.Pytester, run: Run, expect: str, known: object, outcome: dict[str, int]
+) -> None:
+    pytester.makepyfile(test_it=CRASHES.format(known=known))
+    result = run("test_it.py", "--ocrepro-expect", expect, "-rx")
+    result.assert_outcomes(**outcome)
+    (line,) = results(pytester)
+    assert (line["result"], line["verdict"]) == ("reproduced", "crashed")
+    assert str(line["expected"]).startswith(next(iter(outcome)))
+
+
+def test_a_known_deterministic_failure_that_is_gone_fails_as_seems_fixed(pytester: pytest.Pytester, run: Run) -> None:
+    pytester.makepyfile(test_it=CRASHES.format(known={"9.9.9": "20/20"}).replace('"crash"', '"bogus/x"'))
+    result = run("test_it.py")
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["*seems fixed on 9.9.9*"])
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        ("pass", "the scenario demanded nothing of the subject"),
+        ("1 / 0", "the scenario raised ZeroDivisionError"),
+        ("ocrepro.provider.wait_for_request(timeout_s=0.1)", "the model was not asked"),
+        ('ocrepro.spawn(["no-such-program"])', "cannot start no-such-program"),
+        ("ocrepro.expect(ocrepro.run('hi', model='ask')).to_complete()", "script is exhausted"),
+    ],
+)
+def test_what_is_our_trouble_is_inconclusive_and_fails(
+    pytester: pytest.Pytester, run: Run, body: str, reason: str
+) -> None:
+    pytester.makepyfile(test_it=f"def test_it(ocrepro):\n    {body}\n")
+    result = run("test_it.py")
+    result.assert_outcomes(failed=1)
+    (line,) = results(pytester)
+    assert line["result"] == "inconclusive"
+    assert reason in str(line["reason"])
+
+
+def test_an_assertion_of_the_scenario_is_its_claim(pytester: pytest.Pytester, run: Run) -> None:
+    pytester.makepyfile(test_it="def test_it(ocrepro):\n    assert 1 == 2, 'the world is odd'\n")
+    run("test_it.py", "--ocrepro-expect", "reproduced").assert_outcomes(passed=1)
+    assert "the world is odd" in str(results(pytester)[0]["reason"])
+
+
+def test_an_answered_run_completes(pytester: pytest.Pytester, run: Run) -> None:
+    pytester.makepyfile(
+        test_it="""
+        from pytest_ocrepro import text
+
+        def test_it(ocrepro):
+            ocrepro.provider.script(text("forty two"))
+            ocrepro.expect(ocrepro.run("hi", model="ask")).to_complete()
+        """
+    )
+    run("test_it.py").assert_outcomes(passed=1)
+    assert results(pytester)[0]["verdict"] == "completed"
+
+
+def test_a_hang_is_found_at_the_deadline_and_nothing_is_left(pytester: pytest.Pytester, run: Run) -> None:
+    pytester.makepyfile(
+        test_it="""
+        def test_it(ocrepro):
+            ocrepro.expect(ocrepro.run("hi", model="daemon", deadline_s=4)).to_finish()
+        """
+    )
+    result = run("test_it.py")
+    result.assert_outcomes(failed=1)
+    (line,) = results(pytester)
+    assert line["verdict"] in ("stalled", "blocked")
+    assert line["leaked"] == []
+    assert _still_alive(pytester) == []
+
+
+def _still_alive(pytester: pytest.Pytester) -> list[int]:
+    (bundle,) = (pytester.path / "reports/latest/trials").iterdir()
+    events = [json.loads(line) for line in (bundle / "history.jsonl").read_text().splitlines()]
+    started = [event["id"] for event in events if event["event"] in ("process-started", "process-found")]
+    assert len(started) == 2
+    return [one["pid"] for one in started if Reader().alive(ProcessId(**one))]
+
+
+def test_trials_and_xdist_give_one_table(pytester: pytest.Pytester, run: Run) -> None:
+    pytester.makepyfile(test_it=FINISHES)
+    result = run("test_it.py", "--ocrepro-trials", "4", "-n", "2", "--ocrepro-seed", "7")
+    result.assert_outcomes(passed=4)
+    lines = results(pytester)
+    assert sorted((line["trial"], line["seed"]) for line in lines) == [(1, 7), (2, 8), (3, 9), (4, 10)]
+    result.stdout.fnmatch_lines(["*0/4*"])
+
+
+def test_junit_carries_the_verdict(pytester: pytest.Pytester, run: Run) -> None:
+    pytester.makepyfile(test_it=CRASHES.format(known={}))
+    run("test_it.py", "--junitxml=junit.xml")
+    root = ET.parse(pytester.path / "junit.xml").getroot()  # noqa: S314  our own file
+    found = {one.attrib["name"]: one.attrib["value"] for one in root.iter("property")}
+    assert found["ocrepro.verdict"] == "crashed"
+    assert found["ocrepro.result"] == "reproduced"
+    assert found["ocrepro.signature"].startswith("oc-")
+    assert "--ocrepro" in found["ocrepro.replay"]
+
+
+def test_a_wrapper_is_judged_with_the_opencode_beneath_it(pytester: pytest.Pytester, run: Run) -> None:
+    pytester.makepyfile(
+        test_it="""
+        import sys
+
+        WRAPPER = '''
+        import subprocess, sys
+        first = subprocess.Popen(["opencode", "run", "-m", "hang", "hi"])
+        sys.exit(first.wait())
+        '''
+
+        def test_it(ocrepro):
+            program = ocrepro.project.write("wrapper.py", WRAPPER.replace("\\n        ", "\\n"))
+            wrapper = ocrepro.spawn([sys.executable, str(program)], role="wrapper", deadline_s=5)
+            ocrepro.expect(wrapper).to_finish()
+        """
+    )
+    run("test_it.py").assert_outcomes(failed=1)
+    (line,) = results(pytester)
+    processes = line["processes"]
+    assert isinstance(processes, list)
+    roles = {one["role"].split("-")[0]: one["verdict"] for one in processes}
+    assert set(roles) == {"wrapper", "opencode"}
+    assert roles["wrapper"] == "blocked"
+    assert "opencode" in " ".join(line["chain"])  # type: ignore[arg-type]
+    assert line["leaked"] == []
+
+
+USAGE = [
+    (("--ocrepro-trials", "0"), "--ocrepro-trials is '0'; it must be a number from 1"),
+    (("--ocrepro-trials", "many"), "--ocrepro-trials is 'many'"),
+    (("--ocrepro-expect", "nothing"), "--ocrepro-expect is 'nothing'; it must be one of known, clean"),
+    (("--ocrepro-version", "1.18.34"), "--ocrepro-binary and --ocrepro-version contradict"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "message"), USAGE)
+def test_bad_options_are_usage_errors(
+    pytester: pytest.Pytester, run: Run, arguments: tuple[str, ...], message: str
+) -> None:
+    pytester.makepyfile(test_it=FINISHES)
+    result = run("test_it.py", *arguments)
+    _is_usage_error(pytester, result, message)
+
+
+def _is_usage_error(pytester: pytest.Pytester, result: pytest.RunResult, message: str) -> None:
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    said = [line for line in result.stderr.lines if line.startswith("ERROR: ")]
+    assert len(said) == 1
+    assert message in said[0]
+    assert not (pytester.path / "reports").exists()
+
+
+def test_a_bad_environment_value_names_its_source(
+    pytester: pytest.Pytester, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OCREPRO_TRIALS", "-3")
+    pytester.makepyfile(test_it=FINISHES)
+    _is_usage_error(pytester, run("test_it.py"), "OCREPRO_TRIALS is '-3'")
+
+
+def test_a_bad_ini_value_names_its_source(pytester: pytest.Pytester, run: Run) -> None:
+    pytester.makeini("[pytest]\nocrepro_trials = x\n")
+    pytester.makepyfile(test_it=FINISHES)
+    _is_usage_error(pytester, run("test_it.py"), "ocrepro_trials in ")
+
+
+def test_a_project_without_scenarios(pytester: pytest.Pytester, run: Run) -> None:
+    pytester.makepyfile(test_it="def test_it():\n    pass\n")
+    _is_usage_error(pytester, run("test_it.py"), "no scenario in test_it.py")
+
+
+def test_a_mark_with_a_word_that_does_not_exist(pytester: pytest.Pytester, run: Run) -> None:
+    pytester.makepyfile(test_it=CRASHES.format(known={}).replace("issue=", "isue="))
+    _is_usage_error(pytester, run("test_it.py"), "mark ocrepro does not take isue")
+
+
+def test_a_binary_that_is_no_program(pytester: pytest.Pytester, run: Run, tmp_path: Path) -> None:
+    file = tmp_path / "opencode"
+    file.write_text("not a program")
+    pytester.makepyfile(test_it=FINISHES)
+    result = run("test_it.py", binary=file)
+    _is_usage_error(pytester, result, "executable")
+
+
+def test_reports_that_cannot_be_written(pytester: pytest.Pytester, run: Run) -> None:
+    (pytester.path / "taken").write_text("a file")
+    pytester.makepyfile(test_it=FINISHES)
+    _is_usage_error(pytester, run("test_it.py", "--ocrepro-reports=taken"), "taken")
+
+
+def test_an_option_value_that_pytest_takes_for_a_path(pytester: pytest.Pytester, run: Run, stand_in: Path) -> None:
+    pytester.makeini("[pytest]\nocrepro_scenarios = own\n")
+    result = pytester.runpytest_subprocess("--ocrepro", "--ocrepro-binary", str(stand_in))
+    _is_usage_error(pytester, result, "write --ocrepro-binary=PATH with an equals sign")
+
+
+def test_the_outer_guard_leaves_a_report(pytester: pytest.Pytester, run: Run) -> None:
+    pytester.makepyfile(
+        test_it="""
+        import threading
+
+        def test_own_code_never_ends(ocrepro):
+            threading.Event().wait(60)
+
+        def test_our_wait_never_ends(ocrepro):
+            ocrepro.expect(ocrepro.run("hi", model="hang", deadline_s=60)).to_finish()
+        """
+    )
+    result = run("test_it.py", "--timeout=4")
+    result.assert_outcomes(failed=2)
+    lines = results(pytester)
+    assert [line["result"] for line in lines] == ["inconclusive", "inconclusive"]
+    assert (pytester.path / "reports/latest/report.html").exists()
+
+
+def test_a_killed_pytest_leaves_evidence_and_no_process(pytester: pytest.Pytester, run: Run, stand_in: Path) -> None:
+    pytester.makepyfile(
+        test_it="""
+        def test_it(ocrepro):
+            ocrepro.expect(ocrepro.run("hi", model="daemon", deadline_s=60)).to_finish()
+        """
+    )
+    command = [sys.executable, "-m", "pytest", "--ocrepro", f"--ocrepro-binary={stand_in}", "test_it.py"]
+    child = subprocess.Popen(command, cwd=pytester.path, stdout=subprocess.DEVNULL)
+    try:
+        trials = pytester.path / "reports/latest/trials"
+        until(lambda: _started(trials), timeout_s=30, what="the daemon of the trial")
+    finally:
+        child.send_signal(signal.SIGKILL)
+        child.wait()
+    mark = f"{child.pid}-*"
+    until(lambda: not Reader().marked(MARKER, mark), timeout_s=5, what="the end of everything marked")
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest_ocrepro.cli", "report", "reports"],
+        cwd=pytester.path, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    page = (pytester.path / "reports/latest/report.html").read_text()
+    assert done.stdout.startswith("file://")
+    assert "pytest ended before this trial was judged" in page
+
+
+def _started(trials: Path) -> bool:
+    found = "".join(path.read_text() for path in trials.glob("*/history.jsonl"))
+    return found.count('"event":"process-found"') >= 1
+
+
+def test_collect_only_writes_nothing(pytester: pytest.Pytester, run: Run) -> None:
+    pytester.makepyfile(test_it=FINISHES)
+    result = run("test_it.py", "--collect-only", "-q")
+    result.stdout.fnmatch_lines(["test_it.py::test_finishes[[]9.9.9[]]"])
+    assert not (pytester.path / "reports").exists()
+
+
+def test_with_no_path_the_installed_catalogue_runs(pytester: pytest.Pytester, run: Run) -> None:
+    result = run("--collect-only", "-q")
+    assert "test_single_bogus_run[9.9.9]" in result.stdout.str()
+
+
+def test_own_scenarios_run_when_no_path_is_given(pytester: pytest.Pytester, run: Run) -> None:
+    pytester.makeini("[pytest]\nocrepro_scenarios = own\n")
+    own = pytester.mkdir("own")
+    (own / "test_own.py").write_text("def test_own(ocrepro):\n    pass\n")
+    result = run("--collect-only", "-q")
+    assert "own/test_own.py::test_own[9.9.9]" in result.stdout.str()
+    assert "bogus" not in result.stdout.str()
