@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import hashlib
 import os
 import re
@@ -192,13 +193,14 @@ class RunDir:
         _replace(self.path / "run.json", msgspec.json.encode(self.info))
 
     def append_result(self, result: TrialResult) -> None:
-        """Add a line to results.jsonl, whole or not at all visible to ``results``."""
+        """Add a line to results.jsonl in one write; half a line of a writer that was killed makes room for it."""
         line = msgspec.json.encode(_gated(result, self._gate)) + b"\n"
         path = self.path / "results.jsonl"
         try:
             fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | _NOFOLLOW, 0o644)
             try:
-                _write_all(fd, _mend(fd) + line)
+                _mend(fd)
+                _write_all(fd, line)
             finally:
                 os.close(fd)
         except OSError as error:
@@ -479,10 +481,16 @@ def _write_all(fd: int, content: bytes) -> None:
         view = view[os.write(fd, view) :]
 
 
-def _mend(fd: int) -> bytes:
-    """A newline if a writer before us was cut off in the middle of a line."""
+def _mend(fd: int) -> None:
+    """Cut off half a last line. Without the lock it could be one that another worker is just writing."""
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)  # until the descriptor is closed
+    except OSError:  # a file system without locks
+        return
     size = os.fstat(fd).st_size
-    return b"\n" if size and os.pread(fd, 1, size - 1) != b"\n" else b""
+    if size and os.pread(fd, 1, size - 1) != b"\n":
+        tail = os.pread(fd, min(size, MAX_LINE_BYTES), max(0, size - MAX_LINE_BYTES))
+        os.ftruncate(fd, size - len(tail) + tail.rfind(b"\n") + 1)
 
 
 def _open(path: Path, limit_bytes: int) -> Any:

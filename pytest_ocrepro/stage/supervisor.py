@@ -1,32 +1,35 @@
 """The process that owns everything we start, so that nothing outlives us, even when we are SIGKILLed.
 
 One supervisor a pytest process: its own session (a Ctrl-C does not reach it), sub-reaper (orphans become its
-children, prctl(2) PR_SET_CHILD_SUBREAPER), and on one end of a socket pair that is the lifeline: end of file means
-that the harness is gone, and then everything that carries the session's marker is ended. It has one thread, so that
-PR_SET_PDEATHSIG on its children fires only when the supervisor itself dies.
+children, prctl(2) PR_SET_CHILD_SUBREAPER), and on one end of a socket pair that is the lifeline: end of file, or the
+harness' end (pidfd_open(2), for a lifeline that a forked child of the harness keeps open), means that everything of
+this session is ended. It has one thread, so that PR_SET_PDEATHSIG on its children fires only when the supervisor
+itself dies.
 
-Only processes that carry our marker are ever signalled, by identity, never by name.
+Only processes that carry our marker, or descend from what we started, are ever signalled, by identity, never by name.
 """
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import os
 import select
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import msgspec
 
 from pytest_ocrepro.errors import StageError
-from pytest_ocrepro.observe.procfs import Reader
+from pytest_ocrepro.observe.procfs import Reader, Stat
 from pytest_ocrepro.readings import ProcessId
 
 MARKER = "OCREPRO_MARK"
@@ -34,6 +37,9 @@ MESSAGE_BYTES = 1 << 20
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 PR_SET_CHILD_SUBREAPER = 36
 KILL_DEADLINE_S = 5.0
+ANSWER_DEADLINE_S = 60.0  # a sweep of everything takes at most its grace and KILL_DEADLINE_S
+_DEAD = ("Z", "X", "x")  # proc_pid_stat(5)
+_EXEC_S = 0.005  # execve shows an empty environment for some microseconds
 
 
 class Spawn(msgspec.Struct, frozen=True, kw_only=True, tag="spawn"):
@@ -99,28 +105,28 @@ _replies = msgspec.json.Decoder(Reply)
 _encode = msgspec.json.encode
 
 
+OnExit = Callable[[Exited], None]
+
+
 class Supervisor:
-    """The harness' side. Thread-safe. ``mark`` is this session's marker; trials append ``.<n>`` to it."""
+    """The harness' side. Thread-safe. ``mark`` is this session's marker; trials append ``.<n>`` to it.
+
+    Raises StageError when the supervisor cannot be started.
+    """
 
     def __init__(self, *, ledger: Path | None = None) -> None:
         self.mark = f"{os.getpid()}-{os.urandom(6).hex()}"
         self._ledger = Ledger(ledger) if ledger is not None else None
-        self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        for end in (self._socket, theirs):
-            end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, MESSAGE_BYTES)
-        self._process = subprocess.Popen(
-            [sys.executable, "-I", "-c", _BOOT, str(theirs.fileno()), self.mark, *sys.path],
-            pass_fds=[theirs.fileno()],
-            start_new_session=True,
-            stdin=subprocess.DEVNULL,
-        )
-        theirs.close()
+        self._socket, self._process = _start_server(self.mark)
         self._number = 0
         self._sending = threading.Lock()
         self._changed = threading.Condition()
-        self._answers: dict[int, Reply] = {}
-        self._exits: dict[int, Exited] = {}
-        self._on_exit: dict[int, Callable[[Exited], None]] = {}
+        self._answers: dict[int, Reply | None] = {}  # None: awaited
+        self._spawning: dict[int, tuple[str, OnExit]] = {}
+        self._running: dict[int, tuple[str, OnExit]] = {}
+        self._failure: Exception | None = None
+        self._gone = False
+        self._closing = threading.Lock()
         self._closed = False
         self._listener = threading.Thread(target=self._listen, name="ocrepro-supervisor", daemon=True)
         self._listener.start()
@@ -140,92 +146,207 @@ class Supervisor:
         environment: dict[str, str],
         directory: str,
         stdio: tuple[int, int, int],
-        on_exit: Callable[[Exited], None],
+        on_exit: OnExit,
     ) -> ProcessId:
-        """Start a program in its own session; ``on_exit`` is called once, from another thread.
+        """Start a program in its own session.
 
-        Raises StageError when the program cannot be started.
+        ``on_exit`` is called once, from the listening thread, perhaps before this returns; it must not ask the
+        supervisor for anything. Raises StageError when the program cannot be started.
         """
-        answer = self._ask(lambda n: Spawn(number=n, argv=argv, environment=environment, directory=directory), stdio)
+        answer = self._ask(
+            lambda n: Spawn(number=n, argv=argv, environment=environment, directory=directory),
+            stdio,
+            (environment.get(MARKER, ""), on_exit),
+        )
         assert isinstance(answer, Spawned)  # noqa: S101  the supervisor answers in kind
         if answer.error:
             raise StageError(f"cannot start {argv[0]}: {answer.error}; check the path and its permissions")
-        with self._changed:
-            gone = self._exits.pop(answer.id.pid, None)
-            if gone is None:
-                self._on_exit[answer.id.pid] = on_exit
-        if gone is not None:
-            on_exit(gone)
         return answer.id
 
     def signal(self, process: ProcessId, number: int) -> bool:
-        """Send a signal; False when that process (same start time) is gone."""
+        """Send a signal; False when that process (same start time) is gone. Raises StageError."""
         answer = self._ask(lambda n: Signal(number=n, id=process, signal=number))
         return isinstance(answer, Signalled) and answer.sent
 
     def sweep(self, mark: str, *, grace_s: float = 1.0) -> Ended:
-        """SIGCONT and SIGTERM, ``grace_s``, SIGSTOP all, rescan until stable, SIGKILL, reap, look again."""
-        answer = self._ask(lambda n: Sweep(number=n, mark=mark, grace_s=grace_s))
+        """SIGTERM and SIGCONT, ``grace_s``, SIGSTOP all, rescan until stable, SIGKILL, reap, look again.
+
+        Done from here when the supervisor itself is gone. Raises StageError when it does not answer.
+        """
+        try:
+            answer = self._ask(lambda n: Sweep(number=n, mark=mark, grace_s=grace_s))
+        except StageError:
+            if not self._gone:
+                raise
+            return self._sweep_alone(mark, grace_s)
         assert isinstance(answer, Ended)  # noqa: S101  the supervisor answers in kind
         return answer
 
+    def check(self) -> None:
+        """Raise StageError when the supervisor is gone: no end of a process will be told any more."""
+        if self._failure is not None:
+            what = f"{type(self._failure).__name__}: {self._failure}"
+            raise StageError(f"the end of a process could not be recorded ({what}); run again")
+        if self._gone:
+            raise StageError(self._obituary())
+
     def close(self) -> None:
-        """End everything of this session and the supervisor itself."""
-        if self._closed:
-            return
-        self._closed = True
-        with contextlib.suppress(OSError):
-            self._socket.shutdown(socket.SHUT_WR)
+        """End everything of this session and the supervisor itself. Safe to call again."""
+        with self._closing:
+            if self._closed:
+                return
+            self._closed = True
+            with contextlib.suppress(OSError):
+                self._socket.shutdown(socket.SHUT_WR)
+            code = self._wait_for_end()
+            self._listener.join(timeout=KILL_DEADLINE_S)
+            self._socket.close()
+            leaked = self._sweep_alone(f"{self.mark}*", 0.3).leaked if code else []
+            if self._ledger is not None and not leaked:
+                self._ledger.strike(self.mark)
+
+    def _wait_for_end(self) -> int:
         try:
-            self._process.wait(timeout=KILL_DEADLINE_S * 3)
+            return self._process.wait(timeout=KILL_DEADLINE_S * 3)
         except subprocess.TimeoutExpired:
             self._process.kill()
-            self._process.wait()
-        self._listener.join(timeout=KILL_DEADLINE_S)
-        self._socket.close()
-        if self._ledger is not None:
-            self._ledger.strike(self.mark)
+            return self._process.wait()
 
-    def _ask(self, request: Callable[[int], Request], fds: tuple[int, ...] = ()) -> Reply:
+    def _sweep_alone(self, mark: str, grace_s: float) -> Ended:
+        """The same ladder without the supervisor, over what PR_SET_PDEATHSIG has not killed with it."""
+        ended, leaked = Ladder(Reader(), mark).run(grace_s)
+        with self._changed:
+            lost = [(pid, entry[1]) for pid, entry in self._running.items() if _matches(entry[0], mark)]
+            for pid, _ in lost:
+                del self._running[pid]
+        for pid, on_exit in lost:
+            if pid not in leaked:  # its status went with the supervisor; SIGKILL is what the kernel sends then
+                on_exit(Exited(pid=pid, code=-signal.SIGKILL, at_ns=time.monotonic_ns()))
+        return Ended(number=0, ended=ended, leaked=leaked)
+
+    def _obituary(self) -> str:
+        if self._closed:
+            return f"the supervisor (pid {self.pid}) is closed: the session is over; start a new one"
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(1.0)  # the lifeline breaks a moment before
+        code = self._process.returncode
+        how = "?" if code is None else signal.Signals(-code).name if code < 0 else f"exit {code}"
+        return f"the supervisor (pid {self.pid}) has ended ({how}) and its processes with it; run again"
+
+    def _ask(
+        self,
+        request: Callable[[int], Request],
+        fds: tuple[int, ...] = (),
+        child: tuple[str, OnExit] | None = None,
+    ) -> Reply:
+        self.check()
+        number = self._send(request, fds, child)
+        deadline = time.monotonic() + ANSWER_DEADLINE_S
+        try:
+            with self._changed:
+                while (answer := self._answers[number]) is None:
+                    if self._gone:
+                        raise StageError(self._obituary())
+                    if time.monotonic() > deadline:
+                        what = f"the supervisor (pid {self.pid}) does not answer within {ANSWER_DEADLINE_S:g} s"
+                        raise StageError(f"{what}; see whether it is suspended, and run again")
+                    self._changed.wait(0.5)
+                return answer
+        finally:
+            with self._changed:
+                del self._answers[number]
+
+    def _send(self, request: Callable[[int], Request], fds: tuple[int, ...], child: tuple[str, OnExit] | None) -> int:
         with self._sending:
             self._number += 1
             number = self._number
+            message = _encoded(request(number))
+            with self._changed:
+                self._answers[number] = None
+                if child is not None:
+                    self._spawning[number] = child
             try:
-                socket.send_fds(self._socket, [_encode(request(number))], fds)
+                socket.send_fds(self._socket, [message], fds)
             except OSError as error:
-                raise StageError(f"the supervisor (pid {self.pid}) is gone: {error}; run again") from error
-        with self._changed:
-            while number not in self._answers:
-                if not self._listener.is_alive():
-                    raise StageError(f"the supervisor (pid {self.pid}) ended without an answer; run again")
-                self._changed.wait(0.5)
-            return self._answers.pop(number)
+                with self._changed:
+                    del self._answers[number]
+                    self._spawning.pop(number, None)
+                if error.errno == errno.EMSGSIZE:
+                    raise _too_large(len(message)) from error
+                raise StageError(self._obituary()) from error
+        return number
 
     def _listen(self) -> None:
-        while True:
-            try:
-                message = self._socket.recv(MESSAGE_BYTES)
-            except OSError:
-                message = b""
-            if not message:
-                break
+        while message := self._receive():
             reply = _replies.decode(message)
             if isinstance(reply, Exited):
                 self._note_exit(reply)
                 continue
             with self._changed:
-                self._answers[reply.number] = reply
+                if isinstance(reply, Spawned) and (child := self._spawning.pop(reply.number, None)) and not reply.error:
+                    self._running[reply.id.pid] = child
+                if reply.number in self._answers:  # else its asker was interrupted
+                    self._answers[reply.number] = reply
                 self._changed.notify_all()
         with self._changed:
+            self._gone = True
             self._changed.notify_all()
+
+    def _receive(self) -> bytes:
+        try:
+            return self._socket.recv(MESSAGE_BYTES)
+        except OSError:
+            return b""
 
     def _note_exit(self, reply: Exited) -> None:
         with self._changed:
-            callback = self._on_exit.pop(reply.pid, None)
-            if callback is None:
-                self._exits[reply.pid] = reply
-        if callback is not None:
-            callback(reply)
+            _, on_exit = self._running.pop(reply.pid, ("", None))
+        if on_exit is None:
+            return
+        try:
+            on_exit(reply)
+        except Exception as failure:  # noqa: BLE001  the next one who asks is told; this thread must go on
+            self._failure = failure
+
+
+def _start_server(mark: str) -> tuple[socket.socket, subprocess.Popen[bytes]]:
+    try:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        for end in (ours, theirs):
+            end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, MESSAGE_BYTES)
+        # a supervisor that somebody suspends must not block its askers for ever
+        ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", int(ANSWER_DEADLINE_S), 0))
+        with theirs:
+            process = subprocess.Popen(
+                [sys.executable, "-I", "-c", _BOOT, str(theirs.fileno()), mark, str(os.getpid()), *sys.path],
+                pass_fds=[theirs.fileno()],
+                start_new_session=True,
+                stdin=subprocess.DEVNULL,
+            )
+    except OSError as error:
+        raise StageError(f"cannot start the supervisor: {error}; see `ulimit -u` and `ulimit -n`") from error
+    return ours, process
+
+
+def _encoded(request: Request) -> bytes:
+    try:
+        message = _encode(request)
+    except UnicodeEncodeError as error:
+        raise StageError(f"cannot send {error.object!r} to the supervisor: not UTF-8; change it") from error
+    if len(message) > MESSAGE_BYTES:
+        raise _too_large(len(message))
+    return message
+
+
+def _too_large(size_bytes: int) -> StageError:
+    return StageError(
+        f"cannot start a program with {size_bytes} bytes of arguments and environment: more than one message to the "
+        "supervisor holds; pass less, or a file"
+    )
+
+
+def _matches(value: str, mark: str) -> bool:
+    return value.startswith(mark[:-1]) if mark.endswith("*") else value == mark
 
 
 class Ledger:
@@ -238,7 +359,9 @@ class Ledger:
         """Write the line of a supervisor that has begun."""
         with contextlib.suppress(OSError):  # a lost line costs only the sweep of the next start
             self._directory.mkdir(parents=True, exist_ok=True)
-            (self._directory / f"{mark}.json").write_bytes(_encode(supervisor))
+            draft = self._directory / f"{mark}.draft"
+            draft.write_bytes(_encode(supervisor))
+            draft.rename(self._directory / f"{mark}.json")
 
     def strike(self, mark: str) -> None:
         """Its work is done."""
@@ -263,52 +386,202 @@ class Ledger:
         return found
 
 
+class Ladder:
+    """The way down for everything of one mark: found by the marker or by descent, and not forgotten until gone.
+
+    Descent finds what has wiped its environment. ``children`` gives the pids of unreaped children that count too;
+    ``pause`` waits no longer than it is told, and reaps.
+    """
+
+    def __init__(
+        self,
+        reader: Reader,
+        mark: str,
+        *,
+        children: Callable[[], set[int]] = set,
+        pause: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self._reader = reader
+        self._mark = mark
+        self._children = children
+        self._pause = pause
+        self._known: set[ProcessId] = set()
+
+    def run(self, grace_s: float) -> tuple[list[int], list[int]]:
+        """Pids that were ended, and those that would not end within KILL_DEADLINE_S after the grace."""
+        for process in self._living():
+            send_signal(self._reader, process, signal.SIGTERM)
+            send_signal(self._reader, process, signal.SIGCONT)
+        self._wait(grace_s)
+        deadline = time.monotonic() + KILL_DEADLINE_S
+        self._stop_all(deadline)
+        left = self._confirmed()
+        while left and time.monotonic() < deadline:
+            for process in left:
+                send_signal(self._reader, process, signal.SIGKILL)
+            self._pause(0.01)
+            left = self._confirmed()
+        leaked = {process.pid for process in left}
+        return sorted({process.pid for process in self._known} - leaked), sorted(leaked)
+
+    def _wait(self, grace_s: float) -> None:
+        deadline = time.monotonic() + grace_s
+        while any(self._reader.alive(one) for one in self._known) and time.monotonic() < deadline:
+            self._pause(0.01)
+
+    def _stop_all(self, deadline: float) -> None:
+        """SIGSTOP until a scan finds nobody new: what is stopped cannot fork any more."""
+        stopped: set[ProcessId] = set()
+        while (new := self._living() - stopped) and time.monotonic() < deadline:
+            for process in new:
+                send_signal(self._reader, process, signal.SIGSTOP)
+            stopped |= new
+
+    def _confirmed(self) -> set[ProcessId]:
+        """Who lives; nobody is believed only on the second look, since an execve hides the environment."""
+        if living := self._living():
+            return living
+        self._pause(_EXEC_S)
+        return self._living()
+
+    def _living(self) -> set[ProcessId]:
+        self._pause(0)
+        marked = {process.pid: process for process in self._reader.marked(MARKER, self._mark)}
+        table = {stat.pid: stat for pid in self._reader.pids() if (stat := self._reader.stat(pid)) is not None}
+        children = self._children()
+        known = {one.pid for one in self._known if one.pid in table and table[one.pid].start_ticks == one.start_ticks}
+        family = _descendants(table, known | children | marked.keys()) - {os.getpid()}
+        found = {
+            ProcessId(pid=stat.pid, start_ticks=stat.start_ticks, boot_id=self._reader.boot_id())
+            for stat in (table[pid] for pid in family if pid in table)
+            if stat.state not in _DEAD or stat.pid in children  # a main thread can end before the others
+        }
+        found |= {process for pid, process in marked.items() if pid not in table}
+        self._known |= found
+        return found
+
+
+def _descendants(table: dict[int, Stat], roots: set[int]) -> set[int]:
+    """``roots`` and whoever descends from them; a child is never older than its parent."""
+    family: set[int] = set()
+    found = roots
+    while found:
+        family |= found
+        found = {
+            stat.pid
+            for stat in table.values()
+            if stat.pid not in family
+            and stat.parent_pid in found
+            and (parent := table.get(stat.parent_pid)) is not None
+            and parent.start_ticks <= stat.start_ticks
+        }
+    return family
+
+
+def send_signal(reader: Reader, process: ProcessId, number: int) -> bool:
+    """Send a signal to this very process; False when it is gone, or not ours to signal."""
+    try:
+        with _pinned(process.pid) as handle:
+            now = reader.identify(process.pid)
+            if now is None or now.start_ticks != process.start_ticks:
+                return False
+            if handle is None:
+                os.kill(process.pid, number)
+            else:
+                signal.pidfd_send_signal(handle, number)
+    except (ProcessLookupError, PermissionError):
+        return False
+    return True
+
+
+@contextlib.contextmanager
+def _pinned(pid: int) -> Iterator[int | None]:
+    """A pidfd, so that the pid cannot be recycled between look and signal; None on a kernel before 5.3."""
+    try:
+        handle = os.pidfd_open(pid)
+    except ProcessLookupError:
+        raise
+    except OSError:
+        yield None
+        return
+    try:
+        yield handle
+    finally:
+        os.close(handle)
+
+
 # -I keeps the user's PYTHON* variables and working directory out; sys.path comes as arguments instead.
-_BOOT = "import sys; sys.path[:] = sys.argv[3:]; from pytest_ocrepro.stage.supervisor import serve; serve()"
+_BOOT = "import sys; sys.path[:] = sys.argv[4:]; from pytest_ocrepro.stage.supervisor import serve; sys.exit(serve())"
 
 
-def serve() -> None:
-    """The supervisor's own main; arguments: socket fd, session mark."""
+def serve() -> int:
+    """The supervisor's own main; arguments: socket fd, session mark, the harness' pid. 1: something would not end."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     lifeline = socket.socket(fileno=int(sys.argv[1]))
     lifeline.set_inheritable(False)
     libc = ctypes.CDLL(None, use_errno=True)
     libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-    _Server(lifeline, libc, sys.argv[2]).run()
+    return _Server(lifeline, libc, sys.argv[2], int(sys.argv[3])).run()
 
 
 class _Server:
-    def __init__(self, lifeline: socket.socket, libc: ctypes.CDLL, mark: str) -> None:
+    def __init__(self, lifeline: socket.socket, libc: ctypes.CDLL, mark: str, harness_pid: int) -> None:
         self._lifeline = lifeline
         self._libc = libc
         self._mark = mark
+        self._pid = os.getpid()
         self._reader = Reader()
-        self._children: set[int] = set()
+        self._children: dict[int, str] = {}  # unreaped: pid -> its mark
         self._wake_read, wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, lambda *_: None)
+        self._harness = self._watch(harness_pid)
+        self._orphaned = os.getppid() != harness_pid
+        self._poll = select.poll()  # not select(2): a lifeline's number can be past 1023
+        for fd in (lifeline.fileno(), self._wake_read, *self._harness):
+            self._poll.register(fd, select.POLLIN)
 
-    def run(self) -> None:
-        while True:
-            ready, _, _ = select.select([self._lifeline.fileno(), self._wake_read], [], [])
-            if self._wake_read in ready:
-                with contextlib.suppress(BlockingIOError):
-                    os.read(self._wake_read, 4096)
-                self._reap()
-            if self._lifeline.fileno() in ready and not self._one_request():
-                break
-        self._sweep(f"{self._mark}*", grace_s=0.3)
+    def run(self) -> int:
+        try:
+            while not self._orphaned and self._turn():
+                pass
+        finally:
+            leaked = self._end_everything()
+        return 1 if leaked else 0
+
+    def _turn(self) -> bool:
+        ready = {fd for fd, _ in self._poll.poll()}
+        if self._wake_read in ready:
+            self._pause(0)
+        if ready & set(self._harness):
+            return False
+        return self._lifeline.fileno() not in ready or self._one_request()
+
+    def _end_everything(self) -> list[int]:
+        _, leaked = self._sweep(f"{self._mark}*", grace_s=0.3)
+        ladder = Ladder(self._reader, f"{self._mark}*", children=lambda: {self._pid}, pause=self._pause)
+        return leaked or ladder.run(0)[1]  # what wiped its environment and lost its parent is still our child
+
+    def _watch(self, harness_pid: int) -> list[int]:
+        try:
+            return [os.pidfd_open(harness_pid)]
+        except OSError:  # gone (then our parent is another), or a kernel before 5.3
+            return []
 
     def _one_request(self) -> bool:
-        message, fds, _, _ = socket.recv_fds(self._lifeline, MESSAGE_BYTES, 3)
+        try:
+            message, fds, _, _ = socket.recv_fds(self._lifeline, MESSAGE_BYTES, 3)
+        except OSError:  # ECONNRESET: killed before it read our last answer
+            return False
         if not message:
             return False
         request = _requests.decode(message)
         if isinstance(request, Spawn):
             self._send(self._spawn(request, fds))
         elif isinstance(request, Signal):
-            self._send(Signalled(number=request.number, sent=self._signal(request.id, request.signal)))
+            self._reap()  # a zombie is gone
+            self._send(Signalled(number=request.number, sent=send_signal(self._reader, request.id, request.signal)))
         else:
             ended, leaked = self._sweep(request.mark, grace_s=request.grace_s)
             self._send(Ended(number=request.number, ended=ended, leaked=leaked))
@@ -319,6 +592,7 @@ class _Server:
             self._lifeline.send(_encode(reply))
 
     def _spawn(self, request: Spawn, fds: list[int]) -> Spawned:
+        nobody = ProcessId(pid=0, start_ticks=0)
         try:
             child = subprocess.Popen(
                 request.argv,
@@ -330,31 +604,25 @@ class _Server:
                 start_new_session=True,
                 preexec_fn=self._die_with_parent,  # noqa: PLW1509  one thread: it is safe here
             )
-        except (OSError, subprocess.SubprocessError, ValueError) as error:
-            return Spawned(number=request.number, id=ProcessId(pid=0, start_ticks=0), error=str(error))
+        except OSError as error:
+            return Spawned(number=request.number, id=nobody, error=f"{error.strerror} ({error.filename})")
+        except (subprocess.SubprocessError, ValueError, IndexError) as error:
+            return Spawned(number=request.number, id=nobody, error=str(error))
         finally:
             for fd in fds:
                 os.close(fd)
         child.returncode = 0  # waited for by _reap, never by Popen
-        self._children.add(child.pid)
+        self._children[child.pid] = request.environment.get(MARKER, "")
         identity = self._reader.identify(child.pid)
         return Spawned(number=request.number, id=identity or ProcessId(pid=child.pid, start_ticks=0))
 
     def _die_with_parent(self) -> None:
         self._libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        if os.getppid() != self._pid:  # it died before the line above
+            os._exit(1)
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         signal.signal(signal.SIGHUP, signal.SIG_DFL)
-
-    def _signal(self, process: ProcessId, number: int) -> bool:
-        now = self._reader.identify(process.pid)
-        if now is None or now.start_ticks != process.start_ticks:
-            return False
-        try:
-            os.kill(process.pid, number)
-        except ProcessLookupError:
-            return False
-        return True
 
     def _reap(self) -> None:
         while True:
@@ -364,51 +632,21 @@ class _Server:
                 return
             if pid == 0:
                 return
-            if pid in self._children:  # the others are orphans that the kernel handed to us
-                self._children.discard(pid)
+            if self._children.pop(pid, None) is not None:  # the others are orphans that the kernel handed to us
                 code = os.waitstatus_to_exitcode(status)
                 self._send(Exited(pid=pid, code=code, at_ns=time.monotonic_ns()))
 
     def _sweep(self, mark: str, *, grace_s: float) -> tuple[list[int], list[int]]:
-        """The kill ladder over everything that carries ``mark``."""
-        first = self._marked(mark)
-        ended = {process.pid for process in first}
-        for process in first:
-            self._signal(process, signal.SIGTERM)
-            self._signal(process, signal.SIGCONT)
-        self._until_empty(mark, grace_s)
-        ended |= self._stop_all(mark)
-        deadline = time.monotonic() + KILL_DEADLINE_S
-        while left := self._marked(mark):
-            for process in left:
-                ended.add(process.pid)
-                self._signal(process, signal.SIGKILL)
-            if time.monotonic() > deadline:
-                return sorted(ended), sorted(process.pid for process in left)
-            self._pause(0.01)
-        return sorted(ended), []
+        def children() -> set[int]:
+            return {pid for pid, carried in self._children.items() if _matches(carried, mark)}
 
-    def _stop_all(self, mark: str) -> set[int]:
-        """SIGSTOP until a scan finds nobody new: what is stopped cannot fork any more."""
-        stopped: set[ProcessId] = set()
-        while new := set(self._marked(mark)) - stopped:
-            for process in new:
-                self._signal(process, signal.SIGSTOP)
-            stopped |= new
-        return {process.pid for process in stopped}
-
-    def _until_empty(self, mark: str, grace_s: float) -> None:
-        deadline = time.monotonic() + grace_s
-        while self._marked(mark) and time.monotonic() < deadline:
-            self._pause(0.01)
+        return Ladder(self._reader, mark, children=children, pause=self._pause).run(grace_s)
 
     def _pause(self, seconds: float) -> None:
         """Wait for a child's end, no longer than this; and reap."""
-        select.select([self._wake_read], [], [], seconds)
+        waiting = select.poll()
+        waiting.register(self._wake_read, select.POLLIN)
+        waiting.poll(seconds * 1000)
         with contextlib.suppress(BlockingIOError):
             os.read(self._wake_read, 4096)
         self._reap()
-
-    def _marked(self, mark: str) -> list[ProcessId]:
-        self._reap()
-        return [process for process in self._reader.marked(MARKER, mark) if process.pid != os.getpid()]

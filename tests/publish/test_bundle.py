@@ -163,7 +163,7 @@ def test_several_processes_append_without_mixing_lines(tmp_path: Path) -> None:
         import msgspec
         from pytest_ocrepro.publish.bundle import RunDir, TrialResult
         run, line = RunDir.read(Path(sys.argv[1])), msgspec.json.decode(sys.argv[2], type=TrialResult)
-        for trial in range(50):
+        for trial in range(200):
             run.append_result(msgspec.structs.replace(line, trial=int(sys.argv[3]) + trial))
         """
     )
@@ -172,7 +172,7 @@ def test_several_processes_append_without_mixing_lines(tmp_path: Path) -> None:
     workers = [subprocess.Popen([*argv, str(number * 1000)], cwd=ROOT) for number in range(3)]
     assert [worker.wait(60) for worker in workers] == [0, 0, 0]
     found = sorted(one.trial for one in run.results())
-    assert found == sorted(worker * 1000 + trial for worker in range(3) for trial in range(50))
+    assert found == sorted(worker * 1000 + trial for worker in range(3) for trial in range(200))
 
 
 def test_half_a_last_line_is_left_out_and_mended_by_the_next_writer(tmp_path: Path) -> None:
@@ -181,6 +181,15 @@ def test_half_a_last_line_is_left_out_and_mended_by_the_next_writer(tmp_path: Pa
     with (run.path / "results.jsonl").open("ab") as file:
         file.write(b'{"schema":1,"run')
     assert [one.trial for one in run.results()] == [1]
+    run.append_result(result(2))
+    assert [one.trial for one in run.results()] == [1, 2]
+
+
+def test_a_corrupt_line_of_results_is_named(tmp_path: Path) -> None:
+    run = RunDir.create(tmp_path)
+    run.append_result(result(1))
+    with (run.path / "results.jsonl").open("ab") as file:
+        file.write(b'{"schema":1,"run\n')
     run.append_result(result(2))
     with pytest.raises(BundleError, match=r"results\.jsonl line 2 is corrupt"):
         run.results()

@@ -1,0 +1,167 @@
+"""The house rules that a reader relies on: import direction, exclusive rights, names, the wheel's contents."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import pytest_ocrepro
+
+PACKAGE = Path(pytest_ocrepro.__file__).parent
+ROOT = PACKAGE.parent
+NAME = "pytest_ocrepro"
+
+# room -> rooms it may import; a module that is not in a folder is its own room
+MAY_IMPORT = {
+    "errors": set(),
+    "readings": set(),
+    "history": {"readings"},
+    "judge": {"history", "readings"},
+    "observe": {"history", "readings", "errors"},
+    "stage": {"history", "readings", "errors", "observe.procfs", "versions.releases"},
+    "versions": {"errors"},
+    "publish": {"judge", "history", "readings", "errors"},
+    "expect": {"stage", "judge", "history", "readings", "errors"},
+    "harness": {"expect", "stage", "observe", "publish", "judge", "history", "readings", "errors"},
+    "progress": {"stage"},
+    "doctor": {"errors", "readings", "observe", "versions", "stage"},
+    "settings": {"errors", "plugin"},
+    "outcome": {"settings", "publish", "judge"},
+    "plugin": {"pytest_session", "harness"},
+    "pytest_session": {
+        "outcome",
+        "settings",
+        "progress",
+        "harness",
+        "publish",
+        "judge",
+        "stage",
+        "versions",
+        "errors",
+    },
+    "cli": {"progress", "doctor", "publish", "stage", "versions", "errors"},
+    "__init__": {"harness", "judge", "stage", "errors"},
+}
+BANNED_NAMES = {"utils", "common", "helpers", "constants", "types", "manager"}
+
+
+def modules() -> Iterator[Path]:
+    yield from sorted(path for path in PACKAGE.rglob("*.py") if "scenarios" not in path.parts)
+
+
+def room_of(path: Path) -> str:
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    return parts[0]
+
+
+def imports_of(tree: ast.AST) -> Iterator[str]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def back_edges(room: str, source: str) -> list[str]:
+    ours = {name.removeprefix(f"{NAME}.") for name in imports_of(ast.parse(source)) if name.startswith(f"{NAME}.")}
+    allowed = MAY_IMPORT[room] | {room}
+    return sorted(name for name in ours if not any(name == one or name.startswith(f"{one}.") for one in allowed)
+                  and not any(one.startswith(f"{name}.") or one == name for one in allowed) and name != "__version__")  # fmt: skip
+
+
+@pytest.mark.parametrize("path", list(modules()), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_point_one_way(path: Path) -> None:
+    assert back_edges(room_of(path), path.read_text()) == []
+
+
+def test_the_import_rule_finds_a_back_edge() -> None:
+    assert back_edges("judge", "from pytest_ocrepro.stage.process import Process\n") != []
+    assert back_edges("observe", "import pytest_ocrepro.stage.supervisor\n") != []
+    assert back_edges("judge", "from pytest_ocrepro.history import History\n") == []
+
+
+def calls(path: Path) -> set[str]:
+    return {ast.unparse(node.func) for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)}
+
+
+# right -> (what it looks like in the source, who has it and why)
+RIGHTS = {
+    "start a process": (
+        {"subprocess.Popen", "subprocess.run", "os.fork", "os.posix_spawn", "os.system"},
+        {
+            "stage/supervisor.py",  # everything in a sandbox
+            "stage/subject.py",  # `--version` of a candidate
+            "versions/releases.py",  # npm
+            "doctor.py",  # its own self test
+        },
+    ),
+    "send a signal": (
+        {"os.kill", "os.killpg", "signal.pthread_kill"},
+        {"stage/supervisor.py", "versions/releases.py"},
+    ),
+    "use jinja2": ({"jinja2.Environment"}, {"publish/page.py"}),
+}
+
+
+@pytest.mark.parametrize("right", list(RIGHTS))
+def test_exclusive_rights(right: str) -> None:
+    looks, holders = RIGHTS[right]
+    using = {str(path.relative_to(PACKAGE)) for path in modules() if calls(path) & looks}
+    assert using <= holders
+    assert using, f"nobody is seen to {right}: the rule looks for the wrong words"
+
+
+def test_only_the_reader_names_proc() -> None:
+    naming = {
+        str(path.relative_to(PACKAGE))
+        for path in modules()
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value.startswith("/proc")
+    }
+    # releases reads the processor's flags, doctor says what could not be read and how to get it
+    assert naming <= {
+        "observe/procfs.py",
+        "observe/locks.py",
+        "judge/waitgraph.py",
+        "versions/releases.py",
+        "doctor.py",
+    }
+
+
+def test_no_module_has_a_name_that_says_nothing() -> None:
+    assert not {path.stem for path in modules()} & BANNED_NAMES
+
+
+def test_public_names_exist_and_are_sorted() -> None:
+    for name in pytest_ocrepro.__all__:
+        assert getattr(pytest_ocrepro, name) is not None
+    assert list(pytest_ocrepro.__all__) == sorted(pytest_ocrepro.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = pytest_ocrepro.nothing
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    target = tmp_path_factory.mktemp("wheel")
+    subprocess.run(
+        [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "-q", "-w", str(target), str(ROOT)],
+        check=True, capture_output=True, timeout=300,
+    )  # fmt: skip
+    return next(target.glob("*.whl"))
+
+
+def test_the_wheel_holds_the_package_and_the_catalogue_and_nothing_else(wheel: Path) -> None:
+    names = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
+    package = {f"{NAME}/{path.relative_to(PACKAGE)}" for path in PACKAGE.rglob("*") if path.is_file()}
+    catalogue = {f"{NAME}/scenarios/{path.name}" for path in (ROOT / "scenarios").glob("*.py")}
+    wanted = {name for name in package | catalogue if "__pycache__" not in name}
+    assert names == wanted
+    assert f"{NAME}/py.typed" in names
+    assert any(name.endswith(".j2") for name in names)
