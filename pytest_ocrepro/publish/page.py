@@ -431,12 +431,20 @@ def _cell(version: str, entries: Sequence[Entry]) -> Cell:
         k=k,
         n=n,
         inconclusive=results[Result.INCONCLUSIVE],
-        verdict=Counter(entry.result.verdict for entry in telling).most_common(1)[0][0],
+        verdict=Counter(_called(entry.result) for entry in telling).most_common(1)[0][0],
         reason=telling[0].result.reason,
         result=result,
         anchor=next((entry.anchor for entry in telling), ""),
         expected=tuple(sorted({entry.result.expected for entry in entries} - {""})),
     )
+
+
+def _called(result: TrialResult) -> str:
+    """The verdict; for a process that is well while its stored state is not, what was found there."""
+    kinds = dict.fromkeys(finding.kind for finding in result.findings if finding.kind != "off-loopback")
+    hung = result.verdict in {verdict.value for verdict in Verdict if verdict.hung}
+    told = result.result == Result.REPRODUCED and kinds and not hung
+    return ", ".join([*kinds][:2]) if told else result.verdict
 
 
 def _wilson(k: int, n: int) -> tuple[float, float]:

@@ -7,16 +7,18 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Protocol
 
-from pytest_ocrepro.errors import NotReachedError
+from pytest_ocrepro.errors import NotReachedError, StageError
 from pytest_ocrepro.history import History, ProcessExited, SignalSent, now_ns
 from pytest_ocrepro.readings import ProcessId
 from pytest_ocrepro.stage.supervisor import Exited, Supervisor
 
 OUTPUT_TAIL_BYTES = 8000
+LOOK_S = 0.5  # between two looks whether the supervisor, who tells the end, is still there
+ENDING = frozenset({signal.SIGTERM, signal.SIGKILL, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGABRT})
 
 
 class Stdin(Protocol):
@@ -54,6 +56,7 @@ class OpenPipe:
 
     def open(self) -> int:
         """The read end."""
+        self.close()
         reader, self._writer = os.pipe2(os.O_CLOEXEC)
         return reader
 
@@ -89,16 +92,34 @@ class Process:
 
     def start(self, environment: dict[str, str], directory: str) -> None:
         """Start it. Raises StageError when it cannot be started."""
+        with self._stdio() as fds:
+            self.started_ns = now_ns()
+            try:
+                self.id = self._supervisor.spawn(
+                    self.argv, environment=environment, directory=directory, stdio=fds, on_exit=self._note_exit
+                )
+            except StageError:
+                self.stdin.close()
+                raise
+
+    @contextlib.contextmanager
+    def _stdio(self) -> Iterator[tuple[int, int, int]]:
         append = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
-        fds = (self.stdin.open(), os.open(self.stdout_path, append), os.open(self.stderr_path, append))
-        self.started_ns = now_ns()
-        try:
-            self.id = self._supervisor.spawn(
-                self.argv, environment=environment, directory=directory, stdio=fds, on_exit=self._note_exit
-            )
-        finally:
-            for fd in fds:
-                os.close(fd)
+        with contextlib.ExitStack() as opened:
+            fds = []
+            try:
+                for open_one in (
+                    self.stdin.open,
+                    lambda: os.open(self.stdout_path, append, 0o600),
+                    lambda: os.open(self.stderr_path, append, 0o600),
+                ):
+                    fds.append(open_one())
+                    opened.callback(os.close, fds[-1])
+            except OSError as error:
+                self.stdin.close()
+                what = f"cannot open the files of {self.role}: {error.strerror} ({error.filename})"
+                raise StageError(f"{what}; free some disk, or set TMPDIR") from error
+            yield fds[0], fds[1], fds[2]
 
     @property
     def pid(self) -> int:
@@ -126,8 +147,16 @@ class Process:
         return _text(self.stdout_path) + _text(self.stderr_path)
 
     def wait(self, timeout_s: float) -> bool:
-        """Wait for its end; False when it still lives after ``timeout_s`` seconds."""
-        return self._ended.wait(timeout_s)
+        """Wait for its end; False when it still lives after ``timeout_s`` seconds.
+
+        Raises StageError when the supervisor is gone: its end will not be told any more.
+        """
+        deadline = time.monotonic() + timeout_s
+        while not self._ended.wait(max(0.0, min(LOOK_S, deadline - time.monotonic()))):
+            self._supervisor.check()
+            if time.monotonic() >= deadline:
+                return False
+        return True
 
     def wait_for_end(self, timeout_s: float = 30.0) -> int:
         """Its exit code. Raises NotReachedError when it still lives after ``timeout_s`` seconds."""
@@ -136,29 +165,36 @@ class Process:
         assert self._exit is not None  # noqa: S101  the event is set after the code
         return self._exit.code
 
-    def suspend(self) -> None:
-        """SIGSTOP."""
-        self._send(signal.SIGSTOP)
+    def suspend(self) -> bool:
+        """SIGSTOP; False when it was gone already."""
+        return self._send(signal.SIGSTOP)
 
-    def resume(self) -> None:
-        """SIGCONT."""
-        self._send(signal.SIGCONT)
+    def resume(self) -> bool:
+        """SIGCONT; False when it was gone already."""
+        return self._send(signal.SIGCONT)
 
-    def terminate(self) -> None:
-        """SIGTERM."""
-        self._send(signal.SIGTERM)
+    def terminate(self) -> bool:
+        """SIGTERM; False when it was gone already."""
+        return self._send(signal.SIGTERM)
 
-    def kill(self) -> None:
-        """SIGKILL, and wait until it is gone."""
-        self._send(signal.SIGKILL)
+    def kill(self) -> bool:
+        """SIGKILL, and wait until it is gone; False when it was gone already."""
+        sent = self._send(signal.SIGKILL)
         self.wait_for_end(10.0)
+        return sent
 
-    def _send(self, number: signal.Signals) -> None:
-        self._signalled.add(number)
-        if self._supervisor.signal(self.id, number):
+    def _send(self, number: signal.Signals) -> bool:
+        fresh = number in ENDING and number not in self._signalled
+        if fresh:
+            self._signalled.add(number)  # first: its end may be told before the answer comes
+        sent = self._supervisor.signal(self.id, number)
+        if sent:
             self._history.append(
                 SignalSent(at_ns=now_ns(), pid=self.pid, role=self.role, signal=number.name, why="scenario")
             )
+        elif fresh:
+            self._signalled.discard(number)
+        return sent
 
     def _by_us(self, exited: Exited) -> bool:
         """Killed by a signal that we sent, or ended by the handler that it has for one (exit 128 + n)."""
@@ -172,22 +208,30 @@ class Process:
         if self._exit is not None:
             return
         self._exit = exited
-        self._history.append(
-            ProcessExited(
-                at_ns=exited.at_ns,
-                pid=self.pid or exited.pid,
-                role=self.role,
-                code=exited.code,
-                ours=self._by_us(exited),
-                output=self.output[-OUTPUT_TAIL_BYTES:],
+        try:
+            self._history.append(
+                ProcessExited(
+                    at_ns=exited.at_ns,
+                    pid=self.pid or exited.pid,
+                    role=self.role,
+                    code=exited.code,
+                    ours=self._by_us(exited),
+                    output=(_text(self.stdout_path, tail=True) + _text(self.stderr_path, tail=True))[
+                        -OUTPUT_TAIL_BYTES:
+                    ],
+                )
             )
-        )
-        self._ended.set()
+        finally:  # whoever waits for its end must not wait for our record of it
+            self._ended.set()
 
 
-def _text(path: Path) -> str:
-    with contextlib.suppress(OSError):
-        return path.read_bytes().decode(errors="replace")
+def _text(path: Path, *, tail: bool = False) -> str:
+    """The text of a file, "" where there is none; ``tail``: its end, so that a gigabyte is never read."""
+    with contextlib.suppress(OSError), path.open("rb") as file:
+        if tail:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(0, size - 4 * OUTPUT_TAIL_BYTES))  # a character has at most 4 bytes
+        return file.read().decode(errors="replace")
     return ""
 
 

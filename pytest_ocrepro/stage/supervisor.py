@@ -153,6 +153,7 @@ class Supervisor:
         ``on_exit`` is called once, from the listening thread, perhaps before this returns; it must not ask the
         supervisor for anything. Raises StageError when the program cannot be started.
         """
+        self.check()
         answer = self._ask(
             lambda n: Spawn(number=n, argv=argv, environment=environment, directory=directory),
             stdio,
@@ -239,7 +240,6 @@ class Supervisor:
         fds: tuple[int, ...] = (),
         child: tuple[str, OnExit] | None = None,
     ) -> Reply:
-        self.check()
         number = self._send(request, fds, child)
         deadline = time.monotonic() + ANSWER_DEADLINE_S
         try:
@@ -248,8 +248,7 @@ class Supervisor:
                     if self._gone:
                         raise StageError(self._obituary())
                     if time.monotonic() > deadline:
-                        what = f"the supervisor (pid {self.pid}) does not answer within {ANSWER_DEADLINE_S:g} s"
-                        raise StageError(f"{what}; see whether it is suspended, and run again")
+                        raise self._silence()
                     self._changed.wait(0.5)
                 return answer
         finally:
@@ -271,10 +270,17 @@ class Supervisor:
                 with self._changed:
                     del self._answers[number]
                     self._spawning.pop(number, None)
-                if error.errno == errno.EMSGSIZE:
-                    raise _too_large(len(message)) from error
-                raise StageError(self._obituary()) from error
+                raise self._refusal(error, len(message)) from error
         return number
+
+    def _refusal(self, error: OSError, size_bytes: int) -> StageError:
+        if error.errno == errno.EMSGSIZE:
+            return _too_large(size_bytes)
+        return self._silence() if error.errno == errno.EAGAIN else StageError(self._obituary())
+
+    def _silence(self) -> StageError:
+        what = f"the supervisor (pid {self.pid}) does not answer within {ANSWER_DEADLINE_S:g} s"
+        return StageError(f"{what}; see whether it is suspended, and run again")
 
     def _listen(self) -> None:
         while message := self._receive():
@@ -283,7 +289,11 @@ class Supervisor:
                 self._note_exit(reply)
                 continue
             with self._changed:
-                if isinstance(reply, Spawned) and (child := self._spawning.pop(reply.number, None)) and not reply.error:
+                if (
+                    isinstance(reply, Spawned)
+                    and (child := self._spawning.pop(reply.number, None))
+                    and not reply.error
+                ):
                     self._running[reply.id.pid] = child
                 if reply.number in self._answers:  # else its asker was interrupted
                     self._answers[reply.number] = reply
@@ -310,21 +320,23 @@ class Supervisor:
 
 
 def _start_server(mark: str) -> tuple[socket.socket, subprocess.Popen[bytes]]:
-    try:
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        for end in (ours, theirs):
-            end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, MESSAGE_BYTES)
-        # a supervisor that somebody suspends must not block its askers for ever
-        ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", int(ANSWER_DEADLINE_S), 0))
-        with theirs:
+    with contextlib.ExitStack() as opened:
+        try:
+            ours, theirs = map(opened.enter_context, socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET))
+            for end in (ours, theirs):
+                end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, MESSAGE_BYTES)
+            # a supervisor that somebody suspends must not block its askers for ever
+            ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", int(ANSWER_DEADLINE_S), 0))
             process = subprocess.Popen(
                 [sys.executable, "-I", "-c", _BOOT, str(theirs.fileno()), mark, str(os.getpid()), *sys.path],
                 pass_fds=[theirs.fileno()],
                 start_new_session=True,
                 stdin=subprocess.DEVNULL,
             )
-    except OSError as error:
-        raise StageError(f"cannot start the supervisor: {error}; see `ulimit -u` and `ulimit -n`") from error
+        except OSError as error:
+            raise StageError(f"cannot start the supervisor: {error}; see `ulimit -u` and `ulimit -n`") from error
+        opened.pop_all()
+        theirs.close()
     return ours, process
 
 
@@ -605,7 +617,8 @@ class _Server:
                 preexec_fn=self._die_with_parent,  # noqa: PLW1509  one thread: it is safe here
             )
         except OSError as error:
-            return Spawned(number=request.number, id=nobody, error=f"{error.strerror} ({error.filename})")
+            where = f" ({error.filename})" if error.filename else ""
+            return Spawned(number=request.number, id=nobody, error=f"{error.strerror}{where}")
         except (subprocess.SubprocessError, ValueError, IndexError) as error:
             return Spawned(number=request.number, id=nobody, error=str(error))
         finally:

@@ -58,7 +58,9 @@ class Browser:
         self.net_log = home / "net.json"
         chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
         if chromium is None:
-            pytest.fail("no chromium on PATH: the page was not opened; install it (Debian: apt-get install chromium)")
+            # a laptop without a browser is told; where we land (CI is set) the page must have been opened
+            tell = pytest.fail if os.environ.get("CI") else pytest.skip
+            tell("no chromium on PATH: the page was not opened; install it (Debian: apt-get install chromium)")
         read_end, self._write = os.pipe()
         self._read, write_end = os.pipe()
         profile = (f"--user-data-dir={home / 'profile'}", f"--log-net-log={self.net_log}", "about:blank")
@@ -287,5 +289,6 @@ def test_every_stop_of_the_tab_key_can_be_seen(browser: Browser, page: str) -> N
 
 def test_a_missing_browser_fails_with_a_clear_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("CI", "true")
     with pytest.raises(pytest.fail.Exception, match=r"no chromium on PATH.*apt-get install chromium"):
         Browser(tmp_path)
