@@ -10,7 +10,6 @@ import os
 import platform
 import signal
 import threading
-import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,8 +23,6 @@ from pytest_ocrepro.history import (
     DatabaseRead,
     History,
     Note,
-    ProcessFound,
-    ProcessGone,
     ProcessStarted,
     SignalSent,
     Swept,
@@ -36,13 +33,13 @@ from pytest_ocrepro.history import (
 from pytest_ocrepro.judge.judgement import Judgement, ProcessJudgement, Verdict
 from pytest_ocrepro.judge.verdict import QUIET_S, cpu_share, judge, judge_process, last_progress
 from pytest_ocrepro.observe.database import read_database
-from pytest_ocrepro.observe.locks import lock_directories
 from pytest_ocrepro.observe.procfs import Reader
-from pytest_ocrepro.observe.sampler import Observed, Sampler, is_subject
+from pytest_ocrepro.observe.sampler import Sampler, is_subject
 from pytest_ocrepro.observe.sockets import owner_of_address
 from pytest_ocrepro.publish.bundle import ProcessRow, RunDir, TrialInfo, TrialResult
 from pytest_ocrepro.publish.redaction import Redactor
-from pytest_ocrepro.readings import DatabaseReading, LockDirectory, ProcessId
+from pytest_ocrepro.readings import DatabaseReading, LockDirectory
+from pytest_ocrepro.roster import Roster
 from pytest_ocrepro.stage.faults import AtLockDirectory, AtMilestone, AtRequest, DatabaseLock, SignalAt, Trigger
 from pytest_ocrepro.stage.process import NoInput, OpenPipe, Process, Stdin, until
 from pytest_ocrepro.stage.provider import Provider
@@ -56,7 +53,6 @@ DEADLINE_S = 45.0  # what the reported script of anomalyco/opencode#29395 waits
 FAIL_FAST_S = 20.0  # a run with a bogus model takes 1.2 to 4.7 s alone on 2 cores, several at once a few times that
 IDLE_SHARE = 0.3  # of one core
 FIRST_LOOK_S, LAST_LOOK_S = 0.6, 8.0
-ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth")
 SECRET_NAMES = ("KEY", "TOKEN", "SECRET", "PASSWORD", "CREDENTIAL", "AUTH")
 
 
@@ -91,11 +87,7 @@ class Trial:
         self._redactor = Redactor(_secrets(), {}, ())
         self._bundle = session.run_dir.open_trial(slug, info, gate=self._redactor)
         self._bundle_failure: BundleError | None = None
-        self._processes: list[Process] = []
-        self._found: dict[ProcessId, str] = {}
-        self._gone: set[ProcessId] = set()
         self._expired = threading.Event()
-        self._starting = threading.Lock()
         self._box_gate: Callable[[str], str] = str
         self._judgement: Judgement | None = None
         self._judging = False
@@ -106,10 +98,18 @@ class Trial:
         self.provider = Provider(self.history, asker=self._asker)
         self.sandbox = self._make_sandbox()
         self._box_gate = Redactor({}, {str(self.sandbox.root): "$SANDBOX"}, (), names={})
+        self.roster = Roster(
+            self.sandbox,
+            session.reader,
+            self.history,
+            mark=self.mark,
+            supervisor_pid=session.supervisor.pid,
+            fail_fast_s=FAIL_FAST_S,
+            deadline_s=DEADLINE_S,
+        )
         self.configure()
         self._begin()
-        self._world = _World(self)
-        self.sampler = Sampler(self._world, self.history, session.reader)
+        self.sampler = Sampler(self.roster, self.history, session.reader)
         self.sampler.start()
 
     # -- the stage
@@ -224,14 +224,7 @@ class Trial:
 
     def alive(self, *, tools_only: bool = False) -> list[str]:
         """Who carries the marker right now, as ``pid argv``; ``tools_only``: no opencode, no helper of ours."""
-        marked = self._session.reader.marked(MARKER, self.mark)
-        own = {process.id.pid for process in self._processes}
-        return [
-            f"{one.pid} {' '.join(argv)}"
-            for one in marked
-            if (argv := self._session.reader.argv(one.pid))
-            and not (tools_only and (one.pid in own or is_subject(argv, self._session.reader.exe(one.pid))))
-        ]
+        return self.roster.alive(tools_only=tools_only)
 
     def note(self, text: str) -> None:
         """Something that a reader of the evidence should know."""
@@ -263,7 +256,7 @@ class Trial:
         look_s, next_look_ns = FIRST_LOOK_S, 0
         while process.alive:
             self._check_time()
-            self._note_the_gone()
+            self.roster.note_the_gone()
             now = now_ns()
             if now >= deadline_ns:
                 self._look_twice()
@@ -313,14 +306,14 @@ class Trial:
         self._judging = True
         try:
             self.sampler.light()
-            if any(process.alive for process in self._processes):
+            if any(process.alive for process in self.roster.started):
                 self.sampler.snapshot()
         finally:
             self.sampler.stop()
-            self._note_the_gone()
-            survivors, locks = self._survivors(), self._locks_of_the_dead()
+            self.roster.note_the_gone()
+            survivors, locks = self.roster.survivors(), self.roster.locks_of_the_dead()
             self._sweep(survivors, locks)
-            for process in self._processes:
+            for process in self.roster.started:
                 process.stdin.close()
             self.provider.close()
             self.registry.close()
@@ -329,7 +322,7 @@ class Trial:
             self.sandbox.remove()
 
     def _sweep(self, survivors: list[str], locks: tuple[LockDirectory, ...]) -> None:
-        for process in self._processes:
+        for process in self.roster.started:
             if process.alive:
                 process.expect_end(signal.SIGTERM)
                 process.expect_end(signal.SIGKILL)
@@ -337,7 +330,7 @@ class Trial:
                     SignalSent(at_ns=now_ns(), pid=process.pid, role=process.role, signal="SIGTERM", why="sweep")
                 )
         ended = self._session.supervisor.sweep(self.mark)
-        for process in self._processes:
+        for process in self.roster.started:
             process.wait(2.0)
         self.history.append(
             Swept(
@@ -348,22 +341,6 @@ class Trial:
                 lock_directories=locks,
             )
         )
-
-    def _survivors(self) -> list[str]:
-        """Tools' processes that outlived the opencode that started them."""
-        living = {process.id.pid for process in self._processes if process.alive}
-        parents = {self._session.reader.parent(one.pid): one for one in self._found if one not in self._gone}
-        orphans = [one for parent, one in parents.items() if parent == self._session.supervisor.pid]
-        return [
-            f"pid {one.pid}: {' '.join(self._session.reader.argv(one.pid) or ())}"
-            for one in orphans
-            if one.pid not in living and self._session.reader.alive(one)
-        ]
-
-    def _locks_of_the_dead(self) -> tuple[LockDirectory, ...]:
-        """Lock directories that a run left behind although nobody killed it."""
-        ended = {process.pid for process in self._processes if not process.alive and process.ended_by_itself}
-        return tuple(lock for lock in self._world.locks() if lock.holder_pid in ended)
 
     def _make_result(self, judged: Judgement) -> TrialResult:
         info = self.info
@@ -404,16 +381,15 @@ class Trial:
     ) -> Process:
         self._check_time()
         process = Process(
-            self._free_role(role),
+            self.roster.free_role(role),
             argv,
             supervisor=self._session.supervisor,
             history=self.history,
             output=self.sandbox.output,
             stdin=stdin or NoInput(),
         )
-        with self._starting:  # nobody is adopted while a pid of our own is not known yet
-            process.start(self.sandbox.environment(**environment), str(self.project.root))
-            self._processes.append(process)
+        variables, directory = self.sandbox.environment(**environment), str(self.project.root)
+        self.roster.start(process, lambda: process.start(variables, directory))
         self.history.append(
             ProcessStarted(
                 at_ns=process.started_ns,
@@ -433,16 +409,9 @@ class Trial:
     def _helper(self, role: str, argv: list[str], stdin: OpenPipe) -> Process:
         return self._start(role, argv, "", stdin, {})
 
-    def _free_role(self, wanted: str) -> str:
-        taken = {process.role for process in self._processes}
-        runs = sum(process.role in ORDINALS for process in self._processes)
-        role = wanted or (ORDINALS[runs] if runs < len(ORDINALS) else f"run-{runs + 1}")
-        return next(name for n in range(1, 1000) if (name := role if n == 1 else f"{role}-{n}") not in taken)
-
     def _quiet(self, pid: int, now: int) -> bool:
         """No visible change of the process, or of those beneath it, for a while, and it is idle."""
-        pids = [pid, *(one.pid for one in self._found)]
-        last_ns = max(last_progress(self.history, one, now)[0] for one in pids)
+        last_ns = max(last_progress(self.history, one, now)[0] for one in self.roster.beneath(pid))
         since = now - int(QUIET_S * 1e9)
         return last_ns < since and cpu_share(self.history, pid, since) < IDLE_SHARE
 
@@ -455,15 +424,8 @@ class Trial:
         if self._expired.is_set():
             raise NotReachedError("the trial's time is up (pytest-timeout); raise --timeout or shorten the scenario")
 
-    def _note_the_gone(self) -> None:
-        for one, role in list(self._found.items()):
-            if one not in self._gone and not self._session.reader.alive(one):
-                self._gone.add(one)
-                self.history.append(ProcessGone(at_ns=now_ns(), pid=one.pid, role=role))
-
     def _asker(self, address: str) -> int | None:
-        pids = [process.pid for process in self._processes] + [one.pid for one in self._found]
-        return owner_of_address(self._session.reader, address, pids)
+        return owner_of_address(self._session.reader, address, self.roster.pids())
 
     def _gate(self, text: str) -> str:
         return self._redactor(self._box_gate(text))
@@ -501,87 +463,6 @@ class Trial:
                 load_average=os.getloadavg()[0],
             )
         )
-
-
-class _World:
-    """What the sampler looks at, for one trial."""
-
-    def __init__(self, trial: Trial) -> None:
-        self._trial = trial
-
-    def processes(self) -> Sequence[Observed]:
-        trial = self._trial
-        ours = [
-            Observed(
-                id=process.id,
-                role=process.role,
-                is_subject=is_subject(process.argv),
-                outputs=(process.stdout_path, process.stderr_path),
-            )
-            for process in list(trial._processes)  # noqa: SLF001  one room, two classes
-        ]
-        found = [
-            Observed(id=one, role=role, is_subject=role.startswith("opencode"))
-            for one, role in list(trial._found.items())  # noqa: SLF001
-        ]
-        return [*ours, *found]
-
-    def log_dirs(self) -> Sequence[Path]:
-        return [self._trial.sandbox.data / "log", *self._trial.sandbox.root.glob("*/data/opencode/log")]
-
-    def state_dirs(self) -> Sequence[Path]:
-        return [self._trial.sandbox.root / "state", *self._trial.sandbox.root.glob("*/state")]
-
-    def databases(self) -> Sequence[Path]:
-        return [self._trial.sandbox.database]
-
-    def lock_keys(self) -> Sequence[str]:
-        return self._trial.sandbox.lock_keys()
-
-    def marker(self) -> tuple[str, str]:
-        return MARKER, self._trial.mark
-
-    def adopt(self, process: ProcessId, argv: tuple[str, ...], parent_pid: int) -> None:
-        trial = self._trial
-        reader = trial._session.reader  # noqa: SLF001
-        with trial._starting:  # noqa: SLF001
-            if any(one.id == process for one in trial._processes):  # noqa: SLF001
-                return
-        subject = is_subject(argv, reader.exe(process.pid))
-        name = "opencode" if subject else (Path(argv[0]).name if argv else "unknown")
-        role = f"{name}-{process.pid}"
-        trial._found[process] = role  # noqa: SLF001
-        trial.history.append(
-            ProcessFound(
-                at_ns=now_ns(),
-                id=process,
-                role=role,
-                argv=argv,
-                parent_pid=parent_pid,
-                is_subject=subject,
-                obligation=_obligation(argv) if subject else "",
-                fail_fast_s=FAIL_FAST_S,
-                deadline_s=DEADLINE_S,
-            )
-        )
-
-    def harness_pids(self) -> Sequence[int]:
-        return [os.getpid(), self._trial._session.supervisor.pid]  # noqa: SLF001
-
-    def locks(self) -> tuple[LockDirectory, ...]:
-        """The lock directories right now."""
-        return lock_directories(
-            self.state_dirs(),
-            key_candidates=self.lock_keys(),
-            reader=self._trial._session.reader,  # noqa: SLF001
-            now_wall=time.time(),
-        )
-
-
-def _obligation(argv: tuple[str, ...]) -> str:
-    """What an opencode that a wrapper started owes, by its subcommand; global options may stand before it."""
-    owes = {"run": "answer", "serve": "serve"}
-    return next((owes[word] for word in argv[1:] if word in owes), "")
 
 
 def _row(process: ProcessJudgement) -> ProcessRow:

@@ -6,8 +6,6 @@ events of its pid up to the next process that has the same pid, and the readings
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 from pytest_ocrepro.history import (
     Event,
     History,
@@ -25,6 +23,7 @@ from pytest_ocrepro.history import (
 from pytest_ocrepro.judge.judgement import Record
 from pytest_ocrepro.readings import MILESTONES, LogTail, ProcessId, ProcessReading, Snapshot
 
+End = ProcessExited | ProcessGone
 FOR_EVER_NS = 2**63
 # What 1.17 and later do not log (measured on 1.18.34); what both dialects log is all that an unknown one is held to
 LEGACY_ONLY = frozenset({"started", "database-opened", "plugins-loading"})
@@ -65,7 +64,11 @@ class Life(Record, frozen=True, kw_only=True):
 def lives(history: History) -> tuple[Life, ...]:
     """Every process that we started or found, in the order of their starts; each once."""
     begun = _beginnings(history)
-    return tuple(_life(history, start, begun) for start in begun)
+    ends: dict[int, list[End]] = {}
+    for event in history:
+        if isinstance(event, ProcessExited | ProcessGone):
+            ends.setdefault(event.pid, []).append(event)
+    return tuple(_life(start, [one for one in begun if one.id.pid == start.id.pid], ends) for start in begun)
 
 
 def life_of(history: History, pid: int) -> Life | None:
@@ -194,24 +197,21 @@ def _as_started(event: ProcessFound) -> ProcessStarted:
     )
 
 
-def _life(history: History, start: ProcessStarted, begun: list[ProcessStarted]) -> Life:
-    same = [other for other in begun if other.id.pid == start.id.pid]
+def _life(start: ProcessStarted, same: list[ProcessStarted], ends: dict[int, list[End]]) -> Life:
+    """``same``: the starts of all processes with this pid, its own among them."""
     at = same.index(start)
     following = same[at + 1] if at + 1 < len(same) else None
-    ends = list(_ends(history, start, following.at_ns if following else FOR_EVER_NS))
-    before = [end.at_ns for end in _ends(history, same[at - 1], start.at_ns)] if at else []
+    own = _ends_of(start, following.at_ns if following else FOR_EVER_NS, ends)
+    before = [end.at_ns for end in _ends_of(same[at - 1], start.at_ns, ends)] if at else []
     return Life(
         started=start,
         from_ns=min(before, default=start.at_ns) if at else 0,
-        to_ns=min((end.at_ns + 1 for end in ends), default=following.at_ns) if following else FOR_EVER_NS,
+        to_ns=min((end.at_ns + 1 for end in own), default=following.at_ns) if following else FOR_EVER_NS,
         alone=len(same) == 1,
-        exited=next((end for end in ends if isinstance(end, ProcessExited)), None),
-        gone=next((end for end in ends if isinstance(end, ProcessGone)), None),
+        exited=next((end for end in own if isinstance(end, ProcessExited)), None),
+        gone=next((end for end in own if isinstance(end, ProcessGone)), None),
     )
 
 
-def _ends(history: History, start: ProcessStarted, until_ns: int) -> Iterator[ProcessExited | ProcessGone]:
-    for event in history:
-        if isinstance(event, ProcessExited | ProcessGone) and event.pid == start.id.pid:
-            if start.at_ns <= event.at_ns <= until_ns:
-                yield event
+def _ends_of(start: ProcessStarted, until_ns: int, ends: dict[int, list[End]]) -> list[End]:
+    return [end for end in ends.get(start.id.pid, ()) if start.at_ns <= end.at_ns <= until_ns]

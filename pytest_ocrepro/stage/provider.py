@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,6 +22,7 @@ MODELS = ("m1", "m2", "m3", "m4")
 TITLE = "A scripted session"
 CONTEXT_TOKENS = 100_000
 OUTPUT_TOKENS = 4_000
+USAGE = {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2}
 
 
 class Barrier:
@@ -38,9 +40,11 @@ class Barrier:
 
     def wait_for_arrival(self, count: int = 1, timeout_s: float = 30.0) -> None:
         """Block until ``count`` more answers have come here. Raises NotReachedError."""
-        for _ in range(count):
-            if not self._arrived.acquire(timeout=timeout_s):
-                raise NotReachedError(f"no request came to the provider's barrier {self.name!r} in {timeout_s:g} s")
+        deadline = time.monotonic() + timeout_s
+        for arrived in range(count):
+            if not self._arrived.acquire(timeout=max(0.0, deadline - time.monotonic())):
+                what = f"{arrived} of {count} request(s) came to the provider's barrier {self.name!r}"
+                raise NotReachedError(f"{what} within {timeout_s:g} s; see the provider's requests")
 
     def open(self) -> None:
         """Let everybody through, now and later."""
@@ -59,6 +63,11 @@ class Turn:
     never_ends: bool = False
     barrier: Barrier | None = None
     repeats: bool = False
+
+    @property
+    def silent(self) -> bool:
+        """It is never finished."""
+        return self.never_ends or self.stall_after is not None
 
 
 def text(words: str) -> Turn:
@@ -88,7 +97,7 @@ def never_ending(words: str = "Thinking") -> Turn:
 
 
 def stall_after(events: int, turn: Turn) -> Turn:
-    """Fall silent after so many server-sent events of this turn."""
+    """Fall silent after so many server-sent events of this turn; at the latest before its ``[DONE]``."""
     return _changed(turn, name=f"{turn.name}, stalled after {events} events", stall_after=events)
 
 
@@ -128,17 +137,19 @@ class Provider:
         self._history = history
         self._asker = asker
         self._lock = threading.Lock()
-        self._scripts: dict[str, _Script] = {}
+        self._by_model: dict[str, _Script] = {}
+        self._by_phrase: dict[str, _Script] = {}
         self._count = 0
         self._closing = threading.Event()
-        self._server = LoopbackServer(_handler_for(self), "ocrepro-provider")
+        self._server = LoopbackServer(_handler_for(self), "ocrepro-provider", trouble=self._tell)
         self.address = self._server.address
         self.url = f"http://{self.address}/v1"
 
     def script(self, *turns: Turn, model: str = "m1", when: str = "") -> None:
         """Append turns to the script of a model, or of every conversation whose last prompt holds ``when``."""
         with self._lock:
-            self._scripts.setdefault(when or model, _Script()).turns.extend(turns)
+            scripts = self._by_phrase if when else self._by_model
+            scripts.setdefault(when or model, _Script()).turns.extend(turns)
 
     def barrier(self, name: str = "barrier") -> Barrier:
         """A new barrier for :func:`held`."""
@@ -164,10 +175,11 @@ class Provider:
             return len(asked) >= count
 
         if not self._history.wait_for(enough, deadline_ns=now_ns() + int(timeout_s * 1e9)):
-            raise NotReachedError(f"the model was not asked {count} time(s) within {timeout_s:g} s")
+            what = f"the model was not asked {count} time(s) within {timeout_s:g} s"
+            raise NotReachedError(f"{what}; see what the run printed")
 
     def close(self) -> None:
-        """Stop; answers that are held end."""
+        """Stop; answers that are held end, and so do their threads. Safe to call again."""
         self._closing.set()
         self._server.close()
 
@@ -198,12 +210,19 @@ class Provider:
         )
         if turn is None:
             what = f"the provider was asked for {model!r} (request {number}) but its script is exhausted"
-            self._history.append(Trouble(at_ns=now_ns(), what=f"{what}; add a turn to the scenario's script"))
+            self._tell(f"{what}; add a turn to the scenario's script")
         return number, pid, turn
 
+    def note_unexpected(self, client: str, what: str) -> None:
+        """Record a request that is no question to a model."""
+        self._tell(f"the provider cannot read {what} (pid {self._asker(client)}); see that build's provider client")
+
+    def _tell(self, what: str) -> None:
+        self._history.append(Trouble(at_ns=now_ns(), what=what))
+
     def _script_for(self, model: str, asked: str) -> _Script:
-        by_phrase = [script for key, script in self._scripts.items() if key not in MODELS and key in asked]
-        return by_phrase[0] if by_phrase else self._scripts.get(model, _Script())
+        by_phrase = [script for phrase, script in self._by_phrase.items() if phrase in asked]
+        return by_phrase[0] if by_phrase else self._by_model.get(model, _Script())
 
     def note_silence(self, turn: Turn) -> None:
         """Record that the scenario lets this turn fall silent."""
@@ -232,64 +251,85 @@ class Provider:
 def _handler_for(provider: Provider) -> type[Handler]:
     class Conversation(Handler):
         def do_GET(self) -> None:
-            self.answer(200, json.dumps({"object": "list", "data": [{"id": name} for name in MODELS]}).encode())
+            if self.path.rstrip("/").endswith("/models"):
+                self.answer(200, json.dumps({"object": "list", "data": [{"id": name} for name in MODELS]}).encode())
+            else:
+                self._refuse()
 
         def do_POST(self) -> None:
-            body = json.loads(self.rfile.read(int(self.headers.get("Content-Length", 0))) or b"{}")
+            body = _question(self.body())
+            if body is None or not self.path.endswith("/chat/completions"):
+                self._refuse()
+                return
             number, pid, turn = provider.note_request(self.client, self.path, body)
             if turn is None:
                 provider.note_reply(number, pid, "unexpected", "none")
                 self.answer(400, _error_body("the scripted model has no turn left"))
                 return
-            if turn.barrier is not None and not self.hold(turn.barrier.arrive()):
-                provider.note_reply(number, pid, "client-left", turn.name)
-                return
             self._give(turn, number, pid, streaming=bool(body.get("stream")))
 
+        def _refuse(self) -> None:
+            provider.note_unexpected(self.client, f"{self.command} {self.path[:200]}")
+            self.close_connection = True
+            self.answer(400, _error_body("the scripted model cannot read this request"))
+
         def _give(self, turn: Turn, number: int, pid: int | None, *, streaming: bool) -> None:
+            try:
+                here = turn.barrier is None or self.hold(turn.barrier.arrive(), provider.closing)
+                what, detail = self._say(turn, number, pid, streaming=streaming) if here else ("client-left", "")
+            except OSError as failure:
+                what, detail = "client-left", str(failure)
+            if what in ("client-left", "stalled"):
+                self.close_connection = True
+            if not provider.closing.is_set() and what != "stalled":  # a silence is noted when it begins
+                provider.note_reply(number, pid, what, turn.name, detail)
+
+        def _say(self, turn: Turn, number: int, pid: int | None, *, streaming: bool) -> tuple[str, str]:
+            """What became of it, with a detail."""
+            if provider.closing.is_set():
+                return "client-left", ""
             if turn.status != 200:  # noqa: PLR2004  HTTP OK
                 self.answer(turn.status, _error_body(f"scripted status {turn.status}"))
-                provider.note_reply(number, pid, "error", turn.name, str(turn.status))
-                return
-            if not streaming:
-                self.answer(200, json.dumps(_whole(turn)).encode())
-                provider.note_reply(number, pid, "finished", turn.name)
-                return
-            try:
-                self._stream(turn, number, pid)
-            except OSError as failure:
-                provider.note_reply(number, pid, "client-left", turn.name, str(failure))
-                self.close_connection = True
+                return "error", str(turn.status)
+            if streaming:
+                return self._stream(turn, number, pid), ""
+            if turn.silent:
+                return self._fall_silent(turn, number, pid), ""
+            self.answer(200, json.dumps(_whole(turn)).encode())
+            return "finished", ""
 
-        def _stream(self, turn: Turn, number: int, pid: int | None) -> None:
+        def _stream(self, turn: Turn, number: int, pid: int | None) -> str:
             self.send_response(200)
             self.send_header("Content-Type", "text/event-stream")
             self.send_header("Transfer-Encoding", "chunked")
             self.end_headers()
             provider.note_reply(number, pid, "begun", turn.name)
-            for sent, event in enumerate(_events(turn)):
-                if turn.stall_after is not None and sent >= turn.stall_after:
-                    return self._fall_silent(turn, number, pid)
+            for event in list(_events(turn))[: turn.stall_after]:
                 self._chunk(f"data: {json.dumps(event)}\n\n".encode())
-            if turn.never_ends:
+            if turn.silent:
                 return self._fall_silent(turn, number, pid)
             self._chunk(b"data: [DONE]\n\n")
             self.wfile.write(b"0\r\n\r\n")
-            provider.note_reply(number, pid, "finished", turn.name)
-            return None
+            return "finished"
 
         def _chunk(self, data: bytes) -> None:
             self.wfile.write(f"{len(data):x}\r\n".encode() + data + b"\r\n")
-            self.wfile.flush()
 
-        def _fall_silent(self, turn: Turn, number: int, pid: int | None) -> None:
+        def _fall_silent(self, turn: Turn, number: int, pid: int | None) -> str:
             provider.note_silence(turn)
             provider.note_reply(number, pid, "stalled", turn.name)
-            if not self.hold(provider.closing):
-                provider.note_reply(number, pid, "client-left", turn.name)
-            self.close_connection = True
+            return "stalled" if self.hold(provider.closing) else "client-left"
 
     return Conversation
+
+
+def _question(data: bytes | None) -> dict[str, Any] | None:
+    """The body of a question to a model; None for anything else."""
+    try:
+        body = json.loads(data or b"")
+    except ValueError:
+        return None
+    return body if isinstance(body, dict) and isinstance(body.get("messages"), list) else None
 
 
 def _events(turn: Turn) -> Iterator[dict[str, Any]]:
@@ -309,13 +349,19 @@ def _events(turn: Turn) -> Iterator[dict[str, Any]]:
 def _chunk_of(delta: dict[str, Any], finish: str | None = None) -> dict[str, Any]:
     choice = {"index": 0, "delta": delta, "finish_reason": finish}
     chunk: dict[str, Any] = {"id": "scripted", "object": "chat.completion.chunk", "created": 0, "model": "scripted"}
-    usage = {"usage": {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2}} if finish else {}
+    usage = {"usage": USAGE} if finish else {}
     return {**chunk, "choices": [choice], **usage}
 
 
 def _whole(turn: Turn) -> dict[str, Any]:
-    message = {"role": "assistant", "content": "".join(turn.words)}
-    return {"id": "scripted", "object": "chat.completion", "choices": [{"index": 0, "message": message}]}
+    """The answer to a request that does not stream."""
+    calls = [
+        {"id": f"call_{index}_{name}", "type": "function", "function": {"name": name, "arguments": json.dumps(given)}}
+        for index, (name, given) in enumerate(turn.calls)
+    ]
+    message = {"role": "assistant", "content": "".join(turn.words), **({"tool_calls": calls} if calls else {})}
+    choice = {"index": 0, "message": message, "finish_reason": "tool_calls" if calls else "stop"}
+    return {"id": "scripted", "object": "chat.completion", "created": 0, "choices": [choice], "usage": USAGE}
 
 
 def _error_body(message: str) -> bytes:
@@ -324,7 +370,7 @@ def _error_body(message: str) -> bytes:
 
 def _last_text(body: dict[str, Any]) -> str:
     for message in reversed(body.get("messages") or []):
-        if message.get("role") == "user":
+        if isinstance(message, dict) and message.get("role") == "user":
             content = message.get("content")
             if isinstance(content, list):
                 return " ".join(str(part.get("text", "")) for part in content if isinstance(part, dict))

@@ -5,9 +5,10 @@ Answers 404 at once unless told otherwise. A stalled registry reads the request 
 
 from __future__ import annotations
 
+import math
 import threading
 
-from pytest_ocrepro.history import FaultHealed, FaultInjected, History, OffLoopback, RegistryRequest, now_ns
+from pytest_ocrepro.history import FaultHealed, FaultInjected, History, OffLoopback, RegistryRequest, Trouble, now_ns
 from pytest_ocrepro.stage.loopback import NOBODY, Asker, Handler, LoopbackServer
 
 NOT_FOUND, STALL, RESET, REFUSE = "not-found", "stalled", "reset", "refused"
@@ -19,23 +20,23 @@ class Registry:
     def __init__(self, history: History, *, asker: Asker = NOBODY) -> None:
         self._history = history
         self._asker = asker
+        self._lock = threading.Lock()
         self._mode = NOT_FOUND
-        self._released = threading.Event()
-        self._server = LoopbackServer(_handler_for(self), "ocrepro-registry")
+        self._delay_s = math.inf
+        self._released = threading.Event()  # one from healing to healing
+        self._closing = threading.Event()
+        self._server = LoopbackServer(_handler_for(self), "ocrepro-registry", trouble=self._tell)
         self.address = self._server.address
         self.url = f"http://{self.address}/"
 
     def stall(self, *, seconds: float | None = None) -> None:
-        """Accept, read the request, and answer nothing: for good, or 404 after so many seconds."""
-        self._released = threading.Event()
-        if seconds is not None:
-            timer = threading.Timer(seconds, self._released.set)
-            timer.daemon = True
-            timer.start()
+        """Accept, read each request, and answer nothing: for good, or 404 so many seconds later."""
         self._become(
             STALL,
-            "silent: accepts connections and never answers" if seconds is None else f"slow: answers {seconds:g} s late",
-            for_good=seconds is None,
+            "silent: accepts connections and never answers"
+            if seconds is None
+            else f"slow: answers {seconds:g} s late",
+            delay_s=math.inf if seconds is None else seconds,
         )
 
     def reset(self) -> None:
@@ -43,41 +44,58 @@ class Registry:
         self._become(RESET, "resets every connection")
 
     def refuse(self) -> None:
-        """Refuse every connection from now on; cannot be healed."""
+        """Refuse every connection (ECONNREFUSED), and reset those that are open at their next request."""
         self._become(REFUSE, "refuses every connection")
-        self._server.refuse()
 
     def heal(self) -> None:
-        """Answer again, those who wait included."""
-        if self._mode != NOT_FOUND:
+        """Answer again, at the same address, those who wait included."""
+        self._server.listen()
+        with self._lock:
+            broken = self._mode != NOT_FOUND
             self._mode = NOT_FOUND
+            released, self._released = self._released, threading.Event()
+        released.set()
+        if broken:
             self._history.append(FaultHealed(at_ns=now_ns(), fault="registry"))
-        self._released.set()
 
     def close(self) -> None:
-        """Stop."""
-        self._released.set()
+        """Stop; whoever waits is broken off."""
+        self._closing.set()
         self._server.close()
 
-    def _become(self, mode: str, detail: str, *, for_good: bool = False) -> None:
-        self._mode = mode
+    def _become(self, mode: str, detail: str, *, delay_s: float = math.inf) -> None:
+        with self._lock:
+            self._mode, self._delay_s = mode, delay_s
+        if mode == REFUSE:
+            self._server.refuse()
+        else:
+            self._server.listen()
         self._history.append(
             FaultInjected(
                 at_ns=now_ns(),
                 fault="registry",
                 detail=detail,
                 address=self.address,
-                silent_for_good=for_good,
+                silent_for_good=mode == STALL and delay_s == math.inf,
             )
         )
 
+    def _tell(self, what: str) -> None:
+        self._history.append(Trouble(at_ns=now_ns(), what=f"registry: {what}"))
+
     # called by the handler
 
-    def note(self, client: str, path: str) -> tuple[str, threading.Event]:
-        """Record a request; what to do with it."""
-        mode, released = self._mode, self._released
+    def note(self, client: str, path: str) -> tuple[str, float, threading.Event]:
+        """Record a request; what to do with it: the mode, the delay of a stall, and what ends it."""
+        with self._lock:
+            mode, delay_s, released = self._mode, self._delay_s, self._released
         self._history.append(RegistryRequest(at_ns=now_ns(), pid=self._asker(client), path=path[:300], reply=mode))
-        return mode, released
+        return mode, delay_s, released
+
+    @property
+    def closing(self) -> threading.Event:
+        """Set when the trial is over."""
+        return self._closing
 
     def note_off_loopback(self, client: str, destination: str) -> None:
         """Record somebody who wanted to leave the loopback interface."""
@@ -87,18 +105,19 @@ class Registry:
 def _handler_for(registry: Registry) -> type[Handler]:
     class Answers(Handler):
         def do_GET(self) -> None:
-            self._drain()
-            if self.path.startswith("http"):
+            self.body()
+            path = self.path.removeprefix(f"http://{registry.address}")  # a client that proxies loopback, too
+            if not path.startswith("/"):
                 return self._refuse_to_proxy()
-            mode, released = registry.note(self.client, self.path)
-            if mode == STALL and not self.hold(released):
+            mode, delay_s, released = registry.note(self.client, path)
+            if mode == STALL and not self.hold(released, registry.closing, timeout_s=delay_s):
                 self.close_connection = True
                 return None
-            if mode == RESET:
+            if registry.closing.is_set() or mode in (RESET, REFUSE):
                 return self.reset()
             return self.answer(404, b'{"error":"not found"}')
 
-        do_POST = do_PUT = do_HEAD = do_GET
+        do_POST = do_PUT = do_HEAD = do_PATCH = do_DELETE = do_OPTIONS = do_GET
 
         def do_CONNECT(self) -> None:
             self._refuse_to_proxy()
@@ -107,8 +126,5 @@ def _handler_for(registry: Registry) -> type[Handler]:
             registry.note_off_loopback(self.client, self.path)
             self.close_connection = True
             self.answer(403, b'{"error":"no traffic off loopback in a trial"}')
-
-        def _drain(self) -> None:
-            self.rfile.read(int(self.headers.get("Content-Length", 0)))
 
     return Answers

@@ -110,7 +110,7 @@ def test_a_snapshot_beside_a_bare_read_lsof_and_gdb(session: Session, build: Bui
     first, _ = stalled_pair(trial)
     trial.watch(first)
     snapshot_s = median_s(trial.sampler.snapshot, 20)
-    read_s = median_s(lambda: [_read_everything(process.pid) for process in trial._processes], 20)
+    read_s = median_s(lambda: [_read_everything(process.pid) for process in trial.roster.started], 20)
     lsof_s = median_s(lambda: _quietly("lsof", "-nP", "-p", str(first.pid)))
     gdb_s = median_s(lambda: _quietly("gdb", "-batch", "-p", str(first.pid), "-ex", "thread apply all bt"), 3)
     taken = trial.history.of_type(SnapshotTaken)[-1].snapshot
