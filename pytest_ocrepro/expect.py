@@ -10,19 +10,25 @@ import re
 from collections.abc import Callable
 
 from pytest_ocrepro.history import Expectation, History, now_ns
+from pytest_ocrepro.judge.ending import STYLED_ERROR, errors_in, plain
 from pytest_ocrepro.judge.judgement import ProcessJudgement, Verdict
 from pytest_ocrepro.readings import DatabaseReading
 from pytest_ocrepro.stage.process import Process
 from pytest_ocrepro.stage.server import Answer
 
 ENDED_WELL = frozenset({Verdict.COMPLETED, Verdict.FAILED_FAST, Verdict.SILENT})
-UNKNOWN = frozenset({Verdict.INCONCLUSIVE, Verdict.ALIVE})
-# What opencode prints when its database fails it; measured on 1.14.48 to 1.18.34
+UNKNOWN = frozenset({Verdict.INCONCLUSIVE, Verdict.ALIVE, Verdict.ENDED_BY_US})
+NOT_OVER = UNKNOWN | {Verdict.OVERRAN, Verdict.WAITING_FOR_INPUT}
+# What opencode prints when its database fails it: measured on 1.14.48 to 1.18.34, and sqlite.org/rescode.html
 DATABASE_ERROR = re.compile(
-    r"database is locked|database table is locked|SQLITE_BUSY|PRAGMA journal_mode|CREATE TABLE|already exists"
-    r"|duplicate column|no such table|Failed to (?:run|execute) (?:the query|statement)|disk I/O error|malformed",
+    r"database (?:table |schema )?is locked|SQLITE_(?:BUSY|LOCKED|CORRUPT|IOERR|CANTOPEN|NOTADB|READONLY|FULL)\w*"
+    r"|PRAGMA journal_mode|(?:table|index|trigger|view) \S+ already exists|duplicate column name"
+    r"|no such (?:table|column)|CREATE (?:TABLE|(?:UNIQUE )?INDEX)\b"
+    r"|Failed (?:to (?:run|execute) (?:the )?)?(?:query|statement)\b|disk I/O error"
+    r"|database disk image is malformed|file is not a database|unable to open database file",
     re.IGNORECASE,
 )
+SHOWN = 200
 
 
 class Claims:
@@ -62,31 +68,31 @@ class ProcessDemands:
     def not_to_die_of_the_database(self) -> bool | None:
         """It ends, and what it prints shows no error of its database."""
         judged = self._watch(self._process)
-        found = DATABASE_ERROR.search(self._process.output)
-        if found:
-            line = next(line for line in self._process.output.splitlines() if found.group(0) in line)
-            because = f"exit {judged.exit} after {judged.seconds:.1f} s: {_plain(line)}"
+        line = next((line for line in _errors(self._process.output, judged) if DATABASE_ERROR.search(line)), "")
+        if line:
+            because = f"exit {judged.exit} after {judged.seconds:.1f} s: {_flat(line)[:SHOWN]}"
             claim = f"{self._process.role} does not die of the database"
             return self._claims.state(
                 claim, held=False, because=because, role=self._process.role, finding="database-error"
             )
-        held = None if judged.verdict in UNKNOWN else not judged.verdict.hung
+        held = None if judged.verdict in NOT_OVER else not judged.verdict.hung
         return self._claim("does not die of the database", judged, held=held)
 
     def to_name_what_it_waits_for(self, *names: str) -> bool | None:
-        """Its error says which resource failed it: any of these words."""
+        """Its error says which resource failed it: any of these words. One that completes has nothing to name."""
         judged = self._watch(self._process)
-        said = _plain(self._process.output)
-        named = [name for name in names if name.lower() in said.lower()]
-        shown = said[-200:] if said else "nothing"
-        because = f"after {judged.seconds:.1f} s it printed: {shown}"
-        claim = f"{self._process.role} names the resource ({', '.join(names)})"
+        errors = " ".join(_errors(self._process.output, judged))
+        named = [name for name in names if _names(errors, name)]
+        shown = _flat(errors)[:SHOWN] or _flat(self._process.output)[-SHOWN:] or "nothing"
+        done = judged.verdict is Verdict.COMPLETED
+        held = True if named or done else None if judged.verdict in UNKNOWN else False
+        because = f"after {judged.seconds:.1f} s {'it completed' if done else f'it printed: {shown}'}"
         return self._claims.state(
-            claim,
-            held=bool(named),
+            f"{self._process.role} names the resource ({', '.join(names)})",
+            held=held,
             because=because,
             role=self._process.role,
-            finding="" if named else "unnamed-resource",
+            finding="unnamed-resource" if held is False else "",
         )
 
     def _claim(self, what: str, judged: ProcessJudgement, *, held: bool | None) -> bool | None:
@@ -148,5 +154,25 @@ def _list(facts: list[str]) -> str:
     return "; ".join(facts[:5]) if facts else "none found"
 
 
-def _plain(text: str) -> str:
-    return re.sub(r"\s+", " ", re.sub(r"\x1b\[[0-9;]*m", "", text)).strip()
+def _errors(output: str, judged: ProcessJudgement) -> tuple[str, ...]:
+    """The lines about what went wrong.
+
+    Of one that completed only those in opencode's own style: an answer of the model may hold any words. Of one that
+    failed without such a line, everything.
+    """
+    if judged.verdict is Verdict.COMPLETED:
+        _, found, rest = output.partition(STYLED_ERROR)
+        return errors_in(found + rest)
+    errors = errors_in(output)
+    failed = judged.exit not in (None, 0)
+    return errors or (tuple(plain(output).splitlines()) if failed else ())
+
+
+def _names(text: str, name: str) -> bool:
+    """As a word of its own; a plain word that is a folder in some path does not count."""
+    before, after = (r"(?<![\w-])", r"(?![\w-])") if "." in name else (r"(?<![\w./-])", r"(?![\w/-])")
+    return re.search(before + re.escape(name) + after, text, re.IGNORECASE) is not None
+
+
+def _flat(text: str) -> str:
+    return " ".join(plain(text).split())

@@ -48,6 +48,7 @@ from pytest_ocrepro.stage.sandbox import Project, Sandbox, make_sandbox
 from pytest_ocrepro.stage.server import Answer, Server, free_port
 from pytest_ocrepro.stage.subject import Build
 from pytest_ocrepro.stage.supervisor import MARKER, Supervisor
+from pytest_ocrepro.steps import Furniture, RecordedProvider, RecordedServer, step_waited, waited
 
 DEADLINE_S = 45.0  # what the reported script of anomalyco/opencode#29395 waits
 FAIL_FAST_S = 20.0  # a run with a bogus model takes 1.2 to 4.7 s alone on 2 cores, several at once a few times that
@@ -95,7 +96,7 @@ class Trial:
         self.history = History(gate=self._gate, sink=self._sink)
         self.claims = Claims(self.history)
         self.registry = Registry(self.history, asker=self._asker)
-        self.provider = Provider(self.history, asker=self._asker)
+        self.provider: Provider = RecordedProvider(self.history, asker=self._asker)
         self.sandbox = self._make_sandbox()
         self._box_gate = Redactor({}, {str(self.sandbox.root): "$SANDBOX"}, (), names={})
         self.roster = Roster(
@@ -107,6 +108,7 @@ class Trial:
             fail_fast_s=FAIL_FAST_S,
             deadline_s=DEADLINE_S,
         )
+        self._furniture = Furniture(self.sandbox, self.history)
         self.configure()
         self._begin()
         self.sampler = Sampler(self.roster, self.history, session.reader)
@@ -129,6 +131,7 @@ class Trial:
             **changes,
         }
         self.sandbox.configure(config)
+        self._furniture.configured(changes)
 
     def run(
         self,
@@ -153,7 +156,7 @@ class Trial:
         port = free_port()
         argv = ["opencode", "serve", "--port", str(port), "--hostname", "127.0.0.1", *args]
         environment.setdefault("OPENCODE_ENABLE_QUESTION_TOOL", "1")
-        server = Server(self._start(role, argv, "serve", None, environment), port, self.history)
+        server = RecordedServer(self._start(role, argv, "serve", None, environment), port, self.history)
         server.wait_until_ready()
         return server
 
@@ -207,14 +210,18 @@ class Trial:
     def wait_for(self, trigger: Trigger, timeout_s: float = 30.0) -> None:
         """Block until a trigger has come. Raises NotReachedError."""
         self._check_time()
+        begun_ns = now_ns()
         trigger.wait(timeout_s)
+        self.history.append(step_waited(trigger, begun_ns))
 
     def wait_until(self, condition: object, *, what: str, timeout_s: float = 30.0) -> None:
         """Poll a callable of the scenario until it is true. Raises NotReachedError naming ``what``."""
         self._check_time()
         if not callable(condition):
             raise NotReachedError(f"{what}: the condition is not callable; pass a function")
+        begun_ns = now_ns()
         until(condition, timeout_s=timeout_s, what=what)
+        self.history.append(waited("condition", begun_ns, what=what))
 
     def database(self, when: str, path: Path | None = None) -> DatabaseReading:
         """Read a byte copy of the database; ``when`` says at which point of the scenario."""
@@ -388,6 +395,7 @@ class Trial:
             output=self.sandbox.output,
             stdin=stdin or NoInput(),
         )
+        self._furniture.note()
         variables, directory = self.sandbox.environment(**environment), str(self.project.root)
         self.roster.start(process, lambda: process.start(variables, directory))
         self.history.append(

@@ -233,6 +233,70 @@ class Swept(Event, frozen=True, kw_only=True, tag="swept"):
     lock_directories: tuple[LockDirectory, ...] = ()  # those whose holder had ended by itself, before the sweep
 
 
+class StagedFile(msgspec.Struct, frozen=True, kw_only=True):
+    """A file that the scenario put into the project; ``path`` is relative to the project."""
+
+    path: str
+    text: str
+
+
+class SandboxFurnished(Event, frozen=True, kw_only=True, tag="sandbox-furnished"):
+    """What the scenario put on the stage before a process was started, for the repro script.
+
+    ``config`` is JSON: the top-level keys that it set in opencode's configuration, beside those of every trial.
+    ``left_out`` counts files that were too large or too many to be kept.
+    """
+
+    config: str = "{}"
+    files: tuple[StagedFile, ...] = ()
+    left_out: int = 0
+
+
+class ScriptedTurn(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One turn of the provider's script. ``calls``: (tool, its arguments as JSON); ``barrier`` "": not held."""
+
+    name: str
+    words: str = ""
+    calls: tuple[tuple[str, str], ...] = ()
+    status: int = 200
+    stall_after: int | None = None
+    never_ends: bool = False
+    barrier: str = ""
+    repeats: bool = False
+
+
+class TurnsScripted(Event, frozen=True, kw_only=True, tag="turns-scripted"):
+    """The scenario appended these turns to the script of a model, or of prompts that hold ``when``."""
+
+    model: str
+    when: str = ""
+    turns: tuple[ScriptedTurn, ...] = ()
+
+
+class HttpAsked(Event, frozen=True, kw_only=True, tag="http-asked"):
+    """The scenario is about to call the subject's server; ``body`` is JSON or "". HttpCall has the answer."""
+
+    role: str
+    method: str
+    path: str
+    body: str = ""
+    purpose: str = ""
+    timeout_s: float = 0.0
+
+
+class StepWaited(Event, frozen=True, kw_only=True, tag="step-waited"):
+    """The scenario went on when something had come; ``at_ns`` is when it had.
+
+    ``kind``: lock-directory, milestone, request (``count`` of them), question, condition, trigger.
+    """
+
+    kind: str
+    what: str = ""
+    role: str = ""
+    count: int = 0
+    seconds: float = 0.0
+
+
 AnyEvent = (
     TrialStarted
     | ProcessStarted
@@ -256,6 +320,10 @@ AnyEvent = (
     | Note
     | Trouble
     | Swept
+    | SandboxFurnished
+    | TurnsScripted
+    | HttpAsked
+    | StepWaited
 )
 
 E = TypeVar("E", bound=Event)

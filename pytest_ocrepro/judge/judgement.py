@@ -52,21 +52,32 @@ class Result(StrEnum):
 
 
 class Node(Record, frozen=True, kw_only=True):
-    """Something that waits or is waited for. ``key`` is unique in its graph, e.g. ``pid:812`` or ``lock:<path>``."""
+    """Something that waits or is waited for. ``key`` is unique in its graph, e.g. ``pid:812`` or ``lock:<path>``.
+
+    ``for_good``: it stays as it is: a fault that the scenario declared so, or a process that is dead.
+    """
 
     key: str
-    kind: str  # process, lock-directory, sqlite-byte, file-lock, outsider, provider, registry, input, child, fault
+    # process, lock-directory, sqlite-byte, file-lock, outsider, provider, registry, input, dead-holder, fault
+    kind: str
     label: str
+    for_good: bool = False
 
 
 class Edge(Record, frozen=True, kw_only=True):
-    """``waiter`` waits for ``holder``. ``grade``: proved, inferred or declared; ``evidence`` one fact a line."""
+    """``waiter`` waits for ``holder``. ``grade``: proved, inferred or declared; ``evidence`` one fact a line.
+
+    ``binding``: as long as this stands the waiter cannot go on, as far as can be seen; only on such edges may a
+    verdict before the deadline rest. ``ends_in_s``: it ends by itself in about so long; None: not known to end.
+    """
 
     waiter: str
     holder: str
     grade: str
     verb: str  # "waits for", "is held by", "waits for an answer of"
     evidence: tuple[str, ...]
+    binding: bool = False
+    ends_in_s: float | None = None
 
 
 class Graph(Record, frozen=True, kw_only=True):

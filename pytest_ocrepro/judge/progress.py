@@ -7,6 +7,7 @@ to do: log lines, output, requests, children, lock directories, written pages; C
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 
 from pytest_ocrepro.history import (
     Event,
@@ -55,7 +56,7 @@ class Rest(Record, frozen=True, kw_only=True):
 
     cpu_share: float
     starved: bool
-    runnable: bool  # a thread had or wanted a core at one of the looks
+    runnable: bool  # the main thread at one of the looks, or any other at both, had or wanted a core
     words: str
 
     @property
@@ -104,7 +105,7 @@ def rest_of(life: Life, pair: Pair) -> Rest | None:
     return Rest(
         cpu_share=cpu_s / pair.span_s,
         starved=waited_s > STARVED_SHARE * pair.span_s,
-        runnable=any(thread.state == "R" for one in (before, after) for thread in one.threads),
+        runnable=_runnable(before, after),
         words=words,
     )
 
@@ -172,7 +173,7 @@ def _slept(pair: Pair) -> bool:
 def _changes(history: History, life: Life, until_ns: int) -> Iterator[tuple[int, str]]:
     """Steps that only the snapshots show, each at the later of two looks."""
     looks = [one for one in _looks(history, life) if one.started_ns <= until_ns]
-    for before, after in zip(looks, looks[1:], strict=False):
+    for before, after in pairwise(looks):
         what = _change(life, before, after)
         if what:
             yield after.started_ns, what
@@ -221,6 +222,12 @@ def _children(life: Life, snapshot: Snapshot) -> set[tuple[int, int]]:
 
 def _held(life: Life, snapshot: Snapshot) -> set[tuple[str, str]]:
     return {(lock.path, lock.token) for lock in snapshot.lock_directories if lock.holder_pid == life.pid}
+
+
+def _runnable(before: ProcessReading, after: ProcessReading) -> bool:
+    """Other threads wake ten times a second on a parked process too, so once is chance."""
+    was, now = ({thread.tid for thread in one.threads if thread.state == "R"} for one in (before, after))
+    return bool(was & now) or after.id.pid in was | now
 
 
 def _waited_s(reading: ProcessReading) -> float:

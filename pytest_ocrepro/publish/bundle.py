@@ -20,136 +20,59 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import hashlib
 import os
 import re
 import secrets
-import stat
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from pytest_ocrepro.errors import BundleError, UsageError
 from pytest_ocrepro.history import History, decode_event
-from pytest_ocrepro.judge.judgement import Finding, Judgement
+from pytest_ocrepro.judge.judgement import Judgement
+from pytest_ocrepro.publish import storage
+from pytest_ocrepro.publish.records import (
+    SCHEMA,
+    Fact,
+    Origin,
+    ProcessRow,
+    Receipt,
+    RunInfo,
+    StoredTrial,
+    Subject,
+    TrialInfo,
+    TrialResult,
+)
 from pytest_ocrepro.publish.redaction import Masked
+from pytest_ocrepro.publish.storage import Gate
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
     from typing import Self
 
-    Gate = Callable[[str], str]
+__all__ = [
+    "LATEST",
+    "SCHEMA",
+    "Fact",
+    "Gate",
+    "ProcessRow",
+    "RunDir",
+    "RunInfo",
+    "StoredTrial",
+    "Subject",
+    "TrialBundle",
+    "TrialInfo",
+    "TrialResult",
+    "slug",
+]
 
-SCHEMA = 1
-MAX_FILE_BYTES = 512 * 1024 * 1024
-MAX_LINE_BYTES = 64 * 1024 * 1024
 MAX_SLUG = 120
 LATEST = "latest"
-
-
-class Fact(msgspec.Struct, frozen=True, kw_only=True):
-    """A name and a value for people: one fact of the machine, one option with its value and source."""
-
-    name: str
-    value: str
-
-
-class Subject(msgspec.Struct, frozen=True, kw_only=True):
-    """One build that was run."""
-
-    version: str
-    sha256: str
-    source: str = ""  # path, PATH, npm, cache
-
-
-class RunInfo(msgspec.Struct, frozen=True, kw_only=True):
-    """The frame of a run. ``started`` is UTC ISO 8601."""
-
-    schema: int = SCHEMA
-    run_id: str
-    started: str = ""
-    plugin_version: str = ""
-    pytest_command: tuple[str, ...] = ()
-    machine: tuple[Fact, ...] = ()
-    subjects: tuple[Subject, ...] = ()
-    options: tuple[Fact, ...] = ()
-
-
-class ProcessRow(msgspec.Struct, frozen=True, kw_only=True):
-    """One process of a trial. ``exit``: status, minus the signal, or None while it lived."""
-
-    role: str
-    pid: int
-    argv: tuple[str, ...]
-    exit: int | None
-    verdict: str
-    milestone: str
-    seconds: float
-
-
-class TrialResult(msgspec.Struct, frozen=True, kw_only=True):
-    """One line of results.jsonl. ``bundle`` is relative to the run directory.
-
-    ``expected`` says what pytest made of it and why ("xfailed: known on 1.14.48"); ``known``: the scenario's
-    mark lists the version.
-    """
-
-    schema: int = SCHEMA
-    run_id: str
-    scenario: str  # node id
-    title: str
-    issue: tuple[str, ...]
-    version: str
-    binary_sha256: str
-    trial: int
-    seed: int
-    result: str  # reproduced, not-seen, inconclusive
-    reason: str
-    verdict: str
-    grade: str
-    seconds_to_verdict: float
-    chain: tuple[str, ...]  # waiter first, root last
-    processes: tuple[ProcessRow, ...]
-    findings: tuple[Finding, ...]
-    leaked: tuple[str, ...]  # must be empty
-    signature: str
-    bundle: str
-    expected: str = ""
-    known: bool = False
-
-
-class TrialInfo(msgspec.Struct, frozen=True, kw_only=True):
-    """What is known before a trial starts. ``started`` is UTC ISO 8601."""
-
-    schema: int = SCHEMA
-    scenario: str
-    title: str
-    issue: tuple[str, ...] = ()
-    version: str = ""
-    binary_sha256: str = ""
-    trial: int = 1
-    seed: int = 0
-    docstring: str = ""
-    replay: str = ""
-    marker: str = ""  # the environment entry that all of the trial's processes carry
-    started: str = ""
-    control: bool = False  # meant never to fail: it shows that the scenario's ingredient is the cause
-
-
-class StoredTrial(msgspec.Struct, frozen=True, kw_only=True):
-    """A bundle as read back. ``torn``: it ended before it was complete; ``problems`` says in which way."""
-
-    path: Path
-    info: TrialInfo
-    history: History
-    judgement: Judgement | None
-    result: TrialResult | None
-    masked: tuple[Masked, ...] = ()
-    torn: bool
-    problems: tuple[str, ...] = ()
+# in the order in which they are written; judgement.json last: it says "complete"
+BUNDLE_FILES = ("trial.json", "history.jsonl", "origin.json", "receipt.json", "result.json", "judgement.json")
 
 
 class RunDir:
@@ -178,37 +101,46 @@ class RunDir:
         return run
 
     @classmethod
+    def at(cls, path: Path) -> Self:
+        """The run whose directory is exactly ``path``, made where it is missing; ``latest`` is left alone."""
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise _unwritable(path, error) from None
+        return cls(path, storage.read_optional(path / "run.json", RunInfo) or RunInfo(run_id=path.name))
+
+    @classmethod
     def read(cls, path: Path, *, gate: Gate | None = None) -> Self:
         """The run at ``path``: ``reports/latest``, a run directory, or the reports directory (its latest).
 
         Raises UsageError where there is none, BundleError where run.json cannot be understood.
         """
         directory = _run_directory(path)
-        info = _read_optional(directory / "run.json", RunInfo) or RunInfo(run_id=directory.name)
+        info = storage.read_optional(directory / "run.json", RunInfo) or RunInfo(run_id=directory.name)
         return cls(directory, info, gate)
 
     def write_info(self, info: RunInfo) -> None:
         """Replace run.json."""
-        self.info = _gated(info, self._gate)
-        _replace(self.path / "run.json", msgspec.json.encode(self.info))
+        self.info = storage.gated(info, self._gate)
+        storage.replace(self.path / "run.json", msgspec.json.encode(self.info))
 
     def append_result(self, result: TrialResult) -> None:
         """Add a line to results.jsonl in one write; half a line of a writer that was killed makes room for it."""
-        line = msgspec.json.encode(_gated(result, self._gate)) + b"\n"
+        line = msgspec.json.encode(storage.gated(result, self._gate)) + b"\n"
         path = self.path / "results.jsonl"
         try:
-            fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | _NOFOLLOW, 0o644)
+            fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | storage.NOFOLLOW, 0o644)
             try:
-                _mend(fd)
-                _write_all(fd, line)
+                storage.mend(fd)
+                storage.write_all(fd, line)
             finally:
                 os.close(fd)
         except OSError as error:
-            raise _unstored(path, error) from None
+            raise storage.unstored(path, error) from None
 
     def results(self) -> tuple[TrialResult, ...]:
         """All lines of results.jsonl but for half a last one. Raises BundleError naming a corrupt line."""
-        lines, _ = _read_lines(self.path / "results.jsonl", _result_decoder.decode)
+        lines, _ = storage.read_lines(self.path / "results.jsonl", _result_decoder.decode)
         return lines
 
     def open_trial(self, slug: str, info: TrialInfo, *, gate: Gate | None = None) -> TrialBundle:
@@ -219,7 +151,7 @@ class RunDir:
             parent.mkdir(exist_ok=True)
             path = _fresh_directory(parent, _safe(gate(slug) if gate else slug))
         except OSError as error:
-            raise _unstored(parent, error) from None
+            raise storage.unstored(parent, error) from None
         return TrialBundle(path, info, gate)
 
     def bundles(self) -> tuple[Path, ...]:
@@ -241,8 +173,39 @@ class RunDir:
 
     def write_page(self, text: str) -> Path:
         """Replace report.html."""
-        path = self.path / "report.html"
-        _replace(path, text.encode())
+        return self.write_product("report.html", text.encode())
+
+    def write_product(self, relative: str, content: bytes) -> Path:
+        """Replace a file that was rendered from the evidence: ``name`` or ``folder/name``, gated already."""
+        if not all(_SAFE_NAME.fullmatch(part) for part in relative.split("/")):
+            raise BundleError(f"{relative!r:.120} is no name for a file of a run; use letters, digits and dots")
+        path = self.path / relative
+        try:
+            path.parent.mkdir(exist_ok=True)
+        except OSError as error:
+            raise storage.unstored(path, error) from None
+        storage.replace(path, content)
+        return path
+
+    def read_product(self, relative: str) -> bytes | None:
+        """What :meth:`write_product` stored; None where there is nothing."""
+        return storage.read_bytes(self.path / relative)
+
+    def write_results(self, results: Sequence[TrialResult]) -> None:
+        """Replace results.jsonl (a merge does)."""
+        storage.replace(self.path / "results.jsonl", b"".join(msgspec.json.encode(one) + b"\n" for one in results))
+
+    def store_bundle(self, name: str, files: Mapping[str, bytes]) -> Path:
+        """Put a bundle's files, gated when they were captured, under trials/ (a merge does)."""
+        if not _SAFE_NAME.fullmatch(name) or not all(file in BUNDLE_FILES for file in files):
+            raise BundleError(f"{name!r:.120} with {sorted(files)} is no bundle; it was not stored")
+        path = self.path / "trials" / name
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise storage.unstored(path, error) from None
+        for file in sorted(files, key=BUNDLE_FILES.index):
+            storage.replace(path / file, files[file])
         return path
 
 
@@ -255,12 +218,12 @@ class TrialBundle:
         self._bytes = 0
         self._broken = False
         self._fd = -1
-        _replace(path / "trial.json", msgspec.json.encode(_gated(info, gate)))
+        storage.replace(path / "trial.json", msgspec.json.encode(storage.gated(info, gate)))
         try:
             flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
             self._fd = os.open(path / "history.jsonl", flags, 0o644)
         except OSError as error:
-            raise _unstored(path / "history.jsonl", error) from None
+            raise storage.unstored(path / "history.jsonl", error) from None
 
     @property
     def relative(self) -> str:
@@ -277,19 +240,19 @@ class TrialBundle:
             return
         try:
             self._check_room(len(line))
-            _write_all(self._fd, line)
+            storage.write_all(self._fd, line)
         except OSError as error:
             self._broken = True
             with contextlib.suppress(OSError):
                 os.ftruncate(self._fd, self._bytes)
-            raise _unstored(self.path / "history.jsonl", error) from None
+            raise storage.unstored(self.path / "history.jsonl", error) from None
         self._bytes += len(line)
 
     def finish(self, judgement: Judgement, result: TrialResult, *, masked: tuple[Masked, ...] = ()) -> None:
         """The third phase; the bundle is complete when this returns."""
-        _replace(self.path / "receipt.json", msgspec.json.encode(_Receipt(masked=masked)))
-        _replace(self.path / "result.json", msgspec.json.encode(_gated(result, self._gate)))
-        _replace(self.path / "judgement.json", msgspec.json.encode(_gated(judgement, self._gate)))
+        storage.replace(self.path / "receipt.json", msgspec.json.encode(Receipt(masked=masked)))
+        storage.replace(self.path / "result.json", msgspec.json.encode(storage.gated(result, self._gate)))
+        storage.replace(self.path / "judgement.json", msgspec.json.encode(storage.gated(judgement, self._gate)))
 
     def close(self) -> None:
         """End the writing; safe to call again."""
@@ -307,10 +270,10 @@ class TrialBundle:
     @staticmethod
     def read(path: Path) -> StoredTrial:
         """A bundle, whole or torn. Raises BundleError naming the file (in a history: the line) at fault."""
-        info = _read_one(path / "trial.json", TrialInfo)
-        events, torn_line = _read_lines(path / "history.jsonl", decode_event)
-        judgement = _read_optional(path / "judgement.json", Judgement)
-        receipt = _read_optional(path / "receipt.json", _Receipt)
+        info = storage.read_one(path / "trial.json", TrialInfo)
+        events, torn_line = storage.read_lines(path / "history.jsonl", decode_event)
+        judgement = storage.read_optional(path / "judgement.json", Judgement)
+        receipt = storage.read_optional(path / "receipt.json", Receipt)
         problems = [f"line {torn_line} of history.jsonl was cut off while it was written"] if torn_line else []
         if judgement is None:
             problems.append("pytest ended before this trial was judged")
@@ -319,24 +282,35 @@ class TrialBundle:
             info=info,
             history=History.of(events),
             judgement=judgement,
-            result=_read_optional(path / "result.json", TrialResult),
+            result=storage.read_optional(path / "result.json", TrialResult),
             masked=receipt.masked if receipt else (),
             torn=bool(problems),
             problems=tuple(problems),
         )
 
     @staticmethod
+    def origin(path: Path) -> Origin | None:
+        """Where a merged bundle came from; None for one that lies where it was written."""
+        return storage.read_optional(path / "origin.json", Origin)
+
+    @staticmethod
+    def files(path: Path) -> dict[str, bytes]:
+        """The files of a bundle as they are, by name. Raises BundleError naming one that cannot be read."""
+        found = {name: storage.read_bytes(path / name, storage.MAX_FILE_BYTES) for name in BUNDLE_FILES}
+        return {name: content for name, content in found.items() if content is not None}
+
+    @staticmethod
     def peek(path: Path) -> tuple[TrialInfo, TrialResult | None, tuple[Masked, ...]]:
         """The first and the last words of a bundle, without its history: cheap. Raises BundleError."""
-        receipt = _read_optional(path / "receipt.json", _Receipt)
-        result = _read_optional(path / "result.json", TrialResult)
-        return _read_one(path / "trial.json", TrialInfo), result, receipt.masked if receipt else ()
+        receipt = storage.read_optional(path / "receipt.json", Receipt)
+        result = storage.read_optional(path / "result.json", TrialResult)
+        return storage.read_one(path / "trial.json", TrialInfo), result, receipt.masked if receipt else ()
 
     def _check_room(self, line_bytes: int) -> None:
-        if line_bytes > MAX_LINE_BYTES:
-            raise OSError(errno.EFBIG, f"an event of {line_bytes} bytes, more than {MAX_LINE_BYTES}")
-        if self._bytes + line_bytes > MAX_FILE_BYTES:
-            raise OSError(errno.EFBIG, f"the history would pass {MAX_FILE_BYTES} bytes")
+        if line_bytes > storage.MAX_LINE_BYTES:
+            raise OSError(errno.EFBIG, f"an event of {line_bytes} bytes, more than {storage.MAX_LINE_BYTES}")
+        if self._bytes + line_bytes > storage.MAX_FILE_BYTES:
+            raise OSError(errno.EFBIG, f"the history would pass {storage.MAX_FILE_BYTES} bytes")
 
 
 def slug(scenario: str, version: str, trial: int) -> str:
@@ -354,15 +328,7 @@ def slug(scenario: str, version: str, trial: int) -> str:
     return f"{whole[: MAX_SLUG - 9].rstrip('-.')}-{digest}"
 
 
-class _Receipt(msgspec.Struct, frozen=True):
-    masked: tuple[Masked, ...]
-
-
-_S = TypeVar("_S", bound=msgspec.Struct)
-_L = TypeVar("_L")
 _SAFE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,149}")
-_NOFOLLOW = getattr(os, "O_NOFOLLOW", 0)
-_UNDECODABLE = (msgspec.MsgspecError, ValueError, RecursionError)
 _result_decoder = msgspec.json.Decoder(TrialResult)
 
 
@@ -446,130 +412,6 @@ def _is_run(path: Path) -> bool:
     return any((path / name).exists() for name in ("run.json", "results.jsonl", "trials"))
 
 
-def _gated(record: _S, gate: Gate | None) -> _S:
-    if gate is None:
-        return record
-    return msgspec.convert(_through(msgspec.to_builtins(record), gate), type(record))
-
-
-def _through(value: Any, gate: Gate) -> Any:
-    if isinstance(value, str):
-        return gate(value)
-    if isinstance(value, (list, tuple)):
-        return [_through(item, gate) for item in value]
-    if isinstance(value, dict):
-        return {key: _through(item, gate) for key, item in value.items()}
-    return value
-
-
-def _replace(path: Path, content: bytes) -> None:
-    """Write beside and rename, so that a reader sees the old file or the new one and nothing between."""
-    temporary = path.with_name(f".{path.name}-{os.getpid()}-{secrets.token_hex(4)}")
-    try:
-        temporary.write_bytes(content)
-        temporary.replace(path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        raise _unstored(path, error) from None
-
-
-def _write_all(fd: int, content: bytes) -> None:
-    """One write as a rule: the kernel keeps appends of several processes apart only within a call."""
-    view = memoryview(content)
-    while view:
-        view = view[os.write(fd, view) :]
-
-
-def _mend(fd: int) -> None:
-    """Cut off half a last line. Without the lock it could be one that another worker is just writing."""
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX)  # until the descriptor is closed
-    except OSError:  # a file system without locks
-        return
-    size = os.fstat(fd).st_size
-    if size and os.pread(fd, 1, size - 1) != b"\n":
-        tail = os.pread(fd, min(size, MAX_LINE_BYTES), max(0, size - MAX_LINE_BYTES))
-        os.ftruncate(fd, size - len(tail) + tail.rfind(b"\n") + 1)
-
-
-def _open(path: Path, limit_bytes: int) -> Any:
-    """A regular file for reading: never through a link, never a pipe that would make us wait."""
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | _NOFOLLOW)
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise BundleError(f"{_where(path)} cannot be read: {error.strerror}") from None
-    status = os.fstat(fd)
-    if stat.S_ISREG(status.st_mode) and status.st_size <= limit_bytes:
-        return os.fdopen(fd, "rb")
-    os.close(fd)
-    what = f"has {status.st_size} bytes, more than {limit_bytes}" if stat.S_ISREG(status.st_mode) else "is not a file"
-    raise BundleError(f"{_where(path)} {what}; it was not read")
-
-
-def _read_one(path: Path, kind: type[_S]) -> _S:
-    record = _read_optional(path, kind)
-    if record is None:
-        raise BundleError(f"{_where(path)} is missing; the bundle says nothing without it")
-    return record
-
-
-def _read_optional(path: Path, kind: type[_S]) -> _S | None:
-    file = _open(path, MAX_LINE_BYTES)
-    if file is None:
-        return None
-    with file:
-        content = file.read()
-    try:
-        record = msgspec.json.decode(content, type=kind)
-    except _UNDECODABLE as error:
-        raise BundleError(f"{_where(path)} is corrupt: {_short(error)}") from None
-    if getattr(record, "schema", SCHEMA) > SCHEMA:
-        raise BundleError(f"{_where(path)} was written by a newer pytest-ocrepro; update this one to read it")
-    return record
-
-
-def _read_lines(path: Path, decode: Callable[[bytes], _L]) -> tuple[tuple[_L, ...], int]:
-    """All lines, and the number of the last if it was cut off (else 0)."""
-    file = _open(path, MAX_FILE_BYTES)
-    if file is None:
-        return (), 0
-    found: list[_L] = []
-    with file:
-        for number, line in enumerate(_lines(file, path), start=1):
-            try:
-                found.append(decode(line))
-            except _UNDECODABLE as error:
-                if not line.endswith(b"\n"):
-                    return tuple(found), number
-                raise BundleError(f"{_where(path)} line {number} is corrupt: {_short(error)}") from None
-    return tuple(found), 0
-
-
-def _lines(file: Any, path: Path) -> Iterator[bytes]:
-    number = 1
-    while line := file.readline(MAX_LINE_BYTES + 1):
-        if len(line) > MAX_LINE_BYTES:
-            raise BundleError(f"{_where(path)} line {number} is longer than {MAX_LINE_BYTES} bytes; it was not read")
-        yield line
-        number += 1
-
-
-def _where(path: Path) -> str:
-    return f"{path.parent.name}/{path.name}"
-
-
-def _short(error: Exception) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__
-
-
 def _unwritable(reports_dir: Path, error: Exception) -> UsageError:
-    why = getattr(error, "strerror", None) or _short(error)
+    why = getattr(error, "strerror", None) or storage.short(error)
     return UsageError(f"the reports directory {reports_dir} cannot be written ({why}); name another one")
-
-
-def _unstored(path: Path, error: OSError) -> BundleError:
-    why = error.strerror or str(error)
-    return BundleError(f"evidence cannot be stored in {path}: {why}; make room or name another reports directory")

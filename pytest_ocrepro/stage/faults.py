@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import sys
 import threading
@@ -9,13 +10,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Protocol
 
-from pytest_ocrepro.errors import NotReachedError
+from pytest_ocrepro.errors import NotReachedError, OcreproError, UsageError
 from pytest_ocrepro.history import (
     FaultHealed,
     FaultInjected,
     History,
     MilestoneReached,
     ProviderRequest,
+    Trouble,
     now_ns,
 )
 from pytest_ocrepro.stage.process import OpenPipe, Process, until
@@ -24,12 +26,15 @@ if TYPE_CHECKING:
     from typing import Self
 
 LOCK_MODES = ("IMMEDIATE", "EXCLUSIVE")
+LET_GO_S = 10.0
+JOIN_S = 5.0
 
 # Runs in a process of its own: closing any descriptor of a database drops all POSIX locks that the process has on it.
 HOLDER = """
-import sqlite3, sys
+import pathlib, sqlite3, sys
 database, mode = sys.argv[1:]
-connection = sqlite3.connect(database, timeout=5, isolation_level=None)
+existing = pathlib.Path(database).absolute().as_uri() + "?mode=rw"
+connection = sqlite3.connect(existing, timeout=5, isolation_level=None, uri=True)
 if mode == "EXCLUSIVE":
     connection.execute("PRAGMA locking_mode = EXCLUSIVE")
 connection.execute("BEGIN " + mode)
@@ -67,25 +72,31 @@ class Spawner(Protocol):
 
 
 class DatabaseLock:
-    """Another process holds SQLite's write lock. ``mode`` is IMMEDIATE or EXCLUSIVE."""
+    """Another process holds SQLite's write lock. ``mode`` is IMMEDIATE or EXCLUSIVE. Raises UsageError."""
 
     def __init__(self, database: Path, mode: str, *, spawn: Spawner, history: History) -> None:
         if mode not in LOCK_MODES:
-            raise NotReachedError(f"no lock mode {mode!r}; use one of {', '.join(LOCK_MODES)}")
+            raise UsageError(f"no lock mode {mode!r}; use one of {', '.join(LOCK_MODES)}")
         self._database = database
         self._mode = mode
         self._spawn = spawn
         self._history = history
         self._stdin = OpenPipe()
         self.holder: Process | None = None
+        self._held = False
 
     def inject(self) -> None:
-        """Start the holder and wait until it has the lock. Raises NotReachedError."""
+        """Start the holder and wait until it has the lock. Raises NotReachedError, and then nothing is left of it."""
+        if not self._database.exists():
+            raise NotReachedError(f"no database {self._database} to lock; let a run make it first")
         argv = [sys.executable, "-I", "-c", HOLDER, str(self._database), self._mode]
         holder = self.holder = self._spawn("lock-holder", argv, self._stdin)
-        until(lambda: "held" in holder.output or not holder.alive, timeout_s=15, what="the database lock")
-        if not holder.alive:
-            raise NotReachedError(f"the lock holder could not take {self._mode}: {holder.output[-200:].strip()}")
+        try:
+            self._wait_until_held(holder)
+        except NotReachedError:
+            self._let_go(holder)
+            raise
+        self._held = True
         self._history.append(
             FaultInjected(
                 at_ns=now_ns(),
@@ -96,13 +107,27 @@ class DatabaseLock:
             )
         )
 
+    def _wait_until_held(self, holder: Process) -> None:
+        until(lambda: "held" in holder.output or not holder.alive, timeout_s=15, what="the database lock")
+        if not holder.alive:
+            said = (holder.output.strip().splitlines() or ["nothing"])[-1]
+            raise NotReachedError(f"the lock holder could not take {self._mode} on {self._database}: {said}")
+
     def heal(self) -> None:
-        """Let go of the lock and wait for the holder's end."""
-        if self.holder is None:
+        """Let go of the lock and wait for the holder's end. Safe to call again."""
+        if self.holder is None or not self._held:
             return
-        self._stdin.close()
-        self.holder.wait_for_end(10.0)
+        self._held = False
+        if self.holder.ended_by_itself:
+            what = f"the lock holder (pid {self.holder.pid}) ended before it was told to"
+            self._history.append(Trouble(at_ns=now_ns(), what=f"{what}: the lock was let go too early; run again"))
+        self._let_go(self.holder)
         self._history.append(FaultHealed(at_ns=now_ns(), fault="database-lock"))
+
+    def _let_go(self, holder: Process) -> None:
+        self._stdin.close()
+        if not holder.wait(LET_GO_S):
+            holder.kill()
 
     def __enter__(self) -> Self:
         """Inject."""
@@ -181,23 +206,30 @@ class AtLockDirectory:
 
     def wait(self, timeout_s: float) -> None:
         """Block until it has come. Raises NotReachedError."""
-        needle = f'"pid":{self._process.pid},'
 
         def taken() -> bool:
-            return any(needle in _text(path) for path in self._state.glob("locks/*.lock/meta.json"))
+            return any(_holder(path) == self._process.pid for path in self._state.glob("locks/*.lock/meta.json"))
 
-        until(taken, timeout_s=timeout_s, what=self.describe(), every_s=0.005)
+        until(lambda: taken() or not self._process.alive, timeout_s=timeout_s, what=self.describe(), every_s=0.005)
+        if not self._process.alive and not taken():
+            raise NotReachedError(f"{self.describe()}: it ended with {self._process.exit_code} before")
 
 
-def _text(path: Path) -> str:
+def _holder(meta: Path) -> int | None:
+    """The pid in the ``meta.json`` of a lock directory; None: gone, or half written."""
     try:
-        return path.read_text(errors="replace")
-    except OSError:
-        return ""
+        found = json.loads(meta.read_bytes())
+    except (OSError, ValueError):
+        return None
+    pid = found.get("pid") if isinstance(found, dict) else None
+    return pid if isinstance(pid, int) else None
 
 
 class SignalAt:
-    """Suspend or kill a process when a trigger comes, in a thread of its own. Heal resumes what was suspended."""
+    """Suspend or kill a process when a trigger comes, in a thread of its own.
+
+    Heal resumes what was suspended, and calls off what has not been sent yet.
+    """
 
     def __init__(
         self, process: Process, number: signal.Signals, trigger: Trigger, *, history: History, timeout_s: float = 30.0
@@ -205,7 +237,10 @@ class SignalAt:
         self._process, self._number, self._trigger = process, number, trigger
         self._history = history
         self._timeout_s = timeout_s
-        self._failure: NotReachedError | None = None
+        self._failure: OcreproError | None = None
+        self._sent = False
+        self._over = False
+        self._lock = threading.Lock()
         self._thread = threading.Thread(target=self._run, name="ocrepro-trigger", daemon=True)
 
     def inject(self) -> None:
@@ -214,14 +249,19 @@ class SignalAt:
 
     def wait(self) -> None:
         """Block until the signal was sent. Raises NotReachedError when the trigger never came."""
-        self._thread.join(self._timeout_s + 5)
+        self._thread.join(self._timeout_s + JOIN_S)
         if self._failure is not None:
             raise self._failure
+        if not self._sent:
+            raise NotReachedError(f"{self._name} was not sent: {self._trigger.describe()} was not seen")
 
     def heal(self) -> None:
-        """Resume what was suspended."""
-        if self._number is signal.SIGSTOP and self._process.alive:
-            self._process.resume()
+        """Resume what was suspended; safe to call again."""
+        with self._lock:
+            first, self._over = not self._over, True
+        if first and self._sent and self._number is signal.SIGSTOP:
+            if self._process.alive:
+                self._process.resume()
             self._history.append(FaultHealed(at_ns=now_ns(), fault=self._name))
 
     @property
@@ -231,12 +271,15 @@ class SignalAt:
     def _run(self) -> None:
         try:
             self._trigger.wait(self._timeout_s)
-            if self._number is signal.SIGSTOP:
-                self._process.suspend()
-            else:
-                self._process.kill()
-        except NotReachedError as failure:
+            with self._lock:  # so that nothing is suspended after it was healed
+                if self._over:
+                    return
+                self._sent = self._process.suspend() if self._number is signal.SIGSTOP else self._process.kill()
+        except OcreproError as failure:
             self._failure = failure
+            return
+        if not self._sent:
+            self._failure = NotReachedError(f"{self._name}: it had ended when {self._trigger.describe()}")
             return
         self._history.append(
             FaultInjected(

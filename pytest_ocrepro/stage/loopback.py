@@ -21,7 +21,7 @@ Tell = Callable[[str], None]
 Asker = Callable[[str], int | None]  # "127.0.0.1:54321" -> pid of the process that has this end
 NOBODY: Asker = lambda _address: None  # noqa: E731  a named default
 POLL_S = 0.05
-CLOSE_S = 2.0
+CLOSE_S = 5.0
 
 
 class Handler(BaseHTTPRequestHandler):

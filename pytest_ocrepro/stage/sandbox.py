@@ -7,10 +7,13 @@ records whoever wants to leave the loopback interface.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
+import stat
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,6 +24,7 @@ ALLOWED = ("LANG", "LC_ALL", "LC_CTYPE", "TZ", "SSL_CERT_FILE", "NIX_SSL_CERT_FI
 SYSTEM_PATH = ("/usr/local/bin", "/usr/bin", "/bin")
 GIT_CONFIG = "[core]\n\trepositoryformatversion = 0\n\tfilemode = true\n\tbare = false\n"
 PLUGIN = "export const Quiet = async () => ({})\n"
+REMOVALS = 5  # a process that still writes can fill a directory while it is deleted
 
 
 @dataclass(kw_only=True)
@@ -32,8 +36,9 @@ class Project:
     def write(self, path: str, text: str) -> Path:
         """Write a file of the project; returns its path."""
         target = self.root / path
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_text(text, encoding="utf-8")
+        with _disk(f"write {target}"):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_text(text, encoding="utf-8")
         return target
 
     def add_plugin(self, name: str = "quiet", text: str = PLUGIN) -> Path:
@@ -42,10 +47,11 @@ class Project:
 
     def add_git(self) -> None:
         """An empty repository, written by hand: the same bytes every time, and no process."""
-        for folder in ("objects/info", "objects/pack", "refs/heads", "refs/tags"):
-            (self.root / ".git" / folder).mkdir(parents=True, exist_ok=True)
-        (self.root / ".git/HEAD").write_text("ref: refs/heads/main\n", encoding="utf-8")
-        (self.root / ".git/config").write_text(GIT_CONFIG, encoding="utf-8")
+        with _disk(f"make {self.root / '.git'}"):
+            for folder in ("objects/info", "objects/pack", "refs/heads", "refs/tags"):
+                (self.root / ".git" / folder).mkdir(parents=True, exist_ok=True)
+        self.write(".git/HEAD", "ref: refs/heads/main\n")
+        self.write(".git/config", GIT_CONFIG)
 
 
 @dataclass(kw_only=True)
@@ -91,26 +97,32 @@ class Sandbox:
         ``copy`` names files of the shared one's ``opencode`` folder that it starts with, where they exist.
         """
         home = self.root / name / kind
-        (home / "opencode").mkdir(parents=True)
-        for file in copy:
-            shared = self.root / kind / "opencode" / file
-            if shared.exists():
-                shutil.copy2(shared, home / "opencode" / file)
+        with _disk(f"make {home}"):
+            (home / "opencode").mkdir(parents=True)
+            for file in copy:
+                shared = self.root / kind / "opencode" / file
+                if shared.exists():
+                    shutil.copy2(shared, home / "opencode" / file)
         return home
 
     def lock_keys(self) -> tuple[str, ...]:
         """Keys that opencode may lock under, so that a hashed directory name can be read."""
-        folders = [self.config, *self.project.root.rglob(".opencode"), self.root / "home/.opencode"]
+        folders = [self.config, *_folders(self.project.root, ".opencode"), self.root / "home/.opencode"]
         folders += [path / "opencode" for path in self.root.glob("*/config")]
         return tuple(f"npm-install:{folder}" for folder in folders)
 
     def configure(self, config: dict[str, object]) -> None:
         """Write the configuration file that OPENCODE_CONFIG names."""
-        (self.root / "opencode.json").write_text(json.dumps(config, indent=1), encoding="utf-8")
+        with _disk(f"write {self.root / 'opencode.json'}"):
+            (self.root / "opencode.json").write_text(json.dumps(config, indent=1), encoding="utf-8")
 
     def remove(self) -> None:
         """Delete everything; never raises, since a leftover directory must not change a result."""
-        shutil.rmtree(self.root, ignore_errors=True)
+        for _ in range(REMOVALS):
+            shutil.rmtree(self.root, ignore_errors=True)
+            if not os.path.lexists(self.root):
+                return
+            _open_up(self.root)
 
 
 def make_sandbox(*, binary: Path, registry_url: str, mark: str, marker: str, git: bool = True) -> Sandbox:
@@ -118,19 +130,57 @@ def make_sandbox(*, binary: Path, registry_url: str, mark: str, marker: str, git
 
     ``binary`` becomes the first ``opencode`` on PATH. Raises StageError when the disk is full or not writable.
     """
+    wanted = os.environ.get("TMPDIR") or None  # tempfile would go elsewhere in silence when it cannot be used
+    with _disk(f"make a sandbox in {wanted or 'the temporary directory'}"):
+        root = Path(tempfile.mkdtemp(prefix="ocrepro-", dir=wanted)).resolve()
+    variables = _variables(root, registry_url)
+    sandbox = Sandbox(root=root, project=Project(root=root / "project"), variables={**variables, marker: mark})
     try:
-        root = Path(tempfile.mkdtemp(prefix="ocrepro-")).resolve()
+        _furnish(sandbox, binary, git=git)
+    except BaseException:
+        sandbox.remove()
+        raise
+    return sandbox
+
+
+def _furnish(sandbox: Sandbox, binary: Path, *, git: bool) -> None:
+    root = sandbox.root
+    with _disk(f"make a sandbox in {root.parent}"):
         for name in ("home", "data", "state", "cache", "config", "tmp", "npm", "project", "output", "bin"):
             (root / name).mkdir()
         (root / "bin/opencode").symlink_to(binary)
-        project = Project(root=root / "project")
-        project.write("README.md", "A project made for one trial.\n")
+        sandbox.project.write("README.md", "A project made for one trial.\n")
         if git:
-            project.add_git()
+            sandbox.project.add_git()
+
+
+@contextlib.contextmanager
+def _disk(what: str) -> Iterator[None]:
+    """Tell what could not be done on the disk. Raises StageError."""
+    try:
+        yield
     except OSError as error:
-        raise StageError(f"cannot make a sandbox in {tempfile.gettempdir()}: {error.strerror}; set TMPDIR") from error
-    variables = _variables(root, registry_url)
-    return Sandbox(root=root, project=project, variables={**variables, marker: mark})
+        raise StageError(f"cannot {what}: {error.strerror or error}; free some space there, or set TMPDIR") from error
+
+
+def _open_up(root: Path) -> None:
+    """Give ourselves every directory beneath, since npm caches can have read-only ones; follows no link."""
+    with contextlib.suppress(OSError):
+        root.chmod(stat.S_IRWXU)
+    for path, folders, _ in os.walk(root):
+        for folder in folders:
+            inside = Path(path, folder)
+            with contextlib.suppress(OSError):
+                if not inside.is_symlink():
+                    inside.chmod(stat.S_IRWXU)
+
+
+def _folders(root: Path, name: str) -> Iterator[Path]:
+    """Directories of this name, though the tree changes meanwhile; not those of installed packages."""
+    for path, folders, _ in os.walk(root):
+        if name in folders:
+            yield Path(path, name)
+        folders[:] = [folder for folder in folders if folder not in (name, ".git", "node_modules")]
 
 
 def _variables(root: Path, registry_url: str) -> dict[str, str]:
@@ -148,6 +198,7 @@ def _variables(root: Path, registry_url: str) -> dict[str, str]:
         "SHELL": "/bin/sh",
         "npm_config_cache": str(root / "npm"),
         "npm_config_registry": registry_url,
+        "npm_config_globalconfig": str(root / "npm/globalrc"),  # the machine's own can name a scope's registry
         "HTTP_PROXY": registry_url,
         "HTTPS_PROXY": registry_url,
         "http_proxy": registry_url,
@@ -165,5 +216,5 @@ def _variables(root: Path, registry_url: str) -> dict[str, str]:
 def _path_of_tools() -> tuple[str, ...]:
     """The system's directories, and the one that git is in where that is another."""
     git = shutil.which("git")
-    extra = (str(Path(git).parent),) if git and str(Path(git).parent) not in SYSTEM_PATH else ()
-    return (*SYSTEM_PATH, *extra)
+    folder = str(Path(git).parent.absolute()) if git else SYSTEM_PATH[0]
+    return (*SYSTEM_PATH, *((folder,) if folder not in SYSTEM_PATH else ()))

@@ -16,6 +16,8 @@ from pytest_ocrepro.stage.process import Process, until
 
 CALL_TIMEOUT_S = 5.0
 BODY_BYTES = 2000
+READ_BYTES = 1 << 16
+SAID_BYTES = 200
 OK, REDIRECT = 200, 300
 
 
@@ -66,7 +68,10 @@ class Server:
             what=f"{self.role} (pid {self.process.pid}) listening",
         )
         if not self.process.alive:
-            raise NotReachedError(f"{self.role} ended with {self.process.exit_code} before it listened")
+            said = " ".join(self.process.output[-SAID_BYTES:].split()) or "nothing"
+            raise NotReachedError(
+                f"{self.role} ended with {self.process.exit_code} before it listened; it said: {said}"
+            )
 
     def call(
         self,
@@ -78,7 +83,10 @@ class Server:
         timeout_s: float = CALL_TIMEOUT_S,
         quiet: bool = False,
     ) -> Answer:
-        """One request. Never raises: no answer is an answer too. ``quiet`` keeps polls out of the history."""
+        """One request, with all of its answer within ``timeout_s``; an answer that streams on is a timeout.
+
+        Never raises: no answer is an answer too. ``quiet`` keeps polls out of the history.
+        """
         begun = time.monotonic()
         status, text, error = self._exchange(method, path, body, timeout_s)
         seconds = round(time.monotonic() - begun, 3)
@@ -101,11 +109,10 @@ class Server:
         try:
             data = None if body is None else json.dumps(body)
             connection.request(method, path, data, {"Content-Type": "application/json"})
-            response = connection.getresponse()
-            return response.status, response.read().decode(errors="replace"), ""
+            return _read(connection, time.monotonic() + timeout_s)
         except TimeoutError:
             return 0, "", f"no answer within {timeout_s:g} s"
-        except (OSError, http.client.HTTPException) as failure:
+        except (OSError, http.client.HTTPException, UnicodeError) as failure:
             return 0, "", f"{type(failure).__name__}: {failure}"
         finally:
             connection.close()
@@ -129,9 +136,10 @@ class Server:
     def new_session(self) -> str:
         """The id of a fresh session. Raises NotReachedError."""
         answer = self.call("POST", "/session", {}, purpose="make a session")
-        if not answer.accepted or not isinstance(answer.json, dict):
-            raise NotReachedError(f"{self.role} made no session: {answer.status} {answer.body[:200]} {answer.error}")
-        return str(answer.json["id"])
+        made = answer.json
+        if not answer.accepted or not isinstance(made, dict) or "id" not in made:
+            raise NotReachedError(f"{self.role} made no session: {_said(answer)}")
+        return str(made["id"])
 
     def prompt(self, session: str, words: str, *, model: str = "m1") -> Answer:
         """Ask without waiting for the end of the turn."""
@@ -144,21 +152,27 @@ class Server:
 
         def pending() -> bool:
             asked = self.call("GET", "/question", quiet=True).json
-            found[:] = [str(one["id"]) for one in asked or [] if one.get("sessionID") == session]
+            found[:] = [str(one["id"]) for one in _records(asked) if one.get("sessionID") == session]
             return bool(found)
 
         until(pending, timeout_s=timeout_s, what=f"a question in session {session}", every_s=0.05)
         return found[0]
 
     def messages(self, session: str) -> list[dict[str, Any]]:
-        """The session's messages as the API gives them."""
+        """The session's messages as the API gives them. Raises NotReachedError when it gives none."""
         answer = self.call("GET", f"/session/{session}/message", purpose="read the messages")
-        return answer.json if isinstance(answer.json, list) else []
+        if not answer.accepted or not isinstance(answer.json, list):
+            raise NotReachedError(f"{self.role} did not list the messages of {session}: {_said(answer)}")
+        return _records(answer.json)
 
     def busy(self, session: str) -> bool:
-        """The status API calls the session anything but idle."""
-        status = self.call("GET", "/session/status", quiet=True).json
-        return isinstance(status, dict) and status.get(session, {"type": "idle"}).get("type") != "idle"
+        """The status API calls the session anything but idle, or does not answer: silence is not idleness."""
+        answer = self.call("GET", "/session/status", quiet=True)
+        status = answer.json
+        if not answer.accepted or not isinstance(status, dict):
+            return True
+        state = status.get(session, {"type": "idle"})
+        return not isinstance(state, dict) or state.get("type") != "idle"
 
     def wait_until_idle(self, session: str, timeout_s: float = 10.0) -> bool:
         """Whether the session is idle before the timeout."""
@@ -167,6 +181,30 @@ class Server:
         except NotReachedError:
             return False
         return True
+
+
+def _read(connection: http.client.HTTPConnection, deadline: float) -> tuple[int, str, str]:
+    """The whole answer. Raises TimeoutError at the deadline: a socket's own timeout begins anew with every byte."""
+    line = connection.sock  # the response takes it away from the connection
+    response = connection.getresponse()
+    body = bytearray()
+    with response:
+        while True:
+            line.settimeout(max(0.001, deadline - time.monotonic()))
+            some = response.read1(READ_BYTES)
+            if not some:
+                return response.status, body.decode(errors="replace"), ""
+            body += some
+            if time.monotonic() > deadline:
+                raise TimeoutError
+
+
+def _records(value: Any) -> list[dict[str, Any]]:
+    return [one for one in value if isinstance(one, dict)] if isinstance(value, list) else []
+
+
+def _said(answer: Answer) -> str:
+    return f"{answer.status or 'no answer'}: {' '.join((answer.body[:SAID_BYTES] or answer.error).split())}"
 
 
 def prompt_body(words: str, model: str = "m1") -> dict[str, object]:

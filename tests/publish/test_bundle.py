@@ -15,7 +15,7 @@ import pytest
 
 from pytest_ocrepro import history as h
 from pytest_ocrepro.errors import BundleError, UsageError
-from pytest_ocrepro.publish import bundle as bundle_module
+from pytest_ocrepro.publish import storage
 from pytest_ocrepro.publish.bundle import MAX_SLUG, RunDir, RunInfo, TrialBundle, TrialInfo, TrialResult, slug
 from pytest_ocrepro.publish.redaction import Redactor
 
@@ -359,18 +359,18 @@ def test_links_pipes_and_directories_are_not_read(tmp_path: Path) -> None:
 
 def test_sizes_are_limited_when_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = stored(tmp_path)
-    monkeypatch.setattr(bundle_module, "MAX_LINE_BYTES", 2_000)
+    monkeypatch.setattr(storage, "MAX_LINE_BYTES", 2_000)
     with pytest.raises(BundleError, match=r"longer than 2000 bytes|more than 2000"):
         TrialBundle.read(path)
     monkeypatch.undo()
-    monkeypatch.setattr(bundle_module, "MAX_FILE_BYTES", 2_000)
+    monkeypatch.setattr(storage, "MAX_FILE_BYTES", 2_000)
     with pytest.raises(BundleError, match=r"history\.jsonl has \d+ bytes, more than 2000"):
         TrialBundle.read(path)
 
 
 def test_sizes_are_limited_when_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = RunDir.create(tmp_path)
-    monkeypatch.setattr(bundle_module, "MAX_LINE_BYTES", 100)
+    monkeypatch.setattr(storage, "MAX_LINE_BYTES", 100)
     bundle = run.open_trial("t", INFO)
     bundle.sink(note("short"))
     with pytest.raises(BundleError, match="an event of 137 bytes"):

@@ -1,0 +1,385 @@
+"""The edges of the wait-for graph: what one full snapshot and the history up to it say that a process waits for.
+
+An edge is ``proved`` (a lock owner, a socket pair, a pipe inode shows it), ``inferred`` (consistent with all that is
+seen, but no kernel object says it) or ``declared`` (the scenario itself arranged it). The order of the edges of one
+process is the order of preference for the chain.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from pytest_ocrepro.history import History
+from pytest_ocrepro.judge.judgement import Edge, Graph, Node
+from pytest_ocrepro.judge.life import lives, tail_of
+from pytest_ocrepro.judge.outsiders import Outsiders
+from pytest_ocrepro.judge.progress import progress_of
+from pytest_ocrepro.readings import (
+    MILESTONES,
+    FdKind,
+    FileLock,
+    LockDirectory,
+    LogTail,
+    ProcessReading,
+    Snapshot,
+    ThreadReading,
+)
+
+WRITER_BYTES = frozenset({"WRITE", "RESERVED", "PENDING", "EXCLUSIVE", "RECOVER", "CKPT"})
+# opencode waits for its own lock directories between reading its configuration and starting its services
+STARTING = frozenset({"bootstrapping", "config-loading", "plugins-loading"})
+STALE_AFTER_S = 60.0  # `staleMs:60000`, read from the builds: the next waiter breaks a lock whose heartbeat is older
+GIVES_UP_AFTER_S = 300.0  # `timeoutMs:300000`, the same source
+BUSY_TIMEOUT_S = 5.0  # set by every build measured (1.14.48 to 1.18.34)
+NPM_TIMEOUT_S = 300.0  # npm's own default of fetch-timeout
+SLEEPS = frozenset({"clock_nanosleep", "nanosleep"})  # between two tries of SQLite's busy handler
+READS = frozenset({"read", "readv", "pread64", "poll", "ppoll", "select"})
+STDERR = 2
+STOPPED = ("T", "t")
+
+
+class EdgeBuilder:
+    """Collects nodes and edges of one snapshot."""
+
+    def __init__(self, history: History, snapshot: Snapshot) -> None:
+        self._history = history
+        self._snapshot = snapshot
+        self._nodes: dict[str, Node] = {}
+        self._edges: list[Edge] = []
+        self._processes = {process.id.pid: process for process in snapshot.processes}
+        self._lives = {life.pid: life for life in lives(history) if life.started.at_ns <= snapshot.ended_ns}
+        self._outsiders = Outsiders(history, snapshot)
+
+    def build(self) -> Graph:
+        """All edges; no cycle is looked for."""
+        for process in self._snapshot.processes:
+            if process.state in STOPPED:
+                self._suspended(process)
+            else:
+                self._waits_of(process)
+        return Graph(nodes=tuple(self._nodes.values()), edges=tuple(dict.fromkeys(self._edges)))
+
+    def _waits_of(self, process: ProcessReading) -> None:
+        self._file_locks(process)
+        if process.is_subject:
+            self._sqlite_bytes(process)
+            self._provider(process)
+            if not self._registry(process):
+                self._lock_directories(process)
+        self._input(process)
+        if process.is_subject:
+            self._pipes(process)
+        self._children(process)
+
+    # -- the graph's parts
+
+    def _node(self, key: str, kind: str, label: str, *, for_good: bool = False) -> str:
+        self._nodes.setdefault(key, Node(key=key, kind=kind, label=label, for_good=for_good))
+        return key
+
+    def _process(self, pid: int) -> str:
+        reading, life = self._processes.get(pid), self._lives.get(pid)
+        role = reading.role if reading else life.started.role if life else "a process that is not ours"
+        return self._node(f"pid:{pid}", "process", f"{role} (pid {pid})")
+
+    def _edge(  # one argument a field
+        self,
+        waiter: str,
+        holder: str,
+        grade: str,
+        verb: str,
+        *evidence: str,
+        binding: bool = True,
+        ends_in_s: float | None = None,
+    ) -> None:
+        self._edges.append(
+            Edge(
+                waiter=waiter,
+                holder=holder,
+                grade=grade,
+                verb=verb,
+                evidence=evidence,
+                binding=binding,
+                ends_in_s=None if ends_in_s is None else round(max(0.0, ends_in_s), 1),
+            )
+        )
+
+    def _has_edges(self, key: str) -> bool:
+        return any(edge.waiter == key for edge in self._edges)
+
+    # -- the resources
+
+    def _suspended(self, process: ProcessReading) -> None:
+        pid = process.id.pid
+        ours, for_good = self._outsiders.suspension(self._lives.get(pid), pid)
+        by = "the scenario (SIGSTOP)" if ours else "somebody else"
+        key = self._node(f"stop:{pid}", "fault" if ours else "outsider", f"suspended by {by}", for_good=for_good)
+        grade = "declared" if ours else "proved"
+        self._edge(self._process(pid), key, grade, "is", f"state {process.state} in /proc")
+
+    def _file_locks(self, process: ProcessReading) -> None:
+        """F_SETLKW and flock(2) waiters appear in /proc/locks; SQLite never waits that way."""
+        for wanted in self._snapshot.locks:
+            if not wanted.waiting or wanted.pid != process.id.pid:
+                continue
+            key = self._node(f"file:{wanted.path}", "file-lock", f"{wanted.kind} lock on {wanted.path}")
+            self._edge(
+                self._process(process.id.pid),
+                key,
+                "proved",
+                "waits for",
+                f"{wanted.source} lists pid {process.id.pid} as waiting",
+            )
+            self._holders_of(key, (lock for lock in self._snapshot.locks if _conflicts(lock, wanted)))
+
+    def _holders_of(self, key: str, locks: Iterable[FileLock]) -> None:
+        for lock in locks:
+            name = f"{lock.name} byte" if lock.name else f"bytes {lock.start}-{lock.end or 'end'}"
+            if lock.pid is None:
+                outside = self._node(f"unseen:{lock.path}", "outsider", "a holder outside of our view")
+                self._edge(
+                    key, outside, "proved", "is held by", f"{lock.source}: {lock.access} on the {name}, no pid"
+                )
+            else:
+                fact = f"{lock.source}: pid {lock.pid} has {lock.access} on the {name}"
+                self._edge(key, self._process(lock.pid), "proved", "is held by", fact)
+
+    def _sqlite_bytes(self, process: ProcessReading) -> None:
+        """SQLite tries a non-blocking F_SETLK and sleeps in between: the waiter is inferred, the holder proved."""
+        databases = {fd.target for fd in process.fds if fd.kind is FdKind.DATABASE}
+        how = _retries(process)
+        for lock in self._snapshot.locks:
+            base = lock.path.removesuffix("-shm")
+            if not how or base not in databases or not _keeps_writers_out(lock, process.id.pid):
+                continue
+            key = self._node(f"byte:{lock.path}:{lock.name}", "sqlite-byte", f"{lock.name} byte of {lock.path}")
+            seen = self._has_edges(key)
+            self._edge(
+                self._process(process.id.pid),
+                key,
+                "inferred",
+                "waits for",
+                f"it has {base} open",
+                how,
+                f"gives up by itself: busy_timeout is about {BUSY_TIMEOUT_S:g} s",
+                ends_in_s=BUSY_TIMEOUT_S,
+            )
+            if not seen:
+                self._holders_of(key, (lock,))
+                self._lock_fault(lock.pid)
+
+    def _lock_fault(self, pid: int | None) -> None:
+        fault = self._outsiders.fault("database-lock")
+        if fault is None or fault.pid is None or fault.pid != pid or self._has_edges(f"pid:{pid}"):
+            return
+        label = "the scenario's lock holder, which does not let go"
+        key = self._node("fault:database-lock", "fault", label, for_good=fault.silent_for_good)
+        self._edge(self._process(fault.pid), key, "declared", "is", fault.detail)
+
+    def _provider(self, process: ProcessReading) -> None:
+        """A request that our provider has taken and not answered."""
+        life = self._lives.get(process.id.pid)
+        for wait in self._outsiders.provider_waits(life) if life else ():
+            key = self._node(f"provider:{wait.request}", "provider", f"the provider (model {wait.model})")
+            socket = self._outsiders.socket_to(process.id.pid, wait.address)
+            grade = "proved" if socket else "inferred"
+            facts = [*([socket] if socket else []), wait.fact]
+            self._edge(self._process(process.id.pid), key, grade, "waits for an answer of", *facts)
+            if wait.fault is not None:
+                end = self._node("fault:provider", "fault", wait.fault.detail, for_good=wait.fault.silent_for_good)
+                self._edge(key, end, "declared", "is", "the scenario keeps it so")
+
+    def _registry(self, process: ProcessReading) -> bool:
+        """A request that our registry has taken and not answered; whether that is what its start waits for.
+
+        opencode also installs in the background while it works, so an open request alone says nothing about a
+        process that is past its start, or whose place in its start is not known.
+        """
+        life = self._lives.get(process.id.pid)
+        wait = self._outsiders.registry_wait(life) if life else None
+        socket = self._outsiders.socket_to(process.id.pid, wait.address) if wait else ""
+        if wait is None or wait.fault is None or not socket:
+            return False
+        tail = tail_of(self._snapshot, process.id.pid)
+        holds = [lock for lock in self._snapshot.lock_directories if lock.holder_pid == process.id.pid]
+        installs = tail is not None and tail.milestone in STARTING and bool(holds)
+        if not installs:
+            return False
+        key = self._node("registry", "registry", f"the npm registry at {wait.address}")
+        facts = (socket, wait.fact, f"it holds {_name(holds[0])} for the install")
+        left_s = NPM_TIMEOUT_S - wait.age_s
+        self._edge(self._process(life.pid), key, "proved", "waits for an answer of", *facts, ends_in_s=left_s)  # type: ignore[union-attr]
+        kind = "fault" if wait.fault.silent_for_good else "outsider"
+        end = self._node("fault:registry", kind, wait.fault.detail, for_good=wait.fault.silent_for_good)
+        fact = "the scenario keeps it so" if wait.fault.silent_for_good else "the scenario slows it; it will answer"
+        if not self._has_edges(key):
+            self._edge(key, end, "declared", "is", fact)
+        return True
+
+    def _lock_directories(self, process: ProcessReading) -> None:
+        tail = tail_of(self._snapshot, process.id.pid)
+        life = self._lives.get(process.id.pid)
+        if life is None or tail is None or tail.milestone not in STARTING:
+            return
+        quiet_s = (self._snapshot.started_ns - progress_of(self._history, life, self._snapshot.started_ns)[0]) / 1e9
+        wanted = sorted(
+            (lock for lock in self._snapshot.lock_directories if _may_want(lock, process.id.pid, tail)),
+            key=lambda lock: (not lock.holder_alive, _younger(lock, quiet_s), -_told_at(tail, lock), lock.path),
+        )
+        for lock in wanted:
+            others = [_name(other) for other in wanted if other.path != lock.path]
+            key = self._node(f"lock:{lock.path}", "lock-directory", f"lock directory {_name(lock)}")
+            self._edge(
+                self._process(process.id.pid),
+                key,
+                "inferred",
+                "waits for",
+                *_lock_facts(tail, lock, quiet_s, others),
+                binding=not _younger(lock, quiet_s),
+                ends_in_s=GIVES_UP_AFTER_S - quiet_s,
+            )
+            if not self._has_edges(key):
+                self._lock_holder(key, lock)
+
+    def _lock_holder(self, key: str, lock: LockDirectory) -> None:
+        beat_s = lock.heartbeat_age_s if lock.heartbeat_age_s is not None else lock.age_s or 0.0
+        heart = f", heartbeat {beat_s:.1f} s old" if lock.heartbeat_age_s is not None else ", no heartbeat"
+        left_s = max(0.0, STALE_AFTER_S - beat_s)
+        pid = lock.holder_pid
+        if pid is not None and lock.holder_alive:
+            fact = f"meta.json names pid {pid}, which lives{heart}"
+            self._edge(key, self._process(pid), "proved", "is held by", fact)
+        elif pid is not None and lock.holder_alive is False:
+            label = f"pid {pid}, which is dead; the lock breaks itself in about {left_s:.0f} s"
+            dead = self._node(f"dead:{pid}", "dead-holder", label, for_good=True)
+            fact = f"meta.json names pid {pid}, which is gone or has another process now{heart}"
+            self._edge(key, dead, "proved", "is held by", fact, ends_in_s=left_s)
+        else:
+            who = "nobody by name" if pid is None else f"pid {pid} of another machine or of an unreadable process"
+            unknown = self._node(f"unknown:{lock.path}", "outsider", "a holder that cannot be told")
+            self._edge(key, unknown, "inferred", "is held by", f"meta.json names {who}{heart}", binding=False)
+
+    def _input(self, process: ProcessReading) -> None:
+        life = self._lives.get(process.id.pid)
+        stdin = next((fd for fd in process.fds if fd.fd == 0 and fd.kind is FdKind.PIPE), None)
+        if life is None or stdin is None or life.started.stdin != "open pipe" or not life.started.obligation:
+            return
+        tail = tail_of(self._snapshot, process.id.pid)
+        how = _reads_stdin(process)
+        if not how or (tail is not None and _rank(tail.milestone) >= MILESTONES.index("turn-started")):
+            return
+        key = self._node("input:stdin", "input", "standard input, whose writer is open and silent")
+        fact = f"fd 0 is {stdin.target}; we hold its write end and never write"
+        self._edge(self._process(life.pid), key, "proved", "waits for", how, fact)
+
+    def _pipes(self, process: ProcessReading) -> None:
+        """A read end here, a write end there: an output that a tool's descendant keeps open."""
+        reads = {fd.inode for fd in process.fds if fd.kind is FdKind.PIPE and fd.writable is False and fd.fd > STDERR}
+        for other in self._snapshot.processes:
+            shared = [fd for fd in other.fds if fd.kind is FdKind.PIPE and fd.writable and fd.inode in reads]
+            if shared and not other.is_subject and shared[0].inode is not None:
+                fact = f"pipe:[{shared[0].inode}] is read here and written there"
+                self._edge(
+                    self._process(process.id.pid),
+                    self._process(other.id.pid),
+                    "proved",
+                    "waits for output of",
+                    fact,
+                    binding=False,
+                )
+
+    def _children(self, process: ProcessReading) -> None:
+        for child in self._snapshot.processes:
+            if child.parent_pid == process.id.pid and child.id.pid != process.id.pid and child.state != "Z":
+                self._edge(
+                    self._process(process.id.pid),
+                    self._process(child.id.pid),
+                    "inferred",
+                    "has a child that runs",
+                    " ".join(child.argv)[:120],
+                    binding=False,
+                )
+
+
+def _lock_facts(tail: LogTail, lock: LockDirectory, quiet_s: float, others: list[str]) -> list[str]:
+    last = tail.lines[-1].text[:160] if tail.lines else "nothing"
+    facts = [f"its log ends at {tail.milestone!r}: {last}", "a waiter leaves no kernel trace but a repeated mkdir"]
+    if others:
+        facts.append(f"it may wait for {', '.join(others)} as well")
+    if _younger(lock, quiet_s):
+        facts.append(f"taken {lock.age_s:.1f} s ago, behind its last step: the lock changed hands while it waited")
+    return [*facts, f"gives up by itself {GIVES_UP_AFTER_S:g} s after it began to wait"]
+
+
+def _name(lock: LockDirectory) -> str:
+    return lock.key or lock.path.rsplit("/", 1)[-1]
+
+
+def _told_at(tail: LogTail, lock: LockDirectory) -> int:
+    """The place of the last line that speaks of the lock's directory: what it read last it waits for first."""
+    folder = _folder(lock)
+    return max((at for at, line in enumerate(tail.lines) if folder and _speaks_of(line.text, folder)), default=-1)
+
+
+def _folder(lock: LockDirectory) -> str:
+    return (lock.key or "").partition(":")[2]
+
+
+def _may_want(lock: LockDirectory, pid: int, tail: LogTail) -> bool:
+    """Not its own (a dead one's may have its recycled pid), and for a directory that its log speaks of, if known."""
+    if lock.holder_pid == pid and lock.holder_alive is not False:
+        return False
+    return not _folder(lock) or not tail.lines or _told_at(tail, lock) >= 0
+
+
+def _speaks_of(text: str, folder: str) -> bool:
+    return f"{folder}/" in text or f"{folder} " in f"{text} "
+
+
+def _younger(lock: LockDirectory, quiet_s: float) -> bool:
+    return lock.age_s is not None and lock.age_s < quiet_s
+
+
+def _main_thread(process: ProcessReading) -> ThreadReading | None:
+    return next((thread for thread in process.threads if thread.tid == process.id.pid), None)
+
+
+def _retries(process: ProcessReading) -> str:
+    """Why we think that its main thread is in SQLite's busy handler; empty when it is not."""
+    main = _main_thread(process)
+    return f"its main thread sleeps in {main.syscall} between tries" if main and main.syscall in SLEEPS else ""
+
+
+def _reads_stdin(process: ProcessReading) -> str:
+    for thread in process.threads:
+        if (
+            thread.syscall in READS
+            and thread.arguments[:1] == ("0x0",)
+            and thread.syscall.startswith(("read", "pread"))
+        ):
+            return f"thread {thread.name} sleeps in {thread.syscall}(0)"
+    for fd in process.fds:
+        if fd.kind is FdKind.EVENTPOLL and "0" in fd.detail.removeprefix("watches fds ").split():
+            return f"epoll fd {fd.fd} watches fd 0"
+    return ""
+
+
+def _keeps_writers_out(lock: FileLock, pid: int) -> bool:
+    names = set(lock.name.replace("+", " ").split())
+    return lock.pid != pid and not lock.waiting and lock.access == "WRITE" and bool(names & WRITER_BYTES)
+
+
+def _conflicts(lock: FileLock, wanted: FileLock) -> bool:
+    return (
+        not lock.waiting
+        and lock.path == wanted.path
+        and (lock.kind == "FLOCK") == (wanted.kind == "FLOCK")
+        and lock.pid != wanted.pid
+        and "WRITE" in (lock.access, wanted.access)
+        and (lock.end is None or lock.end >= wanted.start)
+        and (wanted.end is None or wanted.end >= lock.start)
+    )
+
+
+def _rank(milestone: str) -> int:
+    return MILESTONES.index(milestone) if milestone in MILESTONES else -1

@@ -1,0 +1,243 @@
+"""What do we call a process that has not ended: by evidence, at the first moment the evidence is there.
+
+Before the deadline hung needs all of: an obligation that is outstanding; no step since before two full snapshots;
+the same chain at both, on which everybody rests; and no way out that is seen: each wait leads to a cycle, to a dead
+holder whose lock nothing breaks in time, or to a root that the scenario declared silent for good. At the deadline
+quiet for long enough is enough. A process that is suspended, starved, at work, or that waits for somebody who is only
+slow is not hung.
+"""
+
+from __future__ import annotations
+
+from pytest_ocrepro.history import FaultHealed, History, HttpCall, ProviderReply, SignalSent
+from pytest_ocrepro.judge import waitgraph
+from pytest_ocrepro.judge.judgement import Edge, Grade, Graph, Node, Record, Verdict
+from pytest_ocrepro.judge.life import Life, asked, life_of, stopped_by_us, suspended_s
+from pytest_ocrepro.judge.progress import (
+    BUSY_SHARE,
+    IDLE_SHARE,
+    QUIET_S,
+    Pair,
+    Rest,
+    pair_of,
+    progress_of,
+    rest_of,
+    share_between,
+)
+
+STILL_S = 10.0  # so long without a visible step, at the deadline, is a stall; less is a slow process
+STILL_SHARE = 0.25  # or this share of a short deadline
+REPEATS = 3  # of one request, each answered with an error
+GOES_ON_S = 1.0  # what is seen so soon after a verdict may have happened before it
+
+
+Named = tuple[Verdict, Grade, str]
+
+
+class Living(Record, frozen=True, kw_only=True):
+    """What a living process is called, the facts behind it, and the chain in words."""
+
+    named: Named
+    facts: tuple[str, ...] = ()
+    chain: tuple[str, ...] = ()
+
+
+class View(Record, frozen=True, kw_only=True):
+    """One living process at the instant ``cut_ns``, and all that its verdict rests on."""
+
+    life: Life
+    cut_ns: int
+    quiet_s: float
+    last: str
+    late: bool
+    left_s: float  # to its deadline
+    pair: Pair | None = None
+    rest: Rest | None = None
+    graph: Graph = Graph()
+    chain: tuple[Edge, ...] = ()
+    stable: bool = False  # the same chain at both looks, and nobody on it made a step or was at work
+
+    @property
+    def root(self) -> Node | None:
+        """What the chain ends at."""
+        return waitgraph.root_of(self.graph, self.chain)
+
+    @property
+    def grade(self) -> Grade:
+        """How sure the chain is."""
+        if not self.stable:
+            return Grade.WEAK
+        return Grade.STRONG if any(edge.grade == "inferred" for edge in self.chain) else Grade.PROVED
+
+    @property
+    def still(self) -> bool:
+        """Quiet for so long that it is no slow process."""
+        return self.quiet_s >= max(QUIET_S, min(STILL_S, STILL_SHARE * self.life.started.deadline_s))
+
+
+def living(history: History, life: Life, cut_ns: int) -> Living:
+    """The process as it was at ``cut_ns``."""
+    if life.started.obligation == "serve":
+        return Living(named=_serving(history, life, cut_ns))
+    if not life.started.obligation:
+        return Living(named=(Verdict.ALIVE, Grade.WEAK, "it owes nothing"))
+    view = _view(history, life, cut_ns)
+    retrying = _retrying(history, view)
+    named = _suspended(history, view) or retrying or (_at_deadline(view) if view.late else _early(view))
+    silence = f"no {'step' if retrying else 'progress'} for {view.quiet_s:.1f} s; the last step: {view.last}"
+    facts = (silence, *([view.rest.words] if view.rest else []))
+    return Living(named=named, facts=facts, chain=waitgraph.in_words(view.graph, view.chain))
+
+
+def went_on(history: History, life: Life, judged_ns: int) -> str:
+    """What the process did after it was called hung, before anybody healed, signalled or ended anything."""
+    touched = [
+        event.at_ns for event in history if isinstance(event, FaultHealed | SignalSent) and event.at_ns > judged_ns
+    ]
+    until_ns = min(touched, default=2**63)
+    at_ns, what = progress_of(history, life, until_ns)
+    if at_ns > judged_ns + GOES_ON_S * 1e9:
+        return f"{what} {(at_ns - judged_ns) / 1e9:.1f} s later"
+    exited = life.exited
+    if exited is not None and judged_ns + GOES_ON_S * 1e9 < exited.at_ns <= until_ns:
+        return f"exit {exited.code} {(exited.at_ns - judged_ns) / 1e9:.1f} s later"
+    return ""
+
+
+def _serving(history: History, life: Life, cut_ns: int) -> Named:
+    """A server owes an answer to each call, and each call is an event of its own."""
+    calls = [
+        event
+        for event in history.of_type(HttpCall)
+        if event.role == life.started.role and life.started.at_ns <= event.at_ns <= cut_ns
+    ]
+    open_calls = [f"{event.method} {event.path}" for event in calls if event.status <= 0]
+    missing = f"; none to {', '.join(dict.fromkeys(open_calls))}"[:200] if open_calls else ""
+    grade = Grade.PROVED if len(calls) > len(open_calls) else Grade.WEAK
+    return Verdict.ALIVE, grade, f"it answered {len(calls) - len(open_calls)} of {len(calls)} calls{missing}"
+
+
+def _view(history: History, life: Life, cut_ns: int) -> View:
+    last_ns, last = progress_of(history, life, cut_ns)
+    allowed_s = life.started.deadline_s + suspended_s(history, life, cut_ns)
+    left_s = allowed_s - (cut_ns - life.started.at_ns) / 1e9
+    view = View(
+        life=life,
+        cut_ns=cut_ns,
+        quiet_s=(cut_ns - last_ns) / 1e9,
+        last=last,
+        late=life.started.deadline_s > 0 and left_s <= 0,
+        left_s=max(0.0, left_s),
+        pair=pair_of(history, life, last_ns, cut_ns),
+    )
+    return _with_chain(history, view)
+
+
+def _with_chain(history: History, view: View) -> View:
+    pair = view.pair
+    rest = rest_of(view.life, pair) if pair else None
+    if pair is None or rest is None:
+        return view
+    graph = waitgraph.build(history, pair.after)
+    chain = waitgraph.chain_from(graph, view.life.pid)
+    before = waitgraph.chain_from(waitgraph.build(history, pair.before), view.life.pid)
+    same = bool(chain) and [edge.holder for edge in chain] == [edge.holder for edge in before]
+    share = share_between(history, view.life.pid, view.cut_ns - int(QUIET_S * 1e9), view.cut_ns)
+    stable = same and rest.idle and share < IDLE_SHARE and _holders_rest(history, chain, pair, view.cut_ns)
+    values = {name: getattr(view, name) for name in View.__struct_fields__}
+    return View(**{**values, "rest": rest, "graph": graph, "chain": chain, "stable": stable})
+
+
+def _holders_rest(history: History, chain: tuple[Edge, ...], pair: Pair, cut_ns: int) -> bool:
+    """Nobody on the chain made a step since the first look, or was at work between the two."""
+    for pid in waitgraph.processes_on(chain)[1:]:
+        life = life_of(history, pid)
+        rest = rest_of(life, pair) if life else None
+        if life is None or rest is None or not rest.idle:
+            return False
+        if progress_of(history, life, cut_ns)[0] > pair.before.started_ns:
+            return False
+    return True
+
+
+def _suspended(history: History, view: View) -> Named | None:
+    """A suspended process is no hung one, whoever suspended it."""
+    reading = view.life.reading(view.pair.after) if view.pair else None
+    ours = stopped_by_us(history, view.life, view.cut_ns)
+    if not ours and (reading is None or reading.state not in ("T", "t")):
+        return None
+    who = "the scenario" if ours else "somebody else"
+    verdict = Verdict.INCONCLUSIVE if view.late else Verdict.ALIVE
+    return verdict, Grade.WEAK, f"{who} has suspended it: that is no hang"
+
+
+def _early(view: View) -> Named:
+    """Before the deadline: hung only when nothing that is seen could let it go on in time."""
+    rest, root = view.rest, view.root
+    if rest is None or view.quiet_s < QUIET_S:
+        return Verdict.ALIVE, Grade.WEAK, "too little time without a step to say anything"
+    if rest.starved:
+        return Verdict.ALIVE, Grade.WEAK, "it waits for a core: the machine is slow"
+    if not rest.idle:
+        return Verdict.ALIVE, Grade.WEAK, "it is at work"
+    if root is not None and root.kind == "input" and view.stable and len(_ways_of(view)) == 1:
+        return Verdict.WAITING_FOR_INPUT, view.grade, root.label
+    if view.stable and waitgraph.has_no_way_out(view.graph, view.life.pid, view.left_s):
+        cycle = waitgraph.cycle_on(view.chain)
+        if cycle:
+            return Verdict.DEADLOCK, view.grade, f"a cycle of {len(cycle) - 1}, with no way out for any of them"
+        return Verdict.BLOCKED, view.grade, f"everything waits for: {root.label if root else ''}"
+    return Verdict.ALIVE, Grade.WEAK, _may_go_on(view)
+
+
+def _ways_of(view: View) -> list[Edge]:
+    return [edge for edge in view.graph.edges if edge.waiter == f"pid:{view.life.pid}"]
+
+
+def _may_go_on(view: View) -> str:
+    ends = [edge.ends_in_s for edge in view.chain if edge.ends_in_s is not None]
+    if ends:
+        return f"the wait ends by itself in at most about {min(ends):.0f} s"
+    return "nothing proves that it will not go on"
+
+
+def _at_deadline(view: View) -> Named:
+    rest, root = view.rest, view.root
+    if not view.still:
+        return Verdict.OVERRAN, Grade.STRONG, f"at the deadline its last step was {view.quiet_s:.1f} s ago"
+    if rest is None:
+        return Verdict.INCONCLUSIVE, Grade.WEAK, "no two comparable looks at it since its last step"
+    if root is not None and waitgraph.has_no_way_out(view.graph, view.life.pid, 0.0):
+        return _rooted(view, root)
+    if rest.starved:
+        return Verdict.INCONCLUSIVE, Grade.WEAK, "it waits for a core: the machine is slow"
+    if rest.cpu_share >= BUSY_SHARE:
+        return Verdict.LIVELOCK, Grade.STRONG, f"busy for {view.quiet_s:.1f} s without a step, at the deadline"
+    if root is not None:
+        return _rooted(view, root)
+    return Verdict.STALLED, Grade.STRONG if rest.idle else Grade.WEAK, "at the deadline; no chain could be shown"
+
+
+def _rooted(view: View, root: Node) -> Named:
+    cycle = waitgraph.cycle_on(view.chain)
+    if cycle:
+        return Verdict.DEADLOCK, view.grade, f"at the deadline, a cycle of {len(cycle) - 1}"
+    if root.kind == "input":
+        return Verdict.WAITING_FOR_INPUT, view.grade, root.label
+    return Verdict.BLOCKED, view.grade, f"at the deadline everything waits for: {root.label}"
+
+
+def _retrying(history: History, view: View) -> Named | None:
+    """At the deadline, the same request again and again, each time with an error: steps, but no progress."""
+    requests = asked(history, view.life, view.cut_ns)
+    words = {event.request: event.what for event in history.of_type(ProviderReply) if event.at_ns <= view.cut_ns}
+    repeated = requests[-REPEATS:]
+    alike = {(one.path, one.model, one.last_text) for one in repeated}
+    failed = all(words.get(one.request) == "error" for one in repeated)
+    if not view.late or len(repeated) < REPEATS or len(alike) != 1 or not failed:
+        return None
+    if pair_of(history, view.life, repeated[0].at_ns, view.cut_ns) is None:
+        return None
+    period_s = (repeated[-1].at_ns - repeated[0].at_ns) / 1e9 / (REPEATS - 1)
+    why = f"it asked {len(requests)} times and got an error each time, about every {period_s:.1f} s, to the deadline"
+    return Verdict.LIVELOCK, Grade.PROVED, why

@@ -1,0 +1,129 @@
+"""The records of a stored run: what each file of a run directory and of a bundle says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+
+from pytest_ocrepro.history import History
+from pytest_ocrepro.judge.judgement import Finding, Judgement
+from pytest_ocrepro.publish.redaction import Masked
+
+SCHEMA = 1
+
+
+class Fact(msgspec.Struct, frozen=True, kw_only=True):
+    """A name and a value for people: one fact of the machine, one option with its value and source."""
+
+    name: str
+    value: str
+
+
+class Subject(msgspec.Struct, frozen=True, kw_only=True):
+    """One build that was run."""
+
+    version: str
+    sha256: str
+    source: str = ""  # path, PATH, npm, cache
+
+
+class RunInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """The frame of a run. ``started`` is UTC ISO 8601."""
+
+    schema: int = SCHEMA
+    run_id: str
+    started: str = ""
+    plugin_version: str = ""
+    pytest_command: tuple[str, ...] = ()
+    machine: tuple[Fact, ...] = ()
+    subjects: tuple[Subject, ...] = ()
+    options: tuple[Fact, ...] = ()
+    sources: tuple[RunInfo, ...] = ()  # of a merged run: the runs that went into it, by run id
+
+
+class ProcessRow(msgspec.Struct, frozen=True, kw_only=True):
+    """One process of a trial. ``exit``: status, minus the signal, or None while it lived."""
+
+    role: str
+    pid: int
+    argv: tuple[str, ...]
+    exit: int | None
+    verdict: str
+    milestone: str
+    seconds: float
+
+
+class TrialResult(msgspec.Struct, frozen=True, kw_only=True):
+    """One line of results.jsonl. ``bundle`` is relative to the run directory.
+
+    ``expected`` says what pytest made of it and why ("xfailed: known on 1.14.48"); ``known``: the scenario's
+    mark lists the version.
+    """
+
+    schema: int = SCHEMA
+    run_id: str
+    scenario: str  # node id
+    title: str
+    issue: tuple[str, ...]
+    version: str
+    binary_sha256: str
+    trial: int
+    seed: int
+    result: str  # reproduced, not-seen, inconclusive
+    reason: str
+    verdict: str
+    grade: str
+    seconds_to_verdict: float
+    chain: tuple[str, ...]  # waiter first, root last
+    processes: tuple[ProcessRow, ...]
+    findings: tuple[Finding, ...]
+    leaked: tuple[str, ...]  # must be empty
+    signature: str
+    bundle: str
+    expected: str = ""
+    known: bool = False
+
+
+class TrialInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """What is known before a trial starts. ``started`` is UTC ISO 8601."""
+
+    schema: int = SCHEMA
+    scenario: str
+    title: str
+    issue: tuple[str, ...] = ()
+    version: str = ""
+    binary_sha256: str = ""
+    trial: int = 1
+    seed: int = 0
+    docstring: str = ""
+    replay: str = ""
+    marker: str = ""  # the environment entry that all of the trial's processes carry
+    started: str = ""
+    control: bool = False  # meant never to fail: it shows that the scenario's ingredient is the cause
+
+
+class StoredTrial(msgspec.Struct, frozen=True, kw_only=True):
+    """A bundle as read back. ``torn``: it ended before it was complete; ``problems`` says in which way."""
+
+    path: Path
+    info: TrialInfo
+    history: History
+    judgement: Judgement | None
+    result: TrialResult | None
+    masked: tuple[Masked, ...] = ()
+    torn: bool
+    problems: tuple[str, ...] = ()
+
+
+class Receipt(msgspec.Struct, frozen=True):
+    """What was masked in one bundle."""
+
+    masked: tuple[Masked, ...]
+
+
+class Origin(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a bundle of a merged run was written: its identity, whatever it was copied through."""
+
+    run_id: str
+    bundle: str  # its directory's name there

@@ -1,0 +1,296 @@
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterable
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pytest_ocrepro import history as h
+from pytest_ocrepro import readings as r
+from pytest_ocrepro.judge import waitgraph
+from pytest_ocrepro.judge.judgement import Edge, Graph, Node
+
+if TYPE_CHECKING:
+    from tests.data.judge import histories as w
+else:
+    _spec = importlib.util.spec_from_file_location(
+        "ocrepro_histories", Path(__file__).parents[1] / "data" / "judge" / "histories.py"
+    )
+    w = importlib.util.module_from_spec(_spec)
+    _spec.loader.exec_module(w)
+
+
+def graph_of(*processes: r.ProcessReading, events: Iterable[h.Event] = (), **seen: Any) -> Graph:
+    look = w.look(5.0, *processes, **seen)
+    starts = [w.started(one.id.pid, one.role, is_subject=one.is_subject) for one in processes]
+    return waitgraph.build(w.of(starts, events, look), look.snapshot)
+
+
+def node(graph: Graph, key: str) -> Node:
+    return next(one for one in graph.nodes if one.key == key)
+
+
+def links(graph: Graph, pid: int) -> list[tuple[str, str]]:
+    return [(edge.holder, edge.grade) for edge in waitgraph.chain_from(graph, pid)]
+
+
+def test_lock_directory_chain_down_to_the_registry() -> None:
+    history = w.overlap()
+    graph = waitgraph.build(history, history.of_type(h.SnapshotTaken)[-1].snapshot)
+    lock = "lock:$SANDBOX/state/opencode/locks/5688.lock"
+    assert links(graph, 20) == [
+        (lock, "inferred"),
+        ("pid:10", "proved"),
+        ("registry", "proved"),
+        ("fault:registry", "declared"),
+    ]
+    assert graph.cycle == ()
+    ends = {edge.waiter: edge.ends_in_s for edge in graph.edges}
+    assert ends["pid:20"] == pytest.approx(296.4, abs=0.2)
+
+
+def test_what_comes_after_the_snapshot_plays_no_part() -> None:
+    history = w.overlap()
+    look = history.of_type(h.SnapshotTaken)[-1].snapshot
+    later = [h.FaultHealed(at_ns=w.ns(9), fault="registry"), w.signal(10, "first", 9.0, "SIGSTOP")]
+    assert waitgraph.build(w.of(history, later), look) == waitgraph.build(history, look)
+
+
+def test_two_lock_directories_are_both_named_and_the_one_read_last_comes_first() -> None:
+    other = w.lock_directory(
+        10, path="$SANDBOX/state/opencode/locks/1111.lock", key="npm-install:$SANDBOX/config/opencode"
+    )
+    first = r.LogLine(text="message=loading path=$SANDBOX/config/opencode/config.json")
+    last = r.LogLine(text=w.MODERN)
+    tail = r.LogTail(path="l", pid=20, size_bytes=9, lines=(first, last), milestone="config-loading")
+    graph = graph_of(
+        w.process(10, "first"),
+        w.process(20, "second"),
+        lock_directories=(other, w.lock_directory(10)),
+        logs=(tail,),
+        events=[w.progress(20, "second", 4.0)],
+    )
+    holders = [edge.holder for edge in graph.edges if edge.waiter == "pid:20"]
+    assert [key.rsplit("/", 1)[-1] for key in holders] == ["5688.lock", "1111.lock"]
+    chosen = waitgraph.chain_from(graph, 20)[0]
+    assert any("npm-install:$SANDBOX/config/opencode as well" in fact for fact in chosen.evidence)
+
+
+def test_an_own_lock_directory_is_not_waited_for_but_one_of_a_dead_namesake_is() -> None:
+    def edges(*, alive: bool | None) -> list[str]:
+        graph = graph_of(
+            w.process(20, "second"),
+            lock_directories=(w.lock_directory(20, alive=alive),),
+            logs=(w.tail(20, "config-loading"),),
+        )
+        return [edge.holder for edge in waitgraph.chain_from(graph, 20)]
+
+    assert edges(alive=True) == []
+    assert edges(alive=None) == []
+    assert edges(alive=False)[-1] == "dead:20"
+
+
+def test_a_holder_on_another_machine_is_not_called_dead() -> None:
+    graph = graph_of(
+        w.process(20, "second"),
+        lock_directories=(w.lock_directory(77, alive=None),),
+        logs=(w.tail(20, "config-loading"),),
+    )
+    root = waitgraph.root_of(graph, waitgraph.chain_from(graph, 20))
+    assert root is not None
+    assert (root.kind, root.for_good) == ("outsider", False)
+
+
+def sqlite(*, syscall: str | None = "clock_nanosleep", fds: tuple[r.FdReading, ...] = ()) -> Graph:
+    waiter = w.process(20, "run", threads=(w.thread(20, syscall=syscall),), fds=fds)
+    return graph_of(
+        w.process(10, "lock-holder", is_subject=False),
+        waiter,
+        locks=(w.write_byte(10),),
+        events=[w.fault("database-lock", pid=10)],
+    )
+
+
+def test_sqlite_byte_chain() -> None:
+    graph = sqlite(fds=(w.open_database(),))
+    assert [grade for _, grade in links(graph, 20)] == ["inferred", "proved", "declared"]
+    assert waitgraph.chain_from(graph, 20)[0].ends_in_s == 5.0
+    assert not waitgraph.has_no_way_out(graph, 20, 20.0)
+
+
+def test_nobody_waits_for_a_byte_without_the_database_and_the_sleeps_of_a_retry() -> None:
+    assert sqlite().edges == ()
+    assert sqlite(syscall="epoll_pwait2", fds=(w.open_database(),)).edges == ()
+    assert sqlite(syscall=None, fds=(w.open_database(),)).edges == ()
+    other = r.FdReading(fd=14, kind=r.FdKind.DATABASE, target="$SANDBOX/other.db")
+    assert sqlite(fds=(other,)).edges == ()
+
+
+def test_a_byte_whose_holder_is_out_of_view() -> None:
+    waiter = w.process(20, "run", threads=(w.thread(20, syscall="clock_nanosleep"),), fds=(w.open_database(),))
+    graph = graph_of(waiter, locks=(w.write_byte(None),))
+    root = waitgraph.root_of(graph, waitgraph.chain_from(graph, 20))
+    assert root is not None
+    assert root.label == "a holder outside of our view"
+
+
+def test_abba_is_a_proved_cycle() -> None:
+    locks = (
+        w.file_lock(10, "/tmp/a"),
+        w.file_lock(20, "/tmp/b"),
+        w.file_lock(10, "/tmp/b", waiting=True),
+        w.file_lock(20, "/tmp/a", waiting=True),
+    )
+    graph = graph_of(w.process(10, "first"), w.process(20, "second"), locks=locks)
+    assert len(graph.cycle) == 5
+    assert graph.cycle[0] == graph.cycle[-1]
+    chain = waitgraph.chain_from(graph, 20)
+    assert waitgraph.cycle_on(chain)
+    assert {edge.grade for edge in chain} == {"proved"}
+    assert waitgraph.has_no_way_out(graph, 20, 999.0)
+    assert waitgraph.processes_on(chain) == (20, 10)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"access": "READ"},
+        {"start": 10, "end": 20},
+        {"kind": "POSIX"},
+        {"path": "/tmp/b"},
+    ],
+)
+def test_locks_that_do_not_conflict_hold_nobody_up(change: dict[str, Any]) -> None:
+    held = {"path": "/tmp/a", **change}
+    wanted = w.file_lock(20, "/tmp/a", waiting=True, access="READ", end=5)
+    graph = graph_of(w.process(10, "a"), w.process(20, "b"), locks=(w.file_lock(10, **held), wanted))
+    assert [edge.holder for edge in graph.edges] == ["file:/tmp/a"]
+    conflicting = w.file_lock(10, "/tmp/a")
+    graph = graph_of(w.process(10, "a"), w.process(20, "b"), locks=(conflicting, wanted))
+    assert [edge.holder for edge in graph.edges] == ["file:/tmp/a", "pid:10"]
+
+
+def pipe(fd: int, *, writable: bool) -> r.FdReading:
+    return r.FdReading(fd=fd, kind=r.FdKind.PIPE, target="pipe:[9]", inode=9, writable=writable)
+
+
+def test_pipe_and_child() -> None:
+    reader = w.process(20, "run", fds=(pipe(5, writable=False),))
+    writer = w.process(30, "sh", is_subject=False, parent_pid=1, fds=(pipe(1, writable=True),))
+    graph = graph_of(reader, writer)
+    assert [(edge.verb, edge.grade) for edge in graph.edges] == [("waits for output of", "proved")]
+    child = w.process(30, "sh", is_subject=False, parent_pid=20, argv=("sleep", "300"))
+    graph = graph_of(w.process(20, "run"), child)
+    assert [(edge.verb, edge.evidence) for edge in graph.edges] == [("has a child that runs", ("sleep 300",))]
+    zombie = w.process(30, "sh", is_subject=False, parent_pid=20, state="Z")
+    assert graph_of(w.process(20, "run"), zombie).edges == ()
+    assert not waitgraph.has_no_way_out(graph, 20, 1.0)
+
+
+def test_suspended_by_us_and_by_somebody() -> None:
+    sent = [w.signal(20, "run", 2.0, "SIGSTOP")]
+    ours = graph_of(w.process(20, "run", state="T"), events=sent)
+    assert ours.edges[0].grade == "declared"
+    assert not node(ours, "stop:20").for_good
+    declared = graph_of(w.process(20, "run", state="T"), events=[*sent, w.fault("SIGSTOP to run", 2.0, pid=20)])
+    assert node(declared, "stop:20").for_good
+    resumed = graph_of(w.process(20, "run", state="T"), events=[*sent, w.signal(20, "run", 3.0, "SIGCONT")])
+    assert "somebody else" in node(resumed, "stop:20").label
+
+
+def test_provider_with_and_without_its_socket() -> None:
+    events = [w.asked(20, 1.0), w.fault("provider", 1.1, address=w.PROVIDER), w.replied(20, 1.2, "stalled")]
+    graph = graph_of(w.process(20, "run"), events=events, sockets=(w.connection(20, w.PROVIDER),))
+    assert links(graph, 20) == [("provider:1", "proved"), ("fault:provider", "declared")]
+    assert "ESTABLISHED" in graph.edges[0].evidence[0]
+    assert links(graph_of(w.process(20, "run"), events=events), 20)[0][1] == "inferred"
+    left = [*events, w.replied(20, 1.3, "client-left")]
+    assert graph_of(w.process(20, "run"), events=left).edges == ()
+    title = [w.asked(20, 1.0, title=True)]
+    assert graph_of(w.process(20, "run"), events=title).edges == ()
+
+
+def test_every_sentence_begins_with_an_edge_of_the_graph() -> None:
+    """The page finds the edge of each sentence again by its beginning."""
+    history = w.overlap()
+    graph = waitgraph.build(history, history.of_type(h.SnapshotTaken)[-1].snapshot)
+    labels = {node.key: node.label for node in graph.nodes}
+    spoken = [f"{labels[edge.waiter]} {edge.verb} {labels[edge.holder]} [" for edge in graph.edges]
+    sentences = waitgraph.in_words(graph, waitgraph.chain_from(graph, 20))
+    assert sentences
+    assert all(any(sentence.startswith(head) for head in spoken) for sentence in sentences)
+
+
+# --- cycles and ways out in any graph
+
+keys = st.sampled_from("abcdefg")
+arrows = st.lists(st.tuples(keys, keys), max_size=14)
+
+
+def edge(waiter: str, holder: str, *, binding: bool = True) -> Edge:
+    return Edge(waiter=waiter, holder=holder, grade="proved", verb="waits for", evidence=(), binding=binding)
+
+
+def reachable(pairs: list[tuple[str, str]], begin: str) -> set[str]:
+    seen: set[str] = set()
+    new = {holder for waiter, holder in pairs if waiter == begin}
+    while new:
+        seen |= new
+        new = {holder for waiter, holder in pairs if waiter in seen} - seen
+    return seen
+
+
+@given(arrows)
+def test_find_cycle_against_reachability(pairs: list[tuple[str, str]]) -> None:
+    cycle = waitgraph.find_cycle([edge(*pair) for pair in pairs])
+    assert bool(cycle) == any(key in reachable(pairs, key) for key in "abcdefg")
+    if cycle:
+        assert cycle[0] == cycle[-1]
+        assert len(set(cycle)) == len(cycle) - 1
+        assert all(step in pairs for step in pairwise(cycle))
+
+
+def test_find_cycle_in_a_chain_deeper_than_the_stack() -> None:
+    chain = [edge(str(n), str(n + 1)) for n in range(5000)]
+    assert waitgraph.find_cycle(chain) == ()
+    assert len(waitgraph.find_cycle([*chain, edge("5000", "0")])) == 5002
+
+
+def naive_way_out(nodes: dict[str, bool], pairs: list[tuple[str, str]], begin: str) -> bool:
+    """Somebody that it waits for, near or far, is not shut for good and waits for nothing."""
+    return any(
+        not nodes[key] and not any(waiter == key for waiter, _ in pairs)
+        for key in until_for_good(nodes, pairs, begin)
+    )
+
+
+def until_for_good(nodes: dict[str, bool], pairs: list[tuple[str, str]], begin: str) -> set[str]:
+    return {begin} | reachable([pair for pair in pairs if not nodes[pair[0]]], begin)
+
+
+@given(st.dictionaries(st.sampled_from(["pid:1", "pid:2", "pid:3", "pid:4"]), st.booleans(), min_size=4), st.data())
+def test_no_way_out_against_a_naive_oracle(for_good: dict[str, bool], data: st.DataObject) -> None:
+    nodes = {**for_good, "pid:1": False}
+    pairs = data.draw(
+        st.lists(st.tuples(st.sampled_from(sorted(nodes)), st.sampled_from(sorted(nodes))), max_size=10)
+    )
+    graph = Graph(
+        nodes=tuple(Node(key=key, kind="process", label=key, for_good=shut) for key, shut in nodes.items()),
+        edges=tuple(edge(*pair) for pair in pairs),
+    )
+    assert waitgraph.has_no_way_out(graph, 1, 10.0) == (not naive_way_out(nodes, pairs, "pid:1"))
+
+
+@given(arrows)
+def test_one_wait_that_does_not_bind_is_a_way_out(pairs: list[tuple[str, str]]) -> None:
+    node_keys = ["pid:1", *"abcdefg"]
+    graph = Graph(
+        nodes=tuple(Node(key=key, kind="process", label=key) for key in node_keys),
+        edges=(edge("pid:1", "a", binding=False), *(edge(*pair) for pair in pairs)),
+    )
+    assert not waitgraph.has_no_way_out(graph, 1, 1.0)
