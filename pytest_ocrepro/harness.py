@@ -17,7 +17,7 @@ from typing import overload
 
 import msgspec
 
-from pytest_ocrepro.errors import BundleError, NotReachedError, OcreproError
+from pytest_ocrepro.errors import BundleError, NotReachedError, OcreproError, StageError
 from pytest_ocrepro.expect import AnswerDemands, Claims, DatabaseDemands, ProcessDemands
 from pytest_ocrepro.history import (
     DatabaseRead,
@@ -38,16 +38,16 @@ from pytest_ocrepro.observe.sampler import Sampler, is_subject
 from pytest_ocrepro.observe.sockets import owner_of_address
 from pytest_ocrepro.publish.bundle import ProcessRow, RunDir, TrialInfo, TrialResult
 from pytest_ocrepro.publish.redaction import Redactor
-from pytest_ocrepro.readings import DatabaseReading, LockDirectory
+from pytest_ocrepro.readings import DatabaseReading
 from pytest_ocrepro.roster import Roster
 from pytest_ocrepro.stage.faults import AtLockDirectory, AtMilestone, AtRequest, DatabaseLock, SignalAt, Trigger
 from pytest_ocrepro.stage.process import NoInput, OpenPipe, Process, Stdin, until
 from pytest_ocrepro.stage.provider import Provider
 from pytest_ocrepro.stage.registry import Registry
-from pytest_ocrepro.stage.sandbox import Project, Sandbox, make_sandbox
+from pytest_ocrepro.stage.sandbox import Project, Sandbox, make_sandbox, remove_leftovers
 from pytest_ocrepro.stage.server import Answer, Server, free_port
 from pytest_ocrepro.stage.subject import Build
-from pytest_ocrepro.stage.supervisor import MARKER, Supervisor
+from pytest_ocrepro.stage.supervisor import MARKER, Ledger, Supervisor
 from pytest_ocrepro.steps import Furniture, RecordedProvider, RecordedServer, step_waited, waited
 
 DEADLINE_S = 45.0  # what the reported script of anomalyco/opencode#29395 waits
@@ -58,18 +58,35 @@ SECRET_NAMES = ("KEY", "TOKEN", "SECRET", "PASSWORD", "CREDENTIAL", "AUTH")
 
 
 class Session:
-    """What all trials of one pytest process share. ``run_dir`` None: nothing is stored (the CLI's own trials)."""
+    """What all trials of one pytest process share.
+
+    ``ledger`` is a directory that tells the next session about this one; what a killed one left is swept at once.
+    """
 
     def __init__(self, run_dir: RunDir, *, ledger: Path | None = None) -> None:
         self.run_dir = run_dir
-        self.supervisor = Supervisor(ledger=ledger)
         self.reader = Reader()
+        self._ledger = ledger
+        self.supervisor = Supervisor(ledger=ledger)
+        if ledger is not None:
+            self._sweep_leftovers(Ledger(ledger))
         self._count = 0
         self._lock = threading.Lock()
 
+    def _sweep_leftovers(self, ledger: Ledger) -> None:
+        for mark in ledger.leftovers(self.reader):
+            if not self.supervisor.sweep(f"{mark}.*").leaked:
+                remove_leftovers(mark)
+                ledger.strike(mark)
+
     def next_mark(self) -> str:
-        """A marker for one trial."""
+        """A marker for one trial. A supervisor that somebody has ended is replaced: only its trial is lost."""
         with self._lock:
+            try:
+                self.supervisor.check()
+            except StageError:
+                self.supervisor.close()
+                self.supervisor = Supervisor(ledger=self._ledger)
             self._count += 1
             return f"{self.supervisor.mark}.{self._count}"
 
@@ -310,25 +327,35 @@ class Trial:
         return self._judging
 
     def _close_stage(self) -> None:
+        """Every step is taken, whatever becomes of the others."""
         self._judging = True
-        try:
-            self.sampler.light()
-            if any(process.alive for process in self.roster.started):
-                self.sampler.snapshot()
-        finally:
-            self.sampler.stop()
-            self.roster.note_the_gone()
-            survivors, locks = self.roster.survivors(), self.roster.locks_of_the_dead()
-            self._sweep(survivors, locks)
-            for process in self.roster.started:
-                process.stdin.close()
-            self.provider.close()
-            self.registry.close()
-            if self.sandbox.database.exists():
-                self.database("at the end of the trial")
-            self.sandbox.remove()
+        steps: tuple[tuple[str, Callable[[], object]], ...] = (
+            ("look once more", self._last_look),
+            ("stop the sampler", self.sampler.stop),
+            ("end what is left", self._sweep),
+            ("stop the provider", self.provider.close),
+            ("stop the registry", self.registry.close),
+            ("read the database", self._last_database),
+            ("remove the sandbox", self.sandbox.remove),
+        )
+        for what, step in steps:
+            try:
+                step()
+            except Exception as error:  # noqa: BLE001  one that fails must not keep the others from cleaning up
+                self.history.append(Trouble(at_ns=now_ns(), what=f"could not {what}: {error}"))
 
-    def _sweep(self, survivors: list[str], locks: tuple[LockDirectory, ...]) -> None:
+    def _last_look(self) -> None:
+        self.sampler.light()
+        if any(process.alive for process in self.roster.started):
+            self.sampler.snapshot()
+
+    def _last_database(self) -> None:
+        if self.sandbox.database.exists():
+            self.database("at the end of the trial")
+
+    def _sweep(self) -> None:
+        self.roster.note_the_gone()
+        survivors, locks = self.roster.survivors(), self.roster.locks_of_the_dead()
         for process in self.roster.started:
             if process.alive:
                 process.expect_end(signal.SIGTERM)
@@ -339,6 +366,7 @@ class Trial:
         ended = self._session.supervisor.sweep(self.mark)
         for process in self.roster.started:
             process.wait(2.0)
+            process.stdin.close()
         self.history.append(
             Swept(
                 at_ns=now_ns(),

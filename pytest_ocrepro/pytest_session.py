@@ -33,7 +33,6 @@ from pytest_ocrepro.publish.page import summary_table, write_report
 from pytest_ocrepro.settings import Settings, check_root, read_mark, read_settings
 from pytest_ocrepro.stage import subject
 from pytest_ocrepro.stage.subject import Build
-from pytest_ocrepro.stage.supervisor import Ledger
 from pytest_ocrepro.versions.releases import cache_root
 
 TRIAL: pytest.StashKey[Trial] = pytest.StashKey()
@@ -159,10 +158,7 @@ class OcreproSession:
     def _running(self) -> Session:
         if self._session is None:
             assert self._run_dir is not None  # noqa: S101  no item runs when collecting only
-            ledger = cache_root() / "supervisors"
-            self._session = Session(self._run_dir, ledger=ledger)
-            for mark in Ledger(ledger).leftovers(self._session.reader):
-                self._session.supervisor.sweep(f"{mark}.*")
+            self._session = Session(self._run_dir, ledger=cache_root() / "supervisors")
         return self._session
 
     def _info(self, item: Any, build: Build, number: int) -> TrialInfo:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
 import stat
 import tempfile
@@ -22,6 +23,8 @@ from pytest_ocrepro.errors import StageError
 # Of the user's environment only these pass; each says where things are, none says who the user is.
 ALLOWED = ("LANG", "LC_ALL", "LC_CTYPE", "TZ", "SSL_CERT_FILE", "NIX_SSL_CERT_FILE")
 SYSTEM_PATH = ("/usr/local/bin", "/usr/bin", "/bin")
+PREFIX = "ocrepro-"
+SESSION_MARK = re.compile(r"\d+-[0-9a-f]{12}")  # as the supervisor makes them
 GIT_CONFIG = "[core]\n\trepositoryformatversion = 0\n\tfilemode = true\n\tbare = false\n"
 PLUGIN = "export const Quiet = async () => ({})\n"
 REMOVALS = 5  # a process that still writes can fill a directory while it is deleted
@@ -125,6 +128,14 @@ class Sandbox:
             _open_up(self.root)
 
 
+def remove_leftovers(session_mark: str) -> None:
+    """Delete the sandboxes of a session whose harness was killed; ``session_mark`` is what its marks begin with."""
+    if not SESSION_MARK.fullmatch(session_mark):
+        return
+    for root in Path(os.environ.get("TMPDIR") or tempfile.gettempdir()).glob(f"{PREFIX}{session_mark}.*"):
+        Sandbox(root=root, project=Project(root=root)).remove()
+
+
 def make_sandbox(*, binary: Path, registry_url: str, mark: str, marker: str, git: bool = True) -> Sandbox:
     """Make a fresh sandbox in the temporary directory.
 
@@ -132,7 +143,7 @@ def make_sandbox(*, binary: Path, registry_url: str, mark: str, marker: str, git
     """
     wanted = os.environ.get("TMPDIR") or None  # tempfile would go elsewhere in silence when it cannot be used
     with _disk(f"make a sandbox in {wanted or 'the temporary directory'}"):
-        root = Path(tempfile.mkdtemp(prefix="ocrepro-", dir=wanted)).resolve()
+        root = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{mark}-", dir=wanted)).resolve()
     variables = _variables(root, registry_url)
     sandbox = Sandbox(root=root, project=Project(root=root / "project"), variables={**variables, marker: mark})
     try:

@@ -381,7 +381,7 @@ class Ledger:
             (self._directory / f"{mark}.json").unlink()
 
     def leftovers(self, reader: Reader) -> dict[str, list[ProcessId]]:
-        """Marks of supervisors that are gone -> processes that still carry them; clean lines are struck."""
+        """Marks of supervisors that are gone -> processes that still carry them; strike a mark when it is swept."""
         found: dict[str, list[ProcessId]] = {}
         for line in sorted(self._directory.glob("*.json")):
             try:
@@ -390,11 +390,7 @@ class Ledger:
                 continue
             if supervisor.boot_id == reader.boot_id() and reader.alive(supervisor):
                 continue
-            left = reader.marked(MARKER, f"{line.stem}.*")
-            if left:
-                found[line.stem] = left
-            else:
-                self.strike(line.stem)
+            found[line.stem] = reader.marked(MARKER, f"{line.stem}.*")
         return found
 
 

@@ -10,8 +10,9 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Self
 
 import filelock
 import msgspec
@@ -133,8 +134,7 @@ class Journal:
         line = _encoder.encode(_Line(check=check, data=msgspec.Raw(data))) + b"\n"
         at = os.lseek(self._fd, 0, os.SEEK_END)
         try:
-            if os.write(self._fd, line) != len(line):
-                raise OSError(28, "No space left on device")
+            _write_whole(self._fd, line)
             os.fsync(self._fd)
         except OSError as error:
             with contextlib.suppress(OSError):
@@ -148,7 +148,7 @@ class Journal:
         os.close(self._fd)
         self._lock.release()
 
-    def __enter__(self) -> Journal:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -185,9 +185,14 @@ def read_lines(content: bytes, name: str) -> Read:
     )
 
 
-def trials_of(records: list[AnyRecord] | tuple[AnyRecord, ...]) -> Iterator[Tried]:
+def trials_of(records: Sequence[AnyRecord]) -> Iterator[Tried]:
     """The trials, oldest first."""
     return (record for record in records if isinstance(record, Tried))
+
+
+def _write_whole(fd: int, line: bytes) -> None:
+    while line:
+        line = line[os.write(fd, line) :]
 
 
 def _one(line: bytes, check: str, where: str) -> tuple[AnyRecord, str, bool]:

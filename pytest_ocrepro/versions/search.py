@@ -366,7 +366,7 @@ def is_confirmed(state: State, best: Boundary) -> bool:
     none = Rate(k=0, n=0)
     failing = state.confirmed.get(state.order[best.failing], none)
     clean = state.confirmed.get(state.order[best.clean], none)
-    return failing.k > 0 and clean.k * failing.n <= 0.1 * failing.k * clean.n  # noqa: PLR2004  a tenth of the rate
+    return failing.k > 0 and clean.k * failing.n <= 0.1 * failing.k * clean.n  # a tenth of the rate
 
 
 def _neighbours(records: Sequence[AnyRecord], one: str, other: str) -> bool:

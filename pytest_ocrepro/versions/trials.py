@@ -53,7 +53,9 @@ class Trials(msgspec.Struct, frozen=True, kw_only=True):
         names = sorted({one.scenario for one in found})
         if len(names) > 1:
             raise UsageError(f"{scenario} is more than one scenario: name one of {', '.join(names)}")
-        told = tried_of(found[0], reports) if found else _no_result(scenario, version, seed, done)
+        # a parametrized scenario has several results: one that shows the failure speaks for all
+        ordered = sorted(found, key=lambda one: ("reproduced", "inconclusive", "not-seen").index(one.result))
+        told = tried_of(ordered[0], reports) if found else _no_result(scenario, version, seed, done)
         return msgspec.structs.replace(
             told,
             scenario=scenario,
@@ -65,10 +67,8 @@ class Trials(msgspec.Struct, frozen=True, kw_only=True):
     def _command(self, scenario: str, version: str, seed: int, reports: Path) -> list[str]:
         ours = {"version": version, "expect": "any", "trials": "1", "seed": str(seed), "reports": str(reports)}
         options = [f"--ocrepro-{name}={value}" for name, value in ours.items()]
-        return [
-            sys.executable, "-m", "pytest", "--ocrepro", *options, "--ocrepro-offline", "-q", "-p", "no:cacheprovider",
-            *self.options, scenario,
-        ]  # fmt: skip
+        quiet = ["--ocrepro-offline", "-q", "-p", "no:cacheprovider"]
+        return [sys.executable, "-m", "pytest", "--ocrepro", *options, *quiet, *self.options, scenario]
 
 
 def results_of(reports: Path) -> tuple[TrialResult, ...]:

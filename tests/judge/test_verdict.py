@@ -825,9 +825,8 @@ def test_no_history_is_too_strange(drawn: list[h.Event]) -> None:
     judged = judge(history)
     assert msgspec.json.encode(judged) == msgspec.json.encode(judge(h.History.of(drawn)))
     starts = [*history.of_type(h.ProcessStarted), *history.of_type(h.ProcessFound)]
-    owing = {
-        one.id.pid for one in (*history.of_type(h.ProcessStarted), *history.of_type(h.ProcessFound)) if one.obligation
-    }
+    owing = {start.id.pid for start in history.of_type(h.ProcessStarted) if start.obligation}
+    owing |= {found.id.pid for found in history.of_type(h.ProcessFound) if found.obligation}
     for one in judged.processes:
         assert one.pid in owing
         if one.verdict.hung:

@@ -18,7 +18,7 @@ from pytest_ocrepro.observe.procfs import Reader, parse_net_tcp
 from pytest_ocrepro.stage.process import NoInput, Process, until
 from pytest_ocrepro.stage.provider import Provider
 from pytest_ocrepro.stage.registry import Registry
-from pytest_ocrepro.stage.sandbox import ALLOWED, Sandbox, make_sandbox
+from pytest_ocrepro.stage.sandbox import ALLOWED, Sandbox, make_sandbox, remove_leftovers
 from pytest_ocrepro.stage.subject import resolve
 from pytest_ocrepro.stage.supervisor import MARKER, Supervisor
 
@@ -336,3 +336,14 @@ def remotes_of(reader: Reader, pid: int) -> set[str]:
     """Whom the TCP sockets of a process are connected to, or trying to be."""
     own = {target[8:-1] for _, target in reader.fd_links(pid) if target.startswith("socket:[")}
     return {row.remote for row in parse_net_tcp(reader.net(pid)) if str(row.inode) in own and row.state != "LISTEN"}
+
+
+def test_leftovers_of_a_killed_session_go_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    dead, other = "4711-0123456789ab", "4712-0123456789ab"
+    for name in (f"ocrepro-{dead}.1-x", f"ocrepro-{dead}.2-y", f"ocrepro-{other}.1-z", "ocrepro-mine"):
+        (tmp_path / name / "deep").mkdir(parents=True)
+    remove_leftovers("*")
+    assert len(list(tmp_path.iterdir())) == 4
+    remove_leftovers(dead)
+    assert {path.name for path in tmp_path.iterdir()} == {f"ocrepro-{other}.1-z", "ocrepro-mine"}

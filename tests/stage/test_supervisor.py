@@ -397,6 +397,8 @@ def test_next_start_finds_what_a_killed_harness_and_supervisor_left(tmp_path: Pa
         assert list(left.values()) == [daemon]
         for mark in left:
             assert supervisor.sweep(f"{mark}.*", grace_s=0.1).ended == [daemon[0].pid]
+            assert Ledger(tmp_path).leftovers(READER) == {mark: []}
+            Ledger(tmp_path).strike(mark)
         assert Ledger(tmp_path).leftovers(READER) == {}
         supervisor.close()
     assert list(tmp_path.iterdir()) == []
@@ -407,7 +409,8 @@ def test_ledger_survives_a_broken_line_and_a_missing_directory(tmp_path: Path) -
     (tmp_path / "broken.json").write_text("{")
     gone = ProcessId(pid=os.getpid(), start_ticks=1, boot_id=READER.boot_id())
     Ledger(tmp_path).enter("recycled", gone)
-    assert Ledger(tmp_path).leftovers(READER) == {}
+    assert Ledger(tmp_path).leftovers(READER) == {"recycled": []}
+    Ledger(tmp_path).strike("recycled")
     assert [path.name for path in tmp_path.iterdir()] == ["broken.json"]
     (tmp_path / "file").touch()
     Ledger(tmp_path / "file").enter("x", gone)  # a place that cannot be written is not an error
