@@ -19,7 +19,8 @@ LOCKED = f"{STYLED}Unexpected error, {LOG}\n\ndatabase is locked\n"
 JOURNAL = f"{STYLED}Unexpected error, {LOG}\n\nFailed to run the query 'PRAGMA journal_mode = WAL'\n"
 NOT_FOUND = f"{STYLED}Model not found: bogus/nope-1.\n"
 MIGRATED = "Performing one time database migration, may take a few minutes...\nDatabase migration complete.\n"
-QUERY = STYLED + 'Unexpected error\n\nFailed query: insert into "project" ("id") values (?)\nparams: global\n'
+FAILED_QUERY = 'Failed query: insert into "project" ("id") values (?)\nparams: global\n'
+QUERY = f"{STYLED}Unexpected error\n\n{FAILED_QUERY}"
 JSON_ERROR = '{"type":"error","error":{"name":"UnknownError","data":{"message":"database is locked"}}}\n'
 JSON_TEXT = '{"type":"text","part":{"text":"Error: database is locked"}}\n'
 PRETTY = f'{STYLED}{{\n  "name": "UnknownError",\n  "data": {{\n    "message": "Check \\"server\\" logs."\n  }}\n}}\n'

@@ -14,26 +14,33 @@ from pytest_ocrepro.judge.judgement import Edge, Graph, Node
 from pytest_ocrepro.judge.life import lives, tail_of
 from pytest_ocrepro.judge.outsiders import Outsiders
 from pytest_ocrepro.judge.progress import progress_of
+from pytest_ocrepro.judge.signs import (
+    GIVES_UP_AFTER_S,
+    conflicts,
+    is_younger,
+    keeps_writers_out,
+    lock_facts,
+    may_want,
+    name_of,
+    rank_of,
+    reads_stdin,
+    retries_of,
+    told_at,
+)
 from pytest_ocrepro.readings import (
     MILESTONES,
     FdKind,
     FileLock,
     LockDirectory,
-    LogTail,
     ProcessReading,
     Snapshot,
-    ThreadReading,
 )
 
-WRITER_BYTES = frozenset({"WRITE", "RESERVED", "PENDING", "EXCLUSIVE", "RECOVER", "CKPT"})
 # opencode waits for its own lock directories between reading its configuration and starting its services
 STARTING = frozenset({"bootstrapping", "config-loading", "plugins-loading"})
 STALE_AFTER_S = 60.0  # `staleMs:60000`, read from the builds: the next waiter breaks a lock whose heartbeat is older
-GIVES_UP_AFTER_S = 300.0  # `timeoutMs:300000`, the same source
 BUSY_TIMEOUT_S = 5.0  # set by every build measured (1.14.48 to 1.18.34)
 NPM_TIMEOUT_S = 300.0  # npm's own default of fetch-timeout
-SLEEPS = frozenset({"clock_nanosleep", "nanosleep"})  # between two tries of SQLite's busy handler
-READS = frozenset({"read", "readv", "pread64", "poll", "ppoll", "select"})
 STDERR = 2
 STOPPED = ("T", "t")
 
@@ -130,7 +137,7 @@ class EdgeBuilder:
                 "waits for",
                 f"{wanted.source} lists pid {process.id.pid} as waiting",
             )
-            self._holders_of(key, (lock for lock in self._snapshot.locks if _conflicts(lock, wanted)))
+            self._holders_of(key, (lock for lock in self._snapshot.locks if conflicts(lock, wanted)))
 
     def _holders_of(self, key: str, locks: Iterable[FileLock]) -> None:
         for lock in locks:
@@ -147,10 +154,10 @@ class EdgeBuilder:
     def _sqlite_bytes(self, process: ProcessReading) -> None:
         """SQLite tries a non-blocking F_SETLK and sleeps in between: the waiter is inferred, the holder proved."""
         databases = {fd.target for fd in process.fds if fd.kind is FdKind.DATABASE}
-        how = _retries(process)
+        how = retries_of(process)
         for lock in self._snapshot.locks:
             base = lock.path.removesuffix("-shm")
-            if not how or base not in databases or not _keeps_writers_out(lock, process.id.pid):
+            if not how or base not in databases or not keeps_writers_out(lock, process.id.pid):
                 continue
             key = self._node(f"byte:{lock.path}:{lock.name}", "sqlite-byte", f"{lock.name} byte of {lock.path}")
             seen = self._has_edges(key)
@@ -206,7 +213,7 @@ class EdgeBuilder:
         if not installs:
             return False
         key = self._node("registry", "registry", f"the npm registry at {wait.address}")
-        facts = (socket, wait.fact, f"it holds {_name(holds[0])} for the install")
+        facts = (socket, wait.fact, f"it holds {name_of(holds[0])} for the install")
         left_s = NPM_TIMEOUT_S - wait.age_s
         self._edge(self._process(life.pid), key, "proved", "waits for an answer of", *facts, ends_in_s=left_s)  # type: ignore[union-attr]
         kind = "fault" if wait.fault.silent_for_good else "outsider"
@@ -223,19 +230,19 @@ class EdgeBuilder:
             return
         quiet_s = (self._snapshot.started_ns - progress_of(self._history, life, self._snapshot.started_ns)[0]) / 1e9
         wanted = sorted(
-            (lock for lock in self._snapshot.lock_directories if _may_want(lock, process.id.pid, tail)),
-            key=lambda lock: (not lock.holder_alive, _younger(lock, quiet_s), -_told_at(tail, lock), lock.path),
+            (lock for lock in self._snapshot.lock_directories if may_want(lock, process.id.pid, tail)),
+            key=lambda lock: (not lock.holder_alive, is_younger(lock, quiet_s), -told_at(tail, lock), lock.path),
         )
         for lock in wanted:
-            others = [_name(other) for other in wanted if other.path != lock.path]
-            key = self._node(f"lock:{lock.path}", "lock-directory", f"lock directory {_name(lock)}")
+            others = [name_of(other) for other in wanted if other.path != lock.path]
+            key = self._node(f"lock:{lock.path}", "lock-directory", f"lock directory {name_of(lock)}")
             self._edge(
                 self._process(process.id.pid),
                 key,
                 "inferred",
                 "waits for",
-                *_lock_facts(tail, lock, quiet_s, others),
-                binding=not _younger(lock, quiet_s),
+                *lock_facts(tail, lock, quiet_s, others),
+                binding=not is_younger(lock, quiet_s),
                 ends_in_s=GIVES_UP_AFTER_S - quiet_s,
             )
             if not self._has_edges(key):
@@ -265,8 +272,8 @@ class EdgeBuilder:
         if life is None or stdin is None or life.started.stdin != "open pipe" or not life.started.obligation:
             return
         tail = tail_of(self._snapshot, process.id.pid)
-        how = _reads_stdin(process)
-        if not how or (tail is not None and _rank(tail.milestone) >= MILESTONES.index("turn-started")):
+        how = reads_stdin(process)
+        if not how or (tail is not None and rank_of(tail.milestone) >= MILESTONES.index("turn-started")):
             return
         key = self._node("input:stdin", "input", "standard input, whose writer is open and silent")
         fact = f"fd 0 is {stdin.target}; we hold its write end and never write"
@@ -299,87 +306,3 @@ class EdgeBuilder:
                     " ".join(child.argv)[:120],
                     binding=False,
                 )
-
-
-def _lock_facts(tail: LogTail, lock: LockDirectory, quiet_s: float, others: list[str]) -> list[str]:
-    last = tail.lines[-1].text[:160] if tail.lines else "nothing"
-    facts = [f"its log ends at {tail.milestone!r}: {last}", "a waiter leaves no kernel trace but a repeated mkdir"]
-    if others:
-        facts.append(f"it may wait for {', '.join(others)} as well")
-    if _younger(lock, quiet_s):
-        facts.append(f"taken {lock.age_s:.1f} s ago, behind its last step: the lock changed hands while it waited")
-    return [*facts, f"gives up by itself {GIVES_UP_AFTER_S:g} s after it began to wait"]
-
-
-def _name(lock: LockDirectory) -> str:
-    return lock.key or lock.path.rsplit("/", 1)[-1]
-
-
-def _told_at(tail: LogTail, lock: LockDirectory) -> int:
-    """The place of the last line that speaks of the lock's directory: what it read last it waits for first."""
-    folder = _folder(lock)
-    return max((at for at, line in enumerate(tail.lines) if folder and _speaks_of(line.text, folder)), default=-1)
-
-
-def _folder(lock: LockDirectory) -> str:
-    return (lock.key or "").partition(":")[2]
-
-
-def _may_want(lock: LockDirectory, pid: int, tail: LogTail) -> bool:
-    """Not its own (a dead one's may have its recycled pid), and for a directory that its log speaks of, if known."""
-    if lock.holder_pid == pid and lock.holder_alive is not False:
-        return False
-    return not _folder(lock) or not tail.lines or _told_at(tail, lock) >= 0
-
-
-def _speaks_of(text: str, folder: str) -> bool:
-    return f"{folder}/" in text or f"{folder} " in f"{text} "
-
-
-def _younger(lock: LockDirectory, quiet_s: float) -> bool:
-    return lock.age_s is not None and lock.age_s < quiet_s
-
-
-def _main_thread(process: ProcessReading) -> ThreadReading | None:
-    return next((thread for thread in process.threads if thread.tid == process.id.pid), None)
-
-
-def _retries(process: ProcessReading) -> str:
-    """Why we think that its main thread is in SQLite's busy handler; empty when it is not."""
-    main = _main_thread(process)
-    return f"its main thread sleeps in {main.syscall} between tries" if main and main.syscall in SLEEPS else ""
-
-
-def _reads_stdin(process: ProcessReading) -> str:
-    for thread in process.threads:
-        if (
-            thread.syscall in READS
-            and thread.arguments[:1] == ("0x0",)
-            and thread.syscall.startswith(("read", "pread"))
-        ):
-            return f"thread {thread.name} sleeps in {thread.syscall}(0)"
-    for fd in process.fds:
-        if fd.kind is FdKind.EVENTPOLL and "0" in fd.detail.removeprefix("watches fds ").split():
-            return f"epoll fd {fd.fd} watches fd 0"
-    return ""
-
-
-def _keeps_writers_out(lock: FileLock, pid: int) -> bool:
-    names = set(lock.name.replace("+", " ").split())
-    return lock.pid != pid and not lock.waiting and lock.access == "WRITE" and bool(names & WRITER_BYTES)
-
-
-def _conflicts(lock: FileLock, wanted: FileLock) -> bool:
-    return (
-        not lock.waiting
-        and lock.path == wanted.path
-        and (lock.kind == "FLOCK") == (wanted.kind == "FLOCK")
-        and lock.pid != wanted.pid
-        and "WRITE" in (lock.access, wanted.access)
-        and (lock.end is None or lock.end >= wanted.start)
-        and (wanted.end is None or wanted.end >= lock.start)
-    )
-
-
-def _rank(milestone: str) -> int:
-    return MILESTONES.index(milestone) if milestone in MILESTONES else -1

@@ -37,58 +37,52 @@ MESSAGE_ID = re.compile(r'"info":\{"id":"(msg_[A-Za-z0-9]+)"')
 HEAD = """\
 #!/usr/bin/env bash
 # {title}
-# Needs bash, Python 3 and opencode on PATH; no key, no network. Works in a temporary HOME and removes it.
-# Exit 1: the bug shows. Exit 0: it does not. Exit 2: the script did not get to its point.
+# Needs bash, Python 3 and opencode on PATH, no key, no network. Exit 1: the bug shows; 0: it does not; 2: not got there.
 T=$(mktemp -d) && mkdir -p "$T"/{{data,state,cache,config,tmp,project}} || exit 2
-trap 'for p in /proc/[0-9]*; do grep -qs "HOME=$T" $p/environ && kill -9 ${{p#/proc/}}; done 2>/dev/null; rm -rf "$T"' EXIT
-unset ${{!OPENCODE_@}}; export T NO_COLOR=1 OPENCODE_DISABLE_{{MODELS_FETCH,AUTOUPDATE,LSP_DOWNLOAD}}=1 OPENCODE_CONFIG="$T/opencode.json"
-export HOME="$T" TMPDIR="$T/tmp" XDG_DATA_HOME="$T/data" XDG_STATE_HOME="$T/state" XDG_CACHE_HOME="$T/cache" XDG_CONFIG_HOME="$T/config"
+trap '{ending}' EXIT
+unset ${{!OPENCODE_@}}; export T NO_COLOR=1 OPENCODE_CONFIG="$T/opencode.json" {switches}=1
+export HOME="$T" TMPDIR="$T/tmp" {homes}
 python3 -u - <<'PY'
-{imports}
-T = os.environ["T"]"""
+{imports}; T = os.environ["T"]"""
+# whoever carries our temporary HOME in its environment was started from here, tools that outlived their server too
+ENDING = """\
+for p in /proc/[0-9]*; do grep -qs "HOME=$T" $p/environ && kill -9 ${p#/proc/}; done 2>/dev/null; rm -rf "$T\""""
+SWITCHES = "OPENCODE_DISABLE_{MODELS_FETCH,AUTOUPDATE,LSP_DOWNLOAD}"
+HOMES = " ".join(f'XDG_{name}_HOME="$T/{name.lower()}"' for name in ("DATA", "STATE", "CACHE", "CONFIG"))
 FOOT = """\
 PY
 case $? in 0) exit 0;; {code}) exit 1;; *) exit 2;; esac
 """
 RUN = """\
 def run(*argv, stdin=subprocess.DEVNULL, **more):
-    print("+", *argv)
-    return subprocess.Popen(argv, cwd=T + "/project", stdin=stdin, stdout=open(T + "/said", "ab"), stderr=2, env={**os.environ, **more})"""
-RUN = RUN.replace("stderr=2", "stderr=subprocess.STDOUT")
+    print("+", *argv); return subprocess.Popen(argv, cwd=T + "/project", stdin=stdin, {out}env={{**os.environ, **more}})"""
 WAIT = """\
 def wait(ready, what, s=60):
-    end = time.monotonic() + s
-    while not ready(): time.sleep(0.05) if time.monotonic() < end else sys.exit(f"did not get there: {what}")"""
+    while not ready(): s -= 0.05; time.sleep(0.05) if s > 0 else sys.exit(f"did not get there: {what}")"""
 CALL = """\
 def call(port, method, path, body=None, timeout=20):
-    c = http.client.HTTPConnection("127.0.0.1", port, timeout=timeout)
-    c.request(method, path, None if body is None else json.dumps(body), {"Content-Type": "application/json"})
-    r = c.getresponse(); text = r.read().decode()
+    c = http.client.HTTPConnection("127.0.0.1", port, timeout=timeout); type = {"Content-Type": "application/json"}
+    c.request(method, path, None if body is None else json.dumps(body), type); r = c.getresponse(); text = r.read().decode()
     return r.status, json.loads(text) if text[:1] in ("{", "[") else text"""
-UP = """\
-def up(port):
-    with socket.socket() as s: return s.connect_ex(("127.0.0.1", port)) == 0"""
-PORTS = "ports = [s.getsockname()[1] for s in [socket.create_server((\"127.0.0.1\", 0)) for _ in range({count})] if not s.close()]"
+PORTS = 'ports = [socket.create_server(("127.0.0.1", 0)).getsockname()[1] for _ in range({count})]  # free a moment ago'
+LISTENS = 'wait(lambda: not socket.socket().connect_ex(("127.0.0.1", {port})), "the server listens")'
 MODEL = """\
 class Model(http.server.BaseHTTPRequestHandler):  # an OpenAI-compatible model; to npm, a registry that says 404
-    log_message = lambda *_: None
-    def do_GET(self): self.send_error(404)
+    log_message = lambda *_: None; do_GET = lambda self: self.send_error(404)
     def do_POST(self):
         i, title = min(len(asked), len(TURNS) - 1), b'"tools"' not in self.rfile.read(int(self.headers["Content-Length"]))
-        delta = {"content": "A title"} if title else TURNS[i]; asked.extend([i] * (not title))
+        says = {"content": "A title"} if title else TURNS[i]; asked.extend([i] * (not title)); end = "tool_calls" if "tool_calls" in says else "stop"
         self.send_response(200); self.send_header("Content-Type", "text/event-stream"); self.end_headers()
-        for d, end in ((delta, None), ({}, "tool_calls" if "tool_calls" in delta else "stop")):
-            self.wfile.write(b"data: %s\\n\\n" % json.dumps({"id": "x", "object": "chat.completion.chunk", "created": 0, "model": "m1", "choices": [{"index": 0, "delta": d, "finish_reason": end}]}).encode())
-        self.wfile.write(b"data: [DONE]\\n\\n")"""
-SILENT = "            if not title and i in {which}: time.sleep(3600)  # says nothing more"
+        for d, e in ((says, None), ({}, end)): self.wfile.write(b"data: %s\\n\\n" % json.dumps({"choices": [{"index": 0, "delta": d, "finish_reason": e}]}).encode())"""
+SILENT = "        if not title and i in {which}: time.sleep(3600)  # says nothing more"
 ERRORS = "        if not title and i in {which}: return self.send_error({which}[i])"
 REGISTRY = """\
 class Registry(http.server.BaseHTTPRequestHandler):  # an npm registry that says 404
-    log_message = lambda *_: None
-    def do_GET(self): self.send_error(404)"""
-SERVE = """\
-web = http.server.ThreadingHTTPServer(("127.0.0.1", 0), {handler}); threading.Thread(target=web.serve_forever, daemon=True).start()"""
-TARPIT = 'tarpit = socket.create_server(("127.0.0.1", 0), backlog=99)  # an npm registry that accepts and never answers'
+    log_message = lambda *_: None; do_GET = lambda self: self.send_error(404)"""
+SERVE = 'web = http.server.ThreadingHTTPServer(("127.0.0.1", 0), {handler}); threading.Thread(target=web.serve_forever, daemon=True).start()'
+TARPIT = (
+    'tarpit = socket.create_server(("127.0.0.1", 0), backlog=99)  # an npm registry that accepts and never answers'
+)
 
 
 def repro_script(trial: StoredTrial) -> str:
@@ -113,7 +107,13 @@ def _script(trial: StoredTrial) -> str:
     title = visible(" ".join(f"{trial.info.title} (seen on opencode {trial.info.version}): {found.claim}".split()))
     body = list(_Writer(found).lines())
     used = [name for name in MODULES if any(re.search(rf"\b{re.escape(name)}\b", line) for line in body)]
-    head = HEAD.format(title=title[:200], imports=f"import {', '.join(['os', 'sys', *used])}")
+    head = HEAD.format(
+        title=title[:200],
+        ending=ENDING,
+        switches=SWITCHES,
+        homes=HOMES,
+        imports=f"import {', '.join(['os', 'sys', *used])}",
+    )
     text = "\n".join([head, *body, FOOT.format(code=SHOWN_CODE)])
     lines = text.splitlines()
     if len(lines) > MOST_LINES:
@@ -123,7 +123,7 @@ def _script(trial: StoredTrial) -> str:
     return text
 
 
-MODULES = ("glob", "http.client", "http.server", "json", "pathlib", "signal", "socket", "sqlite3", "subprocess")
+MODULES = ("glob", "http.client", "http.server", "json", "pathlib", "re", "signal", "socket", "sqlite3", "subprocess")
 MODULES += ("threading", "time")
 
 
@@ -141,8 +141,10 @@ class _Writer:
         steps = [line for number in range(len(self._plan.steps)) for line in self._step(number)]
         check = list(self._check())
         whole = "\n".join([*steps, *check])
-        yield from RUN.splitlines()
-        for helper, mark in ((WAIT, "wait("), (CALL, "call("), (UP, "up(")):
+        captured = self._plan.shows in (Shows.UNNAMED, Shows.DATABASE_ERROR)
+        out = "stdout=subprocess.PIPE, stderr=subprocess.STDOUT, " if captured else ""
+        yield from RUN.format(out=out).splitlines()
+        for helper, mark in ((WAIT, "wait("), (CALL, "call(")):
             if re.search(rf"(?<![.\w]){re.escape(mark)}", whole):
                 yield from helper.splitlines()
         yield from self._world()
@@ -156,7 +158,7 @@ class _Writer:
         if self._servers:
             yield PORTS.format(count=len(self._servers))
         if turns:
-            yield f"TURNS, asked = {[_delta(turn) for turn in turns]!r}, []"
+            yield f"asked, TURNS = [], {[_delta(turn) for turn in turns]!r}"
             yield from _model(turns)
         elif self._plan.registry != "stalled":
             yield from REGISTRY.splitlines()
@@ -165,10 +167,9 @@ class _Writer:
         if self._plan.registry == "stalled":
             yield TARPIT
         here = "tarpit.getsockname()[1]" if self._plan.registry == "stalled" else "web.server_port"
-        yield f'os.environ["npm_config_registry"] = f"http://127.0.0.1:{{{here}}}/"'
-        yield from self._files()
+        yield from self._files(f'os.environ["npm_config_registry"] = f"http://127.0.0.1:{{{here}}}/"')
 
-    def _files(self) -> Iterator[str]:
+    def _files(self, registry: str) -> Iterator[str]:
         furniture = self._plan.furniture
         changes = json.loads(furniture.config) if furniture else {}
         config: dict[str, object] = {"autoupdate": False, "share": "disabled"}
@@ -180,9 +181,9 @@ class _Writer:
             models = '{"m1": {"tool_call": True, "limit": {"context": 100000, "output": 4000}}}'
             mock = f'{{"npm": "@ai-sdk/openai-compatible", "options": {options}, "models": {models}}}'
             text = f'{text[:-1]}, "provider": {{"mock": {mock}}}}}'
-        yield f'open(T + "/opencode.json", "w").write(json.dumps({text}))'
+        yield f'{registry}; pathlib.Path(T, "opencode.json").write_text(json.dumps({text}))'
         for file in furniture.files if furniture else ():
-            path = f'pathlib.Path(T, {"project/" + file.path!r})'
+            path = f"pathlib.Path(T, {'project/' + file.path!r})"
             yield f"file = {path}; file.parent.mkdir(parents=True, exist_ok=True); file.write_text({file.text!r})"
 
     # -- the steps
@@ -208,14 +209,14 @@ class _Writer:
     def _start(self, event: ProcessStarted) -> Iterator[str]:
         argv = [_text(word) for word in event.argv]
         if event.obligation == "serve" and "--port" in event.argv:
-            port = self._servers[event.role] = f"ports[{len(self._servers)}]"
+            self._servers[event.role] = port = f"ports[{len(self._servers)}]"
             argv[event.argv.index("--port") + 1] = f"str({port})"
         extra = [f"{name}={_text(value)}" for name, _, value in (one.partition("=") for one in event.environment)]
         if event.stdin == "open pipe":
             extra.append("stdin=subprocess.PIPE")
-        yield f"{_variable(event.role)} = run({', '.join([*argv, *extra])})"
-        if event.role in self._servers:
-            yield f'wait(lambda: up({self._servers[event.role]}), "the server listens")'
+        started = f"{_variable(event.role)} = run({', '.join([*argv, *extra])})"
+        port = self._servers.get(event.role, "")
+        yield f"{started}; {LISTENS.format(port=port)}" if port else started
 
     def _waited(self, event: StepWaited) -> Iterator[str]:
         what = visible(event.what)
@@ -226,13 +227,15 @@ class _Writer:
         elif event.kind == "question":
             session, port = self._names.get(event.what), self._servers.get(event.role)
             if session is None or port is None:
-                raise InexpressibleError("the scenario waits for a question of a session that the script does not know")
+                raise InexpressibleError(
+                    "the scenario waits for a question of a session that the script does not know"
+                )
             pending = f'[q["id"] for q in call({port}, "GET", "/question")[1] if q["sessionID"] == {session}]'
             yield f"wait(lambda: {pending}, 'the question')"
         else:
-            if self._asked or self._plan.turns:
-                yield f"wait(lambda: len(asked) >= {max(1, self._asked)}, 'the model is asked')"
-            yield f"time.sleep({PAUSE_S:g})  # {what}"
+            asked = max(1, self._asked)
+            first = f"wait(lambda: len(asked) >= {asked}, 'the model is asked'); " if self._plan.turns else ""
+            yield f"{first}time.sleep({PAUSE_S:g})  # {what}"
 
     def _call(self, event: HttpAsked, answer: HttpCall | None, *, last: bool) -> Iterator[str]:
         port = self._servers.get(event.role)
@@ -248,8 +251,10 @@ class _Writer:
             return
         said = f"call({port}, {event.method!r}, {self._with_names(event.path)}{self._body(event)})"
         if last and self._plan.shows is Shows.REFUSED:
-            yield f"try: status, body = {said[:-1]}, timeout={max(1.0, event.timeout_s):g})"
-            yield 'except TimeoutError: status, body = 0, "no answer"'
+            unanswered = answer is not None and not answer.status
+            yield f"{'try: ' * unanswered}status, body = {said[:-1]}, timeout={max(1.0, event.timeout_s):g})"
+            if unanswered:
+                yield 'except TimeoutError: status, body = 0, "no answer"'
         else:
             yield said
 
@@ -287,12 +292,11 @@ class _Writer:
     # -- the check
 
     def _check(self) -> Iterator[str]:
-        shows, process = self._plan.shows, _variable(self._plan.role)
-        said = 'open(T + "/said", errors="replace").read()'
+        shows, process, limit = self._plan.shows, _variable(self._plan.role), f"{max(self._plan.limit_s, 1):g}"
         if shows is Shows.STILL_RUNS:
-            yield f"try: bug = {process}.wait({self._plan.limit_s:g}) is None"
+            yield f"try: bug = {process}.wait({limit}) is None"
             yield "except subprocess.TimeoutExpired: bug = True"
-            yield f'print({said}, f"-> {self._plan.role} {{\'still runs\' if bug else \'has ended\'}} after at most {self._plan.limit_s:g} s")'
+            yield f'print("-> {self._plan.role}", f"still runs after {limit} s" if bug else f"ended with {{{process}.returncode}}")'
         elif shows is Shows.REFUSED:
             yield 'bug = not 200 <= status < 300; print("->", status, str(body)[:300])'
         elif shows in (Shows.ORPHANED_PART, Shows.ORPHANED_MESSAGE):
@@ -300,12 +304,14 @@ class _Writer:
         elif shows is Shows.SURVIVOR:
             raise InexpressibleError("whether a tool's process outlives its server is not told by a short script")
         else:
-            yield f"{process}.wait({max(self._plan.limit_s, 1):g}); said = {said}; print(said)"
-            words = self._plan.names
-            known = f"any(re.search(r'\\b' + re.escape(w) + r'\\b', said) for w in {words!r})"
+            yield f"said = {process}.communicate(timeout={limit})[0].decode(errors='replace'); print(said)"
+            expression = "|".join(rf"\b{re.escape(word)}\b" for word in self._plan.names)
+            named = f"re.search({expression!r}, said)"
             locked = "re.search('database is locked|already exists|journal_mode|CREATE TABLE|SQLITE_', said)"
-            yield f"import re; bug = {process}.returncode != 0 and not {known}" if shows is Shows.UNNAMED else (
-                f"import re; bug = bool({locked})"
+            yield (
+                f"bug = {process}.returncode != 0 and not {named}"
+                if shows is Shows.UNNAMED
+                else f"bug = bool({locked})"
             )
         yield f'print("the bug shows" if bug else "the bug does not show"); sys.exit({SHOWN_CODE} if bug else 0)'
 
@@ -318,7 +324,7 @@ def _model(turns: Sequence[ScriptedTurn]) -> Iterator[str]:
         if errors and "send_response" in line:
             yield ERRORS.format(which=errors)
         yield line
-        if silent and "self.wfile.write(b\"data: %s" in line:
+        if silent and "for d, e in" in line:
             yield SILENT.format(which=silent)
 
 
@@ -352,14 +358,16 @@ def _signal(event: SignalSent) -> Iterator[str]:
 
 
 def _orphans(shows: Shows) -> Iterator[str]:
-    table = "part" if shows is Shows.ORPHANED_PART else "message"
-    yield f'rows = [json.loads(row[0]) for row in sqlite3.connect(T + "{DATABASE}").execute("SELECT data FROM {table}")]'
-    if shows is Shows.ORPHANED_PART:
-        yield 'left = [p["tool"] + ": " + p["state"]["status"] for p in rows if p.get("state", {}).get("status") in ("pending", "running")]'
-    else:
-        yield 'left = [m["role"] for m in rows if m.get("role") == "assistant" and "completed" not in m.get("time", {})]'
-    what = "tool parts" if shows is Shows.ORPHANED_PART else "messages"
-    yield f'bug = bool(left); print("-> {what} that nobody will ever finish:", left)'
+    parts = shows is Shows.ORPHANED_PART
+    rows = f'sqlite3.connect(T + "{DATABASE}").execute("SELECT data FROM {"part" if parts else "message"}")'
+    which = (
+        'd.get("state", {}).get("status") in ("pending", "running")'
+        if parts
+        else 'd.get("role") == "assistant" and "completed" not in d.get("time", {})'
+    )
+    yield f"left = [d for row in {rows} for d in [json.loads(row[0])] if {which}]"
+    what = "tool parts" if parts else "messages"
+    yield f'bug = bool(left); print("-> {what} that nobody will ever finish:", str(left)[:300])'
 
 
 def _variable(role: str) -> str:
@@ -367,7 +375,9 @@ def _variable(role: str) -> str:
     return f"p_{name}" if not name.isidentifier() or name in RESERVED else name
 
 
-RESERVED = frozenset("T run wait call up ports web tarpit asked db m status body bug left rows said file os sys json".split())  # noqa: SIM905
+RESERVED = frozenset(
+    ["T", "run", "wait", "call", "up", "ports", "web", "tarpit", "asked", "db", "m", "status", "body", "bug", "left", "rows", "said", "file", "os", "sys", "json"]
+)
 
 
 def _text(value: str) -> str:

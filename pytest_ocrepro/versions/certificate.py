@@ -199,9 +199,10 @@ def _by_signature(records: Sequence[AnyRecord], seen: set[str]) -> Iterator[BySi
 def _lines(told: Certificate) -> Iterator[str]:
     yield f"### {_headline(told)}"
     yield ""
-    yield f"Scenario `{told.scenario}`; {told.trials} trials, {told.downloads} downloads, {told.seconds / 60:.1f} minutes."
+    minutes = told.seconds / 60
+    yield f"Scenario `{told.scenario}`; {told.trials} trials, {told.downloads} downloads, {minutes:.1f} minutes."
     if told.not_monotone > FLAGGED:
-        yield f"The history is not monotone (probability {percent(told.not_monotone)}): the failure came more than once."
+        yield f"The failure came more than once (not monotone, probability {percent(told.not_monotone)})."
     for one in told.transitions:
         yield f"- between {one.clean} (clean) and {one.failing} (failing): {percent(one.probability)}"
     if told.edited:
@@ -277,7 +278,8 @@ def _picture(told: Certificate) -> Iterator[str]:
     yield f"{'version':12} {'k/n':>7}  probability that the failure is in it"
     for row in told.tallies:
         bar = "#" * round(row.present * BAR)
-        yield f"{row.version:12} {row.rate if row.rate != '0/0' else '':>7}  {bar:{BAR}} {row.present:6.1%} {row.closed}".rstrip()
+        rate = "" if row.rate == "0/0" else row.rate
+        yield f"{row.version:12} {rate:>7}  {bar:{BAR}} {row.present:6.1%} {row.closed}".rstrip()
     yield "```"
 
 

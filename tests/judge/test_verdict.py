@@ -227,6 +227,29 @@ def test_a_child_that_runs_is_a_way_out() -> None:
     assert verdict(w.of(*quiet, w.twice(5.0, w.process(20, "run"), child, **seen))) is Verdict.ALIVE
 
 
+def test_a_wrapper_is_not_hung_because_its_child_is_for_it_may_have_a_timeout() -> None:
+    history = w.overlap(
+        blind=True,
+        more=[
+            w.started(40, "watchdog", obligation="exit", is_subject=False),
+            *w.samples((10, 20, 40), 0.0, 6.0),
+            *w.twice(
+                5.0,
+                w.process(10, "first"),
+                w.process(20, "second", parent_pid=40),
+                w.process(40, "watchdog", is_subject=False),
+                lock_directories=(w.lock_directory(10),),
+                sockets=(w.connection(10),),
+                logs=(w.tail(10, "config-loading"), w.tail(20, "config-loading")),
+            ),
+        ],
+    )
+    assert verdict(history, 20) is Verdict.BLOCKED
+    watchdog = judge_process(history, 40)
+    assert watchdog.verdict is Verdict.ALIVE
+    assert "has a child that runs second (pid 20)" in watchdog.chain[0]
+
+
 def waits_for_provider(what: str, *, until: float = 6.0, other: str = "") -> h.History:
     replies = [w.replied(20, 1.1, "begun")] if what == "begun" else []
     replies += [w.replied(20, 1.2, "stalled")] if what == "stalled" else []
@@ -366,7 +389,9 @@ def test_a_suspended_process_is_never_hung_and_its_waiter_only_when_it_is_declar
     assert verdict(h.History.of(somebody), 10) is Verdict.INCONCLUSIVE
 
 
-def reads_stdin(detail: str = "watches fds 0 17", *, stdin: str = "open pipe", more: Any = ()) -> h.History:
+def reads_stdin(
+    detail: str = "watches fds 0 17", *, stdin: str = "open pipe", beside: Any = (), more: Any = ()
+) -> h.History:
     fds = (
         r.FdReading(fd=0, kind=r.FdKind.PIPE, target="pipe:[7]", inode=7, writable=False),
         r.FdReading(fd=18, kind=r.FdKind.EVENTPOLL, target="anon_inode:[eventpoll]", detail=detail),
@@ -374,7 +399,7 @@ def reads_stdin(detail: str = "watches fds 0 17", *, stdin: str = "open pipe", m
     return w.of(
         w.started(20, "run", stdin=stdin),
         w.samples((20,), 0, 6.0),
-        w.twice(5.0, w.process(20, "run", fds=fds), logs=(w.tail(20, "services-started"),)),
+        w.twice(5.0, w.process(20, "run", fds=fds), *beside, logs=(w.tail(20, "services-started"),)),
         more,
     )
 
@@ -386,6 +411,8 @@ def test_waiting_for_input_needs_somebody_who_reads_it() -> None:
     assert verdict(reads_stdin("watches fds 10 17")) is Verdict.ALIVE
     assert verdict(reads_stdin(stdin="/dev/null")) is Verdict.ALIVE
     assert verdict(reads_stdin(more=[w.asked(20, 1.0)])) is Verdict.ALIVE
+    child = w.process(30, "sh-30", parent_pid=20, is_subject=False)
+    assert verdict(reads_stdin(beside=[child])) is Verdict.ALIVE
 
 
 def alone(until: float, *, share: float = 0.01, last: float = 1.0, cpu: float = 0.0, **more: Any) -> h.History:
@@ -824,7 +851,6 @@ def test_no_history_is_too_strange(drawn: list[h.Event]) -> None:
     history = h.History.of(drawn)
     judged = judge(history)
     assert msgspec.json.encode(judged) == msgspec.json.encode(judge(h.History.of(drawn)))
-    starts = [*history.of_type(h.ProcessStarted), *history.of_type(h.ProcessFound)]
     owing = {start.id.pid for start in history.of_type(h.ProcessStarted) if start.obligation}
     owing |= {found.id.pid for found in history.of_type(h.ProcessFound) if found.obligation}
     for one in judged.processes:

@@ -1,0 +1,105 @@
+"""What single readings show: a lock in the way, a retry, a reader of standard input."""
+
+from __future__ import annotations
+
+from pytest_ocrepro.readings import (
+    MILESTONES,
+    FdKind,
+    FileLock,
+    LockDirectory,
+    LogTail,
+    ProcessReading,
+    ThreadReading,
+)
+
+WRITER_BYTES = frozenset({"WRITE", "RESERVED", "PENDING", "EXCLUSIVE", "RECOVER", "CKPT"})
+GIVES_UP_AFTER_S = 300.0  # `timeoutMs:300000`, read from the builds 1.14.48 and 1.18.34
+SLEEPS = frozenset({"clock_nanosleep", "nanosleep"})  # between two tries of SQLite's busy handler
+READS = frozenset({"read", "readv", "pread64"})
+
+
+def lock_facts(tail: LogTail, lock: LockDirectory, quiet_s: float, others: list[str]) -> list[str]:
+    """Why it is thought to wait for this lock directory."""
+    last = tail.lines[-1].text[:160] if tail.lines else "nothing"
+    facts = [f"its log ends at {tail.milestone!r}: {last}", "a waiter leaves no kernel trace but a repeated mkdir"]
+    if others:
+        facts.append(f"it may wait for {', '.join(others)} as well")
+    if is_younger(lock, quiet_s):
+        facts.append(f"taken {lock.age_s:.1f} s ago, behind its last step: the lock changed hands while it waited")
+    return [*facts, f"gives up by itself {GIVES_UP_AFTER_S:g} s after it began to wait"]
+
+
+def name_of(lock: LockDirectory) -> str:
+    """Its key, or its file name where the key is not known."""
+    return lock.key or lock.path.rsplit("/", 1)[-1]
+
+
+def told_at(tail: LogTail, lock: LockDirectory) -> int:
+    """The place of the last line that speaks of the lock's directory: what it read last it waits for first."""
+    folder = _folder(lock)
+    return max((at for at, line in enumerate(tail.lines) if folder and _speaks_of(line.text, folder)), default=-1)
+
+
+def _folder(lock: LockDirectory) -> str:
+    return (lock.key or "").partition(":")[2]
+
+
+def may_want(lock: LockDirectory, pid: int, tail: LogTail) -> bool:
+    """Not its own (a dead one's may have its recycled pid), and for a directory that its log speaks of, if known."""
+    if lock.holder_pid == pid and lock.holder_alive is not False:
+        return False
+    return not _folder(lock) or not tail.lines or told_at(tail, lock) >= 0
+
+
+def _speaks_of(text: str, folder: str) -> bool:
+    return f"{folder}/" in text or f"{folder} " in f"{text} "
+
+
+def is_younger(lock: LockDirectory, quiet_s: float) -> bool:
+    """Taken behind the last step of the waiter."""
+    return lock.age_s is not None and lock.age_s < quiet_s
+
+
+def _main_thread(process: ProcessReading) -> ThreadReading | None:
+    return next((thread for thread in process.threads if thread.tid == process.id.pid), None)
+
+
+def retries_of(process: ProcessReading) -> str:
+    """Why we think that its main thread is in SQLite's busy handler; empty when it is not."""
+    main = _main_thread(process)
+    return f"its main thread sleeps in {main.syscall} between tries" if main and main.syscall in SLEEPS else ""
+
+
+def reads_stdin(process: ProcessReading) -> str:
+    """Who reads fd 0, in words; empty when nobody does."""
+    for thread in process.threads:
+        if thread.syscall in READS and thread.arguments[:1] == ("0x0",):
+            return f"thread {thread.name} sleeps in {thread.syscall}(0)"
+    for fd in process.fds:
+        if fd.kind is FdKind.EVENTPOLL and "0" in fd.detail.removeprefix("watches fds ").split():
+            return f"epoll fd {fd.fd} watches fd 0"
+    return ""
+
+
+def keeps_writers_out(lock: FileLock, pid: int) -> bool:
+    """A lock of another process on one of the bytes that SQLite's writers need."""
+    names = set(lock.name.replace("+", " ").split())
+    return lock.pid != pid and not lock.waiting and lock.access == "WRITE" and bool(names & WRITER_BYTES)
+
+
+def conflicts(lock: FileLock, wanted: FileLock) -> bool:
+    """Whether a held lock stands in the way of a wanted one (fcntl(2), flock(2))."""
+    return (
+        not lock.waiting
+        and lock.path == wanted.path
+        and (lock.kind == "FLOCK") == (wanted.kind == "FLOCK")
+        and lock.pid != wanted.pid
+        and "WRITE" in (lock.access, wanted.access)
+        and (lock.end is None or lock.end >= wanted.start)
+        and (wanted.end is None or wanted.end >= lock.start)
+    )
+
+
+def rank_of(milestone: str) -> int:
+    """The place of a milestone in their order; -1 for none."""
+    return MILESTONES.index(milestone) if milestone in MILESTONES else -1
