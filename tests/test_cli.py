@@ -13,6 +13,7 @@ from click.testing import CliRunner, Result
 
 from pytest_ocrepro import cli
 from pytest_ocrepro.errors import BundleError, OcreproError, StageError
+from pytest_ocrepro.progress import progress_on
 from pytest_ocrepro.stage import subject
 
 STAND_IN = Path(__file__).parent / "data/subject/stand_in_npm.py"
@@ -144,7 +145,7 @@ class Terminal(io.StringIO):
 
 def test_a_terminal_gets_a_number_then_a_bar() -> None:
     stream = Terminal()
-    with cli.progress_on(stream) as progress:
+    with progress_on(stream) as progress:
         progress(3_000_000, 0, "downloading opencode 1.2.0")
         progress(9_000_000, 0, "downloading opencode 1.2.0")
         for done in range(0, 101, 10):
@@ -161,7 +162,7 @@ def test_the_terminal_is_left_clean_when_it_fails() -> None:
     stream = Terminal()
 
     def interrupted() -> None:
-        with cli.progress_on(stream) as progress:
+        with progress_on(stream) as progress:
             progress(10, 100, "unpacking")
             raise KeyboardInterrupt
 
