@@ -93,48 +93,31 @@ def report(directory: Path) -> None:
 
 
 @main.command()
-@click.argument("scenario", required=False)
-@click.option("--good", metavar="V", help="A version without the failure (default: the oldest from 1.0.0 on).")
-@click.option("--bad", metavar="V", help="A version with it (default: the latest).")
-@click.option("--find-fix", is_flag=True, help="Search the version that removed it: --bad is the older end then.")
-@click.option("--confidence", default=0.95, type=click.FloatRange(0.5, 0.999), show_default=True)
-@click.option("--journal", type=click.Path(path_type=Path, dir_okay=False), help="Where trials are written; resumed.")
-@click.option("--budget", "minutes", type=click.FloatRange(min=0), metavar="MINUTES", help="Stop after so long.")
-@click.option("--skip", multiple=True, metavar="V", help="Do not try this version; it stays a hypothesis.")
-@click.option("--signature", default="", help="Only failures with this signature count (its beginning is enough).")
-@click.option("--assume-monotone", "monotone", is_flag=True, help="The failure came once and stayed: fewer trials.")
-@click.option("--certain-oracle", "certain", is_flag=True, help="The scenario cannot fail on a healthy build.")
-@click.option("-n", "--workers", default=1, type=click.IntRange(1, 16), show_default=True, help="Trials at a time.")
-@click.option("--reports", type=click.Path(path_type=Path), default=Path("reports/bisect"), show_default=True)
-@click.option("--offline", is_flag=True, help="Cached builds only; the others stay hypotheses.")
-@click.option("--replay", is_flag=True, help="Run nothing: say what the journal says.")
-@click.option("--json", "as_json", is_flag=True, help="Print the certificate as JSON instead of text.")
-def bisect(scenario: str | None, minutes: float | None, *, replay: bool, as_json: bool, **asked: Any) -> None:
-    """Find the release that brought a failure, or removed it, although it shows only sometimes.
+@click.argument("directory", type=click.Path(path_type=Path), default="reports", required=False)
+@click.option("--print", "only_print", is_flag=True, help="Print where it is; do not open it.")
+def show(directory: Path, *, only_print: bool) -> None:
+    """Open the page of a run (DIRECTORY: a run, or the reports directory: its newest) and print where it is."""
+    from pytest_ocrepro.publish.bundle import RunDir
+    from pytest_ocrepro.publish.page import write_report
 
-    Exit codes: 0 found and confirmed; 1 the evidence does not reach a name; 2 an error; 3 too much was inconclusive.
-    """
-    import msgspec
+    run = RunDir.read(directory)
+    page = run.path / "report.html"
+    page = page if page.is_file() else write_report(run)
+    click.echo(page.resolve().as_uri())
+    if not only_print:
+        click.launch(page.resolve().as_uri())
 
-    from pytest_ocrepro.versions import campaign, certificate
 
-    told = ""
-    if replay:
-        if asked["journal"] is None:
-            raise click.UsageError("--replay needs --journal FILE")
-        found, told = campaign.replay_journal(asked["journal"])
-    else:
-        if scenario is None:
-            raise click.UsageError("name a SCENARIO: FILE::TEST, or a test of the catalogue")
-        budget_s = None if minutes is None else minutes * 60
-        asked["oracle_is_certain"] = asked.pop("certain")
-        wanted = campaign.Wanted(scenario=scenario, budget_s=budget_s, **asked)
-        with progress_on(sys.stderr) as progress:
-            found = campaign.bisect(wanted, tell=lambda line: click.echo(line, err=True), progress=progress)
-    click.echo(msgspec.json.encode(found).decode() if as_json else certificate.as_text(found))
-    if told:
-        click.echo(told, err=True)
-    sys.exit(found.exit_code)
+@main.command()
+@click.argument("directory", type=click.Path(path_type=Path), default="reports", required=False)
+@click.option("--scenario", required=True, help="Its id, or a part that names one reproduced scenario.")
+@click.option("--limit", default=12_000, show_default=True, type=click.IntRange(1_000, 60_000), help="Characters.")
+def issue(directory: Path, scenario: str, *, limit: int) -> None:
+    """Print the issue text of a scenario that a run reproduced, under the headings of opencode's bug form."""
+    from pytest_ocrepro.publish.bundle import RunDir
+    from pytest_ocrepro.publish.issue import issue_text
+
+    click.echo(issue_text(RunDir.read(directory), scenario, limit=limit), nl=False)
 
 
 # Further commands (show, merge, matrix, bisect) go here: each imports its own room and holds no logic.

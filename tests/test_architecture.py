@@ -25,7 +25,7 @@ MAY_IMPORT = {
     "judge": {"history", "readings"},
     "observe": {"history", "readings", "errors"},
     "stage": {"history", "readings", "errors", "observe.procfs", "versions.releases"},
-    "versions": {"errors", "judge", "publish", "stage.subject", "__version__"},
+    "versions": {"errors"},
     "publish": {"judge", "history", "readings", "errors"},
     "expect": {"stage", "judge", "history", "readings", "errors"},
     "roster": {"stage", "observe", "history", "readings"},

@@ -38,6 +38,7 @@ from pytest_ocrepro.history import (
     Trouble,
 )
 from pytest_ocrepro.judge.judgement import Grade, Judgement, Result, Verdict
+from pytest_ocrepro.judge.rates import excludes, wilson
 from pytest_ocrepro.publish.bundle import RunDir, StoredTrial, TrialBundle, TrialInfo, TrialResult
 from pytest_ocrepro.publish.pictures import Timeline, graph, swimlane, timeline, visible
 from pytest_ocrepro.publish.redaction import Masked
@@ -123,9 +124,11 @@ class Cell(msgspec.Struct, frozen=True, kw_only=True):
         if self.result is Result.INCONCLUSIVE:
             return ""
         if self.k == 0:
-            return f"rules out > {100 * (1 - 0.05 ** (1 / self.n)):.0f} %"
-        low, high = _wilson(self.k, self.n)
-        return f"95 % CI {100 * low:.0f}-{100 * high:.0f} %"
+            return f"rules out > {100 * excludes(self.n):.0f} %"
+        if self.n == 1:
+            return ""  # one trial says that it can happen, and nothing about how often
+        rate = wilson(self.k, self.n)
+        return f"95 % CI {100 * rate.low:.0f}-{100 * rate.high:.0f} %"
 
 
 class Row(msgspec.Struct, frozen=True, kw_only=True):
@@ -445,14 +448,6 @@ def _called(result: TrialResult) -> str:
     hung = result.verdict in {verdict.value for verdict in Verdict if verdict.hung}
     told = result.result == Result.REPRODUCED and kinds and not hung
     return ", ".join([*kinds][:2]) if told else result.verdict
-
-
-def _wilson(k: int, n: int) -> tuple[float, float]:
-    """Wilson's score interval at 95 % (J. Am. Stat. Assoc. 22, 1927)."""
-    z = 1.959964
-    middle = (k + z * z / 2) / (n + z * z)
-    half = z / (n + z * z) * (k * (n - k) / n + z * z / 4) ** 0.5
-    return max(0.0, middle - half), min(1.0, middle + half)
 
 
 class Tally(msgspec.Struct, frozen=True, kw_only=True):

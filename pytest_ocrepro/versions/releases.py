@@ -19,6 +19,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from datetime import UTC, datetime
 from pathlib import Path
@@ -183,6 +184,7 @@ def ask_npm(*arguments: str, cache: Path, timeout_s: float, tick: Callable[[], N
 
     Raises RegistryError when nobody answers, BuildError for everything else that npm says no to.
     """
+    _check_writable(cache)  # npm itself would try for a minute and then blame the network
     argv = [*find_npm(), *arguments, *_NPM_FLAGS, f"--cache={cache}"]
     try:
         done = run_bounded(argv, timeout_s=timeout_s, tick=tick)
@@ -195,6 +197,17 @@ def ask_npm(*arguments: str, cache: Path, timeout_s: float, tick: Callable[[], N
     if done.code != 0:
         raise _npm_error(arguments, done)
     return msgspec.Raw(done.out.encode())
+
+
+def _check_writable(cache: Path) -> None:
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=cache):
+            pass
+    except OSError as error:
+        raise BuildError(
+            f"the cache {cache} cannot be written ({error.strerror}): set OCREPRO_CACHE_DIR to a directory that can"
+        ) from None
 
 
 def obtain(

@@ -508,13 +508,6 @@ def test_only_issues_become_links(issue: str, url: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("k", "n", "low", "high"), [(18, 60, 0.199, 0.425), (10, 10, 0.722, 1.0), (1, 3, 0.061, 0.792)]
-)
-def test_intervals_agree_with_published_ones(k: int, n: int, low: float, high: float) -> None:
-    assert list(page._wilson(k, n)) == pytest.approx([low, high], abs=0.001)
-
-
-@pytest.mark.parametrize(
     ("scenario", "version", "key"),
     [
         ("s/test_a.py::test_b[1.15.4]", "1.15.4", "s/test_a.py::test_b"),

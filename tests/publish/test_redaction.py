@@ -285,8 +285,8 @@ def test_a_hostile_line_of_a_megabyte_takes_time_in_proportion(unit: str) -> Non
         plain()(text)
         return time.perf_counter() - began
 
-    small = max(min(seconds(100_000) for _ in range(3)), 0.002)
-    assert seconds(1_000_000) < 40 * small
+    small = max(min(seconds(100_000) for _ in range(3)), 0.01)  # below that a busy machine is what is measured
+    assert min(seconds(1_000_000) for _ in range(3)) < 40 * small
 
 
 def test_a_placeholder_that_makes_a_new_neighbour_is_looked_at_again() -> None:

@@ -252,7 +252,7 @@ def test_an_npm_without_its_interpreter_is_one_line(tmp_path: Path, monkeypatch:
     npm.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(BuildError, match=r"npm cannot be started \(No such file or directory\)"):
-        releases.obtain("opencode-linux-x64", cache_dir=tmp_path)
+        releases.obtain("opencode-linux-x64", cache_dir=tmp_path / "cache")
 
 
 def test_the_cache_is_where_the_environment_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -305,3 +305,11 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path, fail: Callable[[
     assert not list(tmp_path.rglob(".file*"))
     releases.replace_file(tmp_path / "other/file", b"new")
     assert (tmp_path / "other/file").read_bytes() == b"new"
+
+
+def test_a_cache_that_cannot_be_written_is_told_before_npm_is_asked(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(
+        BuildError, match=r"the cache .*/file/npm cannot be written \(Not a directory\): set OCREPRO_CACHE_DIR"
+    ):
+        releases.ask_npm("view", "x", cache=tmp_path / "file" / "npm", timeout_s=1)
