@@ -86,41 +86,10 @@ def report(directory: Path) -> None:
     page = write_report(run)
     for bundle in run.bundles():
         try:
-            TrialBundle.peek(bundle)
+            TrialBundle.read(bundle)
         except OcreproError as error:
             click.echo(f"ocrepro: left out: {error}", err=True)
     click.echo(page.resolve().as_uri())
-
-
-@main.command()
-@click.argument("directory", type=click.Path(path_type=Path), default="reports", required=False)
-@click.option("--print", "only_print", is_flag=True, help="Print where it is; do not open it.")
-def show(directory: Path, *, only_print: bool) -> None:
-    """Open the page of a run (DIRECTORY: a run, or the reports directory: its newest) and print where it is."""
-    from pytest_ocrepro.publish.bundle import RunDir
-    from pytest_ocrepro.publish.page import write_report
-
-    run = RunDir.read(directory)
-    page = run.path / "report.html"
-    page = page if page.is_file() else write_report(run)
-    click.echo(page.resolve().as_uri())
-    if not only_print:
-        click.launch(page.resolve().as_uri())
-
-
-@main.command()
-@click.argument("directory", type=click.Path(path_type=Path), default="reports", required=False)
-@click.option("--scenario", required=True, help="Its id, or a part that names one reproduced scenario.")
-@click.option("--limit", default=12_000, show_default=True, type=click.IntRange(1_000, 60_000), help="Characters.")
-def issue(directory: Path, scenario: str, *, limit: int) -> None:
-    """Print the issue text of a scenario that a run reproduced, under the headings of opencode's bug form."""
-    from pytest_ocrepro.publish.bundle import RunDir
-    from pytest_ocrepro.publish.issue import issue_text
-
-    click.echo(issue_text(RunDir.read(directory), scenario, limit=limit), nl=False)
-
-
-# Further commands (show, merge, matrix, bisect) go here: each imports its own room and holds no logic.
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ def warm_up(ocrepro: Trial) -> None:
     ocrepro.run("hi", role="warm-up").wait_for_end()
 
 
-@pytest.mark.ocrepro(issue=ISSUE)
+@pytest.mark.ocrepro(issue=ISSUE, known={"1.18.34": "20/20"})
 def test_writer_in_a_transaction(ocrepro: Trial) -> None:
     """A run must live through, or at least say in plain words, that another process writes (BEGIN IMMEDIATE)."""
     warm_up(ocrepro)
@@ -24,7 +24,7 @@ def test_writer_in_a_transaction(ocrepro: Trial) -> None:
         ocrepro.expect(run).to_name_what_it_waits_for(*NAMES)
 
 
-@pytest.mark.ocrepro(issue=ISSUE)
+@pytest.mark.ocrepro(issue=ISSUE, known={"1.14.48": "20/20", "1.15.4": "20/20"})
 def test_exclusive_lock(ocrepro: Trial) -> None:
     """The same for EXCLUSIVE, which a connection takes while it switches the journal mode."""
     warm_up(ocrepro)

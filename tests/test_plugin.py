@@ -339,6 +339,21 @@ def _started(trials: Path) -> bool:
     return found.count('"event":"process-found"') >= 1
 
 
+def test_a_corrupt_bundle_does_not_keep_the_others_from_the_page(pytester: pytest.Pytester, run: Run) -> None:
+    pytester.makepyfile(test_it=FINISHES)
+    run("test_it.py", "--ocrepro-trials", "2")
+    first, second = sorted((pytester.path / "reports/latest/trials").iterdir())
+    lines = (first / "history.jsonl").read_bytes().splitlines(keepends=True)
+    (first / "history.jsonl").write_bytes(lines[0] + b"{rubbish\n" + b"".join(lines[1:]))
+    command = [sys.executable, "-m", "pytest_ocrepro.cli", "report", "reports/latest"]
+    done = subprocess.run(command, cwd=pytester.path, capture_output=True, text=True, check=True)
+    assert len(done.stderr.splitlines()) == 1
+    assert "history.jsonl" in done.stderr
+    page = (pytester.path / "reports/latest/report.html").read_text()
+    assert f"trial-{second.name}" in page
+    assert "1 reproduced" not in page
+
+
 def test_collect_only_writes_nothing(pytester: pytest.Pytester, run: Run) -> None:
     pytester.makepyfile(test_it=FINISHES)
     result = run("test_it.py", "--collect-only", "-q")
