@@ -102,7 +102,7 @@ class Trial:
         self.build = build
         self.info = info
         self._session = session
-        self._redactor = Redactor(_secrets(), {}, ())
+        self._redactor = Redactor(secrets_around_us(), {}, ())
         self._bundle = session.run_dir.open_trial(slug, info, gate=self._redactor)
         self._bundle_failure: BundleError | None = None
         self._expired = threading.Event()
@@ -513,6 +513,6 @@ def _row(process: ProcessJudgement) -> ProcessRow:
     )
 
 
-def _secrets() -> dict[str, str]:
+def secrets_around_us() -> dict[str, str]:
     """Values of the user's environment that must not be stored, whatever prints them."""
     return {name: value for name, value in os.environ.items() if any(word in name.upper() for word in SECRET_NAMES)}

@@ -24,12 +24,13 @@ import pytest
 
 from pytest_ocrepro import __version__
 from pytest_ocrepro.errors import NotReachedError, OcreproError, UsageError
-from pytest_ocrepro.harness import Session, Trial
+from pytest_ocrepro.harness import Session, Trial, secrets_around_us
 from pytest_ocrepro.judge.judgement import Judgement
 from pytest_ocrepro.outcome import Decision, Outcome, decide, section
 from pytest_ocrepro.progress import progress_on
 from pytest_ocrepro.publish.bundle import Fact, RunDir, RunInfo, Subject, TrialInfo, TrialResult, slug
 from pytest_ocrepro.publish.page import summary_table, write_report
+from pytest_ocrepro.publish.redaction import Redactor
 from pytest_ocrepro.settings import Settings, check_root, read_mark, read_settings
 from pytest_ocrepro.stage import subject
 from pytest_ocrepro.stage.subject import Build
@@ -75,7 +76,7 @@ class OcreproSession:
             self.share = self._prepare()
         else:
             self.share = msgspec.json.decode(self._worker["ocrepro"], type=Share)
-        self._run_dir = RunDir.read(Path(self.share.run_dir)) if self.share.run_dir else None
+        self._run_dir = RunDir.read(Path(self.share.run_dir), gate=self._gate()) if self.share.run_dir else None
 
     # -- before the run
 
@@ -83,7 +84,7 @@ class OcreproSession:
         settings = read_settings(self.config)
         _choose_paths(self.config)
         reports = Path(settings.reports)
-        run = None if self.config.option.collectonly else RunDir.create(reports)
+        run = None if self.config.option.collectonly else RunDir.create(reports, gate=self._gate())
         try:
             with progress_on(sys.stderr) as progress:
                 builds = subject.resolve(
@@ -98,6 +99,10 @@ class OcreproSession:
         if run is not None:
             run.write_info(_run_info(run, share))
         return share
+
+    def _gate(self) -> Redactor:
+        """What run.json and results.jsonl pass: trials have gates of their own."""
+        return Redactor(secrets_around_us(), {str(self.config.rootpath): "$PROJECT"})
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_configure_node(self, node: Any) -> None:
