@@ -30,7 +30,6 @@ MAY_IMPORT = {
     "expect": {"stage", "judge", "history", "readings", "errors"},
     "roster": {"stage", "observe", "history", "readings"},
     "steps": {"stage", "history"},
-    "verification": {"stage", "judge", "errors"},
     "harness": {"expect", "roster", "steps", "stage", "observe", "publish", "judge", "history", "readings", "errors"},
     "progress": {"stage"},
     "doctor": {"errors", "readings", "observe", "versions", "stage"},

@@ -24,7 +24,6 @@ import hashlib
 import os
 import re
 import secrets
-from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -38,7 +37,6 @@ from pytest_ocrepro.publish import storage
 from pytest_ocrepro.publish.records import (
     SCHEMA,
     Fact,
-    Origin,
     ProcessRow,
     Receipt,
     RunInfo,
@@ -99,15 +97,6 @@ class RunDir:
             path.rmdir()
             raise _unwritable(reports_dir, error) from None
         return run
-
-    @classmethod
-    def at(cls, path: Path) -> Self:
-        """The run whose directory is exactly ``path``, made where it is missing; ``latest`` is left alone."""
-        try:
-            path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise _unwritable(path, error) from None
-        return cls(path, storage.read_optional(path / "run.json", RunInfo) or RunInfo(run_id=path.name))
 
     @classmethod
     def read(cls, path: Path, *, gate: Gate | None = None) -> Self:
@@ -185,27 +174,6 @@ class RunDir:
         except OSError as error:
             raise storage.unstored(path, error) from None
         storage.replace(path, content)
-        return path
-
-    def read_product(self, relative: str) -> bytes | None:
-        """What :meth:`write_product` stored; None where there is nothing."""
-        return storage.read_bytes(self.path / relative)
-
-    def write_results(self, results: Sequence[TrialResult]) -> None:
-        """Replace results.jsonl (a merge does)."""
-        storage.replace(self.path / "results.jsonl", b"".join(msgspec.json.encode(one) + b"\n" for one in results))
-
-    def store_bundle(self, name: str, files: Mapping[str, bytes]) -> Path:
-        """Put a bundle's files, gated when they were captured, under trials/ (a merge does)."""
-        if not _SAFE_NAME.fullmatch(name) or not all(file in BUNDLE_FILES for file in files):
-            raise BundleError(f"{name!r:.120} with {sorted(files)} is no bundle; it was not stored")
-        path = self.path / "trials" / name
-        try:
-            path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise storage.unstored(path, error) from None
-        for file in sorted(files, key=BUNDLE_FILES.index):
-            storage.replace(path / file, files[file])
         return path
 
 
@@ -287,17 +255,6 @@ class TrialBundle:
             torn=bool(problems),
             problems=tuple(problems),
         )
-
-    @staticmethod
-    def origin(path: Path) -> Origin | None:
-        """Where a merged bundle came from; None for one that lies where it was written."""
-        return storage.read_optional(path / "origin.json", Origin)
-
-    @staticmethod
-    def files(path: Path) -> dict[str, bytes]:
-        """The files of a bundle as they are, by name. Raises BundleError naming one that cannot be read."""
-        found = {name: storage.read_bytes(path / name, storage.MAX_FILE_BYTES) for name in BUNDLE_FILES}
-        return {name: content for name, content in found.items() if content is not None}
 
     @staticmethod
     def peek(path: Path) -> tuple[TrialInfo, TrialResult | None, tuple[Masked, ...]]:

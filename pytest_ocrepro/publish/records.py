@@ -39,7 +39,6 @@ class RunInfo(msgspec.Struct, frozen=True, kw_only=True):
     machine: tuple[Fact, ...] = ()
     subjects: tuple[Subject, ...] = ()
     options: tuple[Fact, ...] = ()
-    sources: tuple[RunInfo, ...] = ()  # of a merged run: the runs that went into it, by run id
 
 
 class ProcessRow(msgspec.Struct, frozen=True, kw_only=True):
@@ -120,10 +119,3 @@ class Receipt(msgspec.Struct, frozen=True):
     """What was masked in one bundle."""
 
     masked: tuple[Masked, ...]
-
-
-class Origin(msgspec.Struct, frozen=True, kw_only=True):
-    """Where a bundle of a merged run was written: its identity, whatever it was copied through."""
-
-    run_id: str
-    bundle: str  # its directory's name there
