@@ -8,7 +8,7 @@ pictures show.
 from __future__ import annotations
 
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from html import escape
 from typing import TYPE_CHECKING
 
@@ -69,7 +69,7 @@ class Span(msgspec.Struct, frozen=True, kw_only=True):
     lane: int | None
     start_s: float
     end_s: float
-    kind: str  # fault, waits, holds
+    kind: str  # fault, waits, holds, holds-too (a further one of the same process)
     label: str
 
 
@@ -236,10 +236,14 @@ class _Tracer:
                     if lock.holder_pid in self._lane_of:
                         at_s = self._s(event.at_ns)
                         seen[lock.holder_pid, lock.key or lock.path] += [at_s - (lock.age_s or 0.0), at_s]
+        held = Counter(pid for pid, _ in seen)
         for (pid, key), moments in seen.items():
             number = self._lane_of[pid]
             start_s = max(min(moments), self._lanes[number].start_s)
-            yield Span(lane=number, start_s=start_s, end_s=max(moments), kind="holds", label=f"holds {key}")
+            more, held[pid] = held[pid] - 1, 0  # the first one's label speaks for all: they lie on one line
+            kind, label = ("holds", f"holds {key}") if more >= 0 else ("holds-too", f"holds {key}")
+            label += f" and {more} more" if more > 0 else ""
+            yield Span(lane=number, start_s=start_s, end_s=max(moments), kind=kind, label=label)
 
     def _waits(self) -> Iterable[Span]:
         for process in self._judgement.processes if self._judgement else ():
@@ -402,8 +406,9 @@ def _lane(lane: Lane, scale: _Scale, y: float) -> str:
 
 def _in_lane(span: Span, scale: _Scale, y: float, uid: str) -> str:
     x, end = scale(span.start_s), scale(span.end_s)
-    if span.kind == "holds":
-        text = _label(end, y + 45, _cut(span.label, 60), "small holds-text", anchor="end")
+    if span.kind in ("holds", "holds-too"):
+        shown = _cut(span.label, 60) if span.kind == "holds" else ""
+        text = _label(end, y + 45, shown, "small holds-text", anchor="end") if shown else ""
         return _box(x, y + 30, end - x, 4, "holds", span.label) + text
     box = _box(x, y + 10, end - x, 20, "waits", f"{span.label}, until {span.end_s:.2f} s", f"url(#hatch-{uid})")
     if (end - x) / _PER_CHARACTER > len(span.label) + 4:
