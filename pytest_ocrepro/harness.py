@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import platform
 import signal
+import sys
 import threading
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
@@ -115,7 +116,7 @@ class Trial:
         self.registry = Registry(self.history, asker=self._asker)
         self.provider: Provider = RecordedProvider(self.history, asker=self._asker)
         self.sandbox = self._make_sandbox()
-        self._box_gate = Redactor({}, {str(self.sandbox.root): "$SANDBOX"}, (), names={})
+        self._box_gate = Redactor({}, {str(self.sandbox.root): "$SANDBOX", sys.prefix: "$PYTHON"}, (), names={})
         self.roster = Roster(
             self.sandbox,
             session.reader,
