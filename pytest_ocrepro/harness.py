@@ -116,7 +116,7 @@ class Trial:
         self.registry = Registry(self.history, asker=self._asker)
         self.provider: Provider = RecordedProvider(self.history, asker=self._asker)
         self.sandbox = self._make_sandbox()
-        self._box_gate = Redactor({}, {str(self.sandbox.root): "$SANDBOX", sys.prefix: "$PYTHON"}, (), names={})
+        self._box_gate = Redactor({}, {str(self.sandbox.root): "$SANDBOX", **_interpreter()}, (), names={})
         self.roster = Roster(
             self.sandbox,
             session.reader,
@@ -512,6 +512,11 @@ def _row(process: ProcessJudgement) -> ProcessRow:
         milestone=process.milestone,
         seconds=process.seconds,
     )
+
+
+def _interpreter() -> dict[str, str]:
+    """A virtual environment's place says nothing to a reader; the system's (/usr) must stay as it is."""
+    return {sys.prefix: "$PYTHON"} if sys.prefix != sys.base_prefix else {}
 
 
 def secrets_around_us() -> dict[str, str]:
