@@ -51,6 +51,9 @@ class Share(msgspec.Struct, frozen=True, kw_only=True):
     builds: tuple[Build, ...]
     run_dir: str
     command: tuple[str, ...]
+    paths: tuple[
+        str, ...
+    ] = ()  # what to collect where the user named no path; xdist hands over the user's words only
 
 
 def activate(config: pytest.Config) -> None:
@@ -76,13 +79,15 @@ class OcreproSession:
             self.share = self._prepare()
         else:
             self.share = msgspec.json.decode(self._worker["ocrepro"], type=Share)
+        if self.share.paths:
+            config.args = list(self.share.paths)
         self._run_dir = RunDir.read(Path(self.share.run_dir), gate=self._gate()) if self.share.run_dir else None
 
     # -- before the run
 
     def _prepare(self) -> Share:
         settings = read_settings(self.config)
-        _choose_paths(self.config)
+        paths = _choose_paths(self.config)
         reports = Path(settings.reports)
         run = None if self.config.option.collectonly else RunDir.create(reports, gate=self._gate())
         try:
@@ -95,7 +100,13 @@ class OcreproSession:
                 _withdraw(run, reports)
             raise
         command = ("pytest", *map(str, self.config.invocation_params.args))
-        share = Share(settings=settings, builds=tuple(builds), run_dir=str(run.path) if run else "", command=command)
+        share = Share(
+            settings=settings,
+            builds=tuple(builds),
+            run_dir=str(run.path) if run else "",
+            command=command,
+            paths=paths,
+        )
         if run is not None:
             run.write_info(_run_info(run, share))
         return share
@@ -267,7 +278,7 @@ class OcreproSession:
     # -- the end
 
     @pytest.hookimpl(tryfirst=True)
-    def pytest_sessionfinish(self) -> None:
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
         """End what still runs, then write the page from the bundles."""
         if self._session is not None:
             self._session.close()
@@ -276,6 +287,9 @@ class OcreproSession:
             return
         if not self._results and not self._run_dir.bundles():
             self._leave_nothing()
+            if session.exitstatus == pytest.ExitCode.NO_TESTS_COLLECTED:  # under xdist the workers collect, unheard
+                session.exitstatus = pytest.ExitCode.USAGE_ERROR
+                self._page_error = "no scenario was collected"
             return
         try:
             self._page = write_report(self._run_dir)
@@ -284,7 +298,12 @@ class OcreproSession:
 
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
         """The table, then one line with the page."""
-        if self._worker is not None or self._run_dir is None:
+        if self._worker is not None:
+            return
+        if self._run_dir is None:
+            terminalreporter.write_line(
+                f"ocrepro: {self._page_error}; give the path of one" if self._page_error else ""
+            )
             return
         terminalreporter.section("ocrepro")
         if self._results:
@@ -356,13 +375,13 @@ def _raise(decision: Decision, result: TrialResult, text: str) -> None:
         raise pytest.fail.Exception(text, pytrace=False)
 
 
-def _choose_paths(config: pytest.Config) -> None:
+def _choose_paths(config: pytest.Config) -> tuple[str, ...]:
     """With no path given: the project's scenarios, else the catalogue that came with us."""
     if config.args_source is pytest.Config.ArgsSource.ARGS:
-        return
+        return ()
     check_root(config)
-    own = [str(config.rootpath / path) for path in config.getini("ocrepro_scenarios") or ()]
-    config.args = own or [str(catalogue())]
+    own = tuple(str(config.rootpath / path) for path in config.getini("ocrepro_scenarios") or ())
+    return own or (str(catalogue()),)
 
 
 def catalogue() -> Path:

@@ -4,6 +4,7 @@ import json
 import signal
 import subprocess
 import sys
+import textwrap
 import xml.etree.ElementTree as ET
 from collections.abc import Callable
 from pathlib import Path
@@ -373,3 +374,19 @@ def test_own_scenarios_run_when_no_path_is_given(pytester: pytest.Pytester, run:
     result = run("--collect-only", "-q")
     assert "own/test_own.py::test_own[9.9.9]" in result.stdout.str()
     assert "bogus" not in result.stdout.str()
+
+
+def test_own_scenarios_run_under_xdist_when_no_path_is_given(pytester: pytest.Pytester, run: Run) -> None:
+    pytester.makeini("[pytest]\nocrepro_scenarios = own\n")
+    own = pytester.mkdir("own")
+    (own / "test_own.py").write_text(textwrap.dedent(FINISHES))
+    run("-n", "2").assert_outcomes(passed=1)
+    assert results(pytester)[0]["scenario"] == "own/test_own.py::test_finishes"
+
+
+def test_no_scenario_under_xdist_is_a_usage_error_too(pytester: pytest.Pytester, run: Run) -> None:
+    pytester.makepyfile(test_it="")
+    result = run("test_it.py", "-n", "2")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stdout.fnmatch_lines(["ocrepro: no scenario was collected; give the path of one"])
+    assert not (pytester.path / "reports").exists()
