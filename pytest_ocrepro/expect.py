@@ -37,6 +37,10 @@ class Claims:
     def __init__(self, history: History) -> None:
         self._history = history
 
+    def excerpt(self, text: str, limit: int) -> str:
+        """A cut that no secret survives in part (History.excerpt)."""
+        return self._history.excerpt(text, limit)
+
     def state(self, claim: str, *, held: bool | None, because: str, role: str = "", finding: str = "") -> bool | None:
         """Store one demand and whether it held."""
         self._history.append(
@@ -70,7 +74,7 @@ class ProcessDemands:
         judged = self._watch(self._process)
         line = next((line for line in _errors(self._process.output, judged) if DATABASE_ERROR.search(line)), "")
         if line:
-            because = f"exit {judged.exit} after {judged.seconds:.1f} s: {_flat(line)[:SHOWN]}"
+            because = f"exit {judged.exit} after {judged.seconds:.1f} s: {self._claims.excerpt(_flat(line), SHOWN)}"
             claim = f"{self._process.role} does not die of the database"
             return self._claims.state(
                 claim, held=False, because=because, role=self._process.role, finding="database-error"
@@ -83,7 +87,8 @@ class ProcessDemands:
         judged = self._watch(self._process)
         errors = " ".join(_errors(self._process.output, judged))
         named = [name for name in names if _names(errors, name)]
-        shown = _flat(errors)[:SHOWN] or _flat(self._process.output)[-SHOWN:] or "nothing"
+        shown = self._claims.excerpt(_flat(errors), SHOWN)
+        shown = shown or self._claims.excerpt(_flat(self._process.output), -SHOWN) or "nothing"
         done = judged.verdict is Verdict.COMPLETED
         held = True if named or done else None if judged.verdict in UNKNOWN else False
         because = f"after {judged.seconds:.1f} s {'it completed' if done else f'it printed: {shown}'}"
@@ -110,7 +115,7 @@ class AnswerDemands:
     def to_be_accepted(self) -> bool | None:
         """A 2xx status, within the call's own timeout."""
         answer = self._answer
-        said = answer.body[:160] or answer.error
+        said = self._claims.excerpt(answer.body, 160) or answer.error
         because = f"{answer.method} {answer.path} -> {answer.status} after {answer.seconds:.1f} s: {said}"
         return self._claims.state(
             f"{answer.purpose} is accepted",

@@ -209,6 +209,7 @@ class Process:
             return
         self._exit = exited
         try:
+            printed = _text(self.stdout_path, tail=True) + _text(self.stderr_path, tail=True)
             self._history.append(
                 ProcessExited(
                     at_ns=exited.at_ns,
@@ -216,9 +217,7 @@ class Process:
                     role=self.role,
                     code=exited.code,
                     ours=self._by_us(exited),
-                    output=(_text(self.stdout_path, tail=True) + _text(self.stderr_path, tail=True))[
-                        -OUTPUT_TAIL_BYTES:
-                    ],
+                    output=self._history.excerpt(printed, -OUTPUT_TAIL_BYTES),
                 )
             )
         finally:  # whoever waits for its end must not wait for our record of it

@@ -205,7 +205,7 @@ class Provider:
                 model=model,
                 tools=tools,
                 title=title,
-                last_text=asked[:200],
+                last_text=self._history.excerpt(asked, 200),
             )
         )
         if turn is None:

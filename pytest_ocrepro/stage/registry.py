@@ -89,7 +89,11 @@ class Registry:
         """Record a request; what to do with it: the mode, the delay of a stall, and what ends it."""
         with self._lock:
             mode, delay_s, released = self._mode, self._delay_s, self._released
-        self._history.append(RegistryRequest(at_ns=now_ns(), pid=self._asker(client), path=path[:300], reply=mode))
+        self._history.append(
+            RegistryRequest(
+                at_ns=now_ns(), pid=self._asker(client), path=self._history.excerpt(path, 300), reply=mode
+            )
+        )
         return mode, delay_s, released
 
     @property
@@ -99,7 +103,9 @@ class Registry:
 
     def note_off_loopback(self, client: str, destination: str) -> None:
         """Record somebody who wanted to leave the loopback interface."""
-        self._history.append(OffLoopback(at_ns=now_ns(), pid=self._asker(client), destination=destination[:300]))
+        self._history.append(
+            OffLoopback(at_ns=now_ns(), pid=self._asker(client), destination=self._history.excerpt(destination, 300))
+        )
 
 
 def _handler_for(registry: Registry) -> type[Handler]:

@@ -127,7 +127,7 @@ class Server:
                 status=answer.status,
                 seconds=answer.seconds,
                 timeout_s=timeout_s,
-                body=answer.body[:BODY_BYTES],
+                body=self._history.excerpt(answer.body, BODY_BYTES),
                 error=answer.error,
                 purpose=answer.purpose,
             )
