@@ -16,14 +16,14 @@ import threading
 from collections.abc import Generator, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import msgspec
 import psutil
 import pytest
 
 from pytest_ocrepro import __version__
-from pytest_ocrepro.errors import NotReachedError, OcreproError, UsageError
+from pytest_ocrepro.errors import BundleError, NotReachedError, OcreproError, UsageError
 from pytest_ocrepro.harness import Session, Trial, secrets_around_us
 from pytest_ocrepro.judge.judgement import Judgement
 from pytest_ocrepro.outcome import Decision, Outcome, decide, section
@@ -162,6 +162,8 @@ class OcreproSession:
         item = request.node
         try:
             trial = Trial(self._running(), build, self._info(item, build, number), _slug(item, build, number))
+        except BundleError as error:
+            _give_up(error)
         except OcreproError as error:
             pytest.fail(f"ocrepro: {error}", pytrace=False)
         item.stash[TRIAL] = trial
@@ -217,7 +219,10 @@ class OcreproSession:
             raise
         except Exception as error:  # noqa: BLE001  a broken scenario must not look like a broken opencode
             trouble = f"the scenario raised {type(error).__name__}: {error}"
-        judged, _ = trial.finish(trouble)
+        try:
+            judged, _ = trial.finish(trouble)
+        except BundleError as error:
+            _give_up(error)
         self._conclude(item, trial, judged)
         return outcome
 
@@ -373,6 +378,11 @@ def _raise(decision: Decision, result: TrialResult, text: str) -> None:
         raise pytest.skip.Exception(f"{decision.why}: {result.reason}"[:400])
     if decision.outcome is Outcome.FAILED:
         raise pytest.fail.Exception(text, pytrace=False)
+
+
+def _give_up(error: BundleError) -> NoReturn:
+    """Evidence cannot be stored (a full disk): no further trial could keep its own."""
+    pytest.exit(f"ocrepro: {error}", returncode=pytest.ExitCode.USAGE_ERROR)
 
 
 def _choose_paths(config: pytest.Config) -> tuple[str, ...]:

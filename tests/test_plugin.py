@@ -390,3 +390,29 @@ def test_no_scenario_under_xdist_is_a_usage_error_too(pytester: pytest.Pytester,
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     result.stdout.fnmatch_lines(["ocrepro: no scenario was collected; give the path of one"])
     assert not (pytester.path / "reports").exists()
+
+
+def test_a_disk_that_is_full_ends_the_session_in_one_line(pytester: pytest.Pytester, run: Run) -> None:
+    """A file size limit stands in for the disk: the write of the evidence itself fails."""
+    pytester.makepyfile(
+        test_it="""
+        import resource, signal
+
+        def test_it(ocrepro):
+            signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (512, resource.RLIM_INFINITY))
+            try:
+                ocrepro.expect(ocrepro.run("hi", model="bogus/x")).to_finish()
+            finally:
+                resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+
+        def test_that_must_not_run(ocrepro):
+            ocrepro.claim("it runs", held=True, because="it did")
+        """
+    )
+    result = run("test_it.py")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    said = [line for line in result.stdout.lines + result.stderr.lines if "Exit: ocrepro: " in line]
+    assert len(said) == 1
+    assert "history.jsonl" in said[0]
+    assert "that_must_not_run" not in result.stdout.str()
