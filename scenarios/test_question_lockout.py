@@ -10,6 +10,12 @@ ISSUE = "anomalyco/opencode#27907"
 MODEL = {"providerID": "mock", "modelID": "m1"}
 FREED_WITHIN_S = 2.0
 GUARDED = ("delete the message", "revert", "unrevert", "shell")
+TRIED = {  # the guarded calls in the words of /doc
+    "DELETE /session/{sessionID}/message/{messageID}",
+    "POST /session/{sessionID}/revert",
+    "POST /session/{sessionID}/unrevert",
+    "POST /session/{sessionID}/shell",
+}
 WAYS_OUT = ("reject the question", "answer the question", "abort", "delete the part", "delete the session")
 Call = tuple[str, str, object]
 
@@ -96,8 +102,12 @@ def test_question_pending(ocrepro: Trial) -> None:
     Each call is tried on a session of its own: the escape-hatch table of this build.
     """
     server = ocrepro.serve()
-    guarded = documented_as_guarded(server)
-    ocrepro.note(f"/doc lists a busy answer for: {', '.join(guarded) or 'nothing'}")
+    untried = set(documented_as_guarded(server)) - TRIED
+    ocrepro.claim(
+        "every call that this build's /doc lists with a busy answer is tried",
+        held=None if untried else True,
+        because=", ".join(sorted(untried)) or "those four, or none listed",
+    )
     for name in GUARDED:
         Stuck(ocrepro, server, name).try_guarded(name)
     for name in WAYS_OUT:
