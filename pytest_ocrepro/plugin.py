@@ -14,7 +14,6 @@ MARK = (
     "ocrepro(issue=..., known=..., title=..., control=False): a scenario. issue: one or several 'owner/repo#n'; "
     "known: {version: 'k/n'} of our own runs on which the failure was seen; control: must never reproduce"
 )
-EXPECTATIONS = ("known", "clean", "reproduced", "any")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -47,7 +46,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
     group.addoption(
         "--ocrepro-expect",
-        metavar="|".join(EXPECTATIONS),
+        metavar="known|clean|reproduced|any",
         help="What fails: known (default): what is not listed as known; clean: any reproduction; "
         "reproduced: what is not reproduced; any: nothing (environment: OCREPRO_EXPECT)",
     )

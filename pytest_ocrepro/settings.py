@@ -10,8 +10,8 @@ import msgspec
 import pytest
 
 from pytest_ocrepro.errors import UsageError
-from pytest_ocrepro.plugin import EXPECTATIONS
 
+EXPECTATIONS = ("known", "clean", "reproduced", "any")
 MOST_TRIALS = 100_000
 
 

@@ -33,7 +33,7 @@ MAY_IMPORT = {
     "harness": {"expect", "roster", "steps", "stage", "observe", "publish", "judge", "history", "readings", "errors"},
     "progress": {"stage"},
     "doctor": {"errors", "readings", "observe", "versions", "stage"},
-    "settings": {"errors", "plugin"},
+    "settings": {"errors"},
     "outcome": {"settings", "publish", "judge"},
     "plugin": {"pytest_session", "harness"},
     "pytest_session": {

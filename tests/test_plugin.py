@@ -13,6 +13,7 @@ import pytest
 
 from pytest_ocrepro.observe.procfs import Reader
 from pytest_ocrepro.readings import ProcessId
+from pytest_ocrepro.settings import EXPECTATIONS
 from pytest_ocrepro.stage.process import until
 from pytest_ocrepro.stage.supervisor import MARKER
 
@@ -416,3 +417,7 @@ def test_a_disk_that_is_full_ends_the_session_in_one_line(pytester: pytest.Pytes
     assert len(said) == 1
     assert "history.jsonl" in said[0]
     assert "that_must_not_run" not in result.stdout.str()
+
+
+def test_the_help_offers_what_the_settings_take(pytester: pytest.Pytester) -> None:
+    assert f"--ocrepro-expect={'|'.join(EXPECTATIONS)}" in pytester.runpytest_subprocess("--help").stdout.str()
