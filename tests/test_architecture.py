@@ -24,7 +24,7 @@ MAY_IMPORT = {
     "history": {"readings"},
     "judge": {"history", "readings"},
     "observe": {"history", "readings", "errors"},
-    "stage": {"history", "readings", "errors", "observe.procfs", "versions.releases"},
+    "stage": {"history", "readings", "errors", "observe.procfs", "observe.proctext", "versions.releases"},
     "versions": {"errors"},
     "publish": {"judge", "history", "readings", "errors"},
     "expect": {"stage", "judge", "history", "readings", "errors"},

@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from pytest_ocrepro.observe.procfs import fd_kind
+from pytest_ocrepro.observe.proctext import fd_kind
 from pytest_ocrepro.readings import FdKind, FileLock, LockDirectory
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-    from pytest_ocrepro.observe.procfs import LockLine, Reader
+    from pytest_ocrepro.observe.procfs import Reader
+    from pytest_ocrepro.observe.proctext import LockLine
     from pytest_ocrepro.readings import ProcessReading
 
 STALE_AFTER_S: Final = 60.0  # `staleMs:60000`, read from the builds 1.14.48 and 1.18.34

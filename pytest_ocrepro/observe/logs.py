@@ -13,7 +13,7 @@ from collections import OrderedDict, deque
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from pytest_ocrepro.observe.procfs import fd_kind
+from pytest_ocrepro.observe.proctext import fd_kind
 from pytest_ocrepro.readings import MILESTONES, FdKind, LogLine, LogTail
 
 if TYPE_CHECKING:

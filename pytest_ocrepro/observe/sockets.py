@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pytest_ocrepro.observe.procfs import parse_net_tcp
+from pytest_ocrepro.observe.proctext import parse_net_tcp
 from pytest_ocrepro.readings import FdKind, SocketReading
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from pytest_ocrepro.observe.procfs import Reader, TcpRow
+    from pytest_ocrepro.observe.procfs import Reader
+    from pytest_ocrepro.observe.proctext import TcpRow
     from pytest_ocrepro.readings import ProcessReading
 
 _LISTEN = "LISTEN"

@@ -29,7 +29,8 @@ from pathlib import Path
 import msgspec
 
 from pytest_ocrepro.errors import StageError
-from pytest_ocrepro.observe.procfs import Reader, Stat
+from pytest_ocrepro.observe.procfs import Reader
+from pytest_ocrepro.observe.proctext import Stat
 from pytest_ocrepro.readings import ProcessId
 
 MARKER = "OCREPRO_MARK"

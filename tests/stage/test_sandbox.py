@@ -14,7 +14,8 @@ import pytest
 
 from pytest_ocrepro.errors import StageError
 from pytest_ocrepro.history import History, OffLoopback, RegistryRequest, Trouble
-from pytest_ocrepro.observe.procfs import Reader, parse_net_tcp
+from pytest_ocrepro.observe.procfs import Reader
+from pytest_ocrepro.observe.proctext import parse_net_tcp
 from pytest_ocrepro.stage.process import NoInput, Process, until
 from pytest_ocrepro.stage.provider import Provider
 from pytest_ocrepro.stage.registry import Registry
