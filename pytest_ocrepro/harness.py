@@ -31,8 +31,8 @@ from pytest_ocrepro.history import (
     Trouble,
     now_ns,
 )
-from pytest_ocrepro.judge.judgement import Judgement, ProcessJudgement, Verdict
-from pytest_ocrepro.judge.verdict import QUIET_S, cpu_share, judge, judge_process, last_progress
+from pytest_ocrepro.judge.judgement import Judgement, ProcessJudgement
+from pytest_ocrepro.judge.verdict import judge
 from pytest_ocrepro.observe.database import read_database
 from pytest_ocrepro.observe.procfs import Reader
 from pytest_ocrepro.observe.sampler import Sampler, is_subject
@@ -50,11 +50,10 @@ from pytest_ocrepro.stage.server import Answer, Server, free_port
 from pytest_ocrepro.stage.subject import Build
 from pytest_ocrepro.stage.supervisor import MARKER, Ledger, Supervisor
 from pytest_ocrepro.steps import Furniture, RecordedProvider, RecordedServer, step_waited, waited
+from pytest_ocrepro.watching import Watcher
 
 DEADLINE_S = 45.0  # what the reported script of anomalyco/opencode#29395 waits
 FAIL_FAST_S = 20.0  # a run with a bogus model takes 1.2 to 4.7 s alone on 2 cores, several at once a few times that
-IDLE_SHARE = 0.3  # of one core
-FIRST_LOOK_S, LAST_LOOK_S = 0.6, 8.0
 SECRET_NAMES = ("KEY", "TOKEN", "SECRET", "PASSWORD", "CREDENTIAL", "AUTH")
 
 
@@ -130,6 +129,14 @@ class Trial:
         self.configure()
         self._begin()
         self.sampler = Sampler(self.roster, self.history, session.reader)
+        self._watcher = Watcher(
+            self.history,
+            self.roster,
+            self.sampler,
+            expired=self._expired,
+            check_time=self._check_time,
+            read_database=self._read_at_suspicion,
+        )
         self.sampler.start()
 
     # -- the stage
@@ -174,7 +181,8 @@ class Trial:
         port = free_port()
         argv = ["opencode", "serve", "--port", str(port), "--hostname", "127.0.0.1", *args]
         environment.setdefault("OPENCODE_ENABLE_QUESTION_TOOL", "1")
-        server = RecordedServer(self._start(role, argv, "serve", None, environment), port, self.history)
+        process = self._start(role, argv, "serve", None, environment)
+        server = RecordedServer(process, port, self.history, self._watcher)
         server.wait_until_ready()
         return server
 
@@ -276,24 +284,7 @@ class Trial:
 
     def watch(self, process: Process) -> ProcessJudgement:
         """Block until the process has ended, or a verdict about its wait is stable, or its deadline has passed."""
-        started = next(e for e in self.history.of_type(ProcessStarted) if e.id.pid == process.pid)
-        deadline_ns = started.at_ns + int(started.deadline_s * 1e9)
-        look_s, next_look_ns = FIRST_LOOK_S, 0
-        while process.alive:
-            self._check_time()
-            self.roster.note_the_gone()
-            now = now_ns()
-            if now >= deadline_ns:
-                self._look_twice()
-                break
-            if now >= next_look_ns and self._quiet(process.pid, now):
-                self.sampler.snapshot()
-                look_s, next_look_ns = min(look_s * 1.5, LAST_LOOK_S), now + int(look_s * 1e9)
-                verdict = judge_process(self.history, process.pid).verdict
-                if verdict.hung or verdict is Verdict.WAITING_FOR_INPUT:
-                    break
-            process.wait(0.1)
-        return judge_process(self.history, process.pid)
+        return self._watcher.process(process)
 
     def expire(self) -> None:
         """The outer guard's time is up: every wait of ours ends, and the trial is inconclusive."""
@@ -350,9 +341,12 @@ class Trial:
         if any(process.alive for process in self.roster.started):
             self.sampler.snapshot()
 
-    def _last_database(self) -> None:
+    def _read_at_suspicion(self, when: str) -> None:
         if self.sandbox.database.exists():
-            self.database("at the end of the trial")
+            self.database(when)
+
+    def _last_database(self) -> None:
+        self._read_at_suspicion("at the end of the trial")
 
     def _sweep(self) -> None:
         self.roster.note_the_gone()
@@ -445,17 +439,6 @@ class Trial:
 
     def _helper(self, role: str, argv: list[str], stdin: OpenPipe) -> Process:
         return self._start(role, argv, "", stdin, {})
-
-    def _quiet(self, pid: int, now: int) -> bool:
-        """No visible change of the process, or of those beneath it, for a while, and it is idle."""
-        last_ns = max(last_progress(self.history, one, now)[0] for one in self.roster.beneath(pid))
-        since = now - int(QUIET_S * 1e9)
-        return last_ns < since and cpu_share(self.history, pid, since) < IDLE_SHARE
-
-    def _look_twice(self) -> None:
-        self.sampler.snapshot()
-        self._expired.wait(FIRST_LOOK_S)
-        self.sampler.snapshot()
 
     def _check_time(self) -> None:
         if self._expired.is_set():

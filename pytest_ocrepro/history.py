@@ -179,7 +179,10 @@ class LightSample(Event, frozen=True, kw_only=True, tag="sample"):
 
 
 class HttpCall(Event, frozen=True, kw_only=True, tag="http-call"):
-    """One call to the subject's server. ``status`` 0: no answer within ``timeout_s``, or no connection."""
+    """One call to the subject's server. ``status`` 0: no answer within ``timeout_s``, or no connection.
+
+    ``number`` counts the calls of one server and pairs an answer with its HttpAsked; 0: stored before there was one.
+    """
 
     role: str
     method: str
@@ -190,6 +193,8 @@ class HttpCall(Event, frozen=True, kw_only=True, tag="http-call"):
     body: str = ""
     error: str = ""
     purpose: str = ""
+    number: int = 0
+    timed_out: bool = False  # it was connected, and no whole answer came within timeout_s
 
 
 class DatabaseRead(Event, frozen=True, kw_only=True, tag="database"):
@@ -282,6 +287,7 @@ class HttpAsked(Event, frozen=True, kw_only=True, tag="http-asked"):
     body: str = ""
     purpose: str = ""
     timeout_s: float = 0.0
+    number: int = 0
 
 
 class StepWaited(Event, frozen=True, kw_only=True, tag="step-waited"):
@@ -296,6 +302,8 @@ class StepWaited(Event, frozen=True, kw_only=True, tag="step-waited"):
     count: int = 0
     seconds: float = 0.0
 
+
+HEALTH_PROBE = "health probe"  # the purpose of a call of ours that asks only whether anybody is there
 
 AnyEvent = (
     TrialStarted

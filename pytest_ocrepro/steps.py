@@ -13,7 +13,6 @@ from typing import Any
 
 from pytest_ocrepro.history import (
     History,
-    HttpAsked,
     SandboxFurnished,
     ScriptedTurn,
     StagedFile,
@@ -24,7 +23,7 @@ from pytest_ocrepro.history import (
 from pytest_ocrepro.stage.faults import AtLockDirectory, AtMilestone, AtRequest, Trigger
 from pytest_ocrepro.stage.provider import Provider, Turn
 from pytest_ocrepro.stage.sandbox import Sandbox
-from pytest_ocrepro.stage.server import CALL_TIMEOUT_S, Answer, Server
+from pytest_ocrepro.stage.server import Server
 
 MOST_FILES, MOST_CHARACTERS = 20, 16_000
 OURS = ("README.md", ".git")  # what every sandbox's project has
@@ -48,33 +47,7 @@ class RecordedProvider(Provider):
 
 
 class RecordedServer(Server):
-    """A server whose callers' questions are in the history, beside its answers."""
-
-    def call(
-        self,
-        method: str,
-        path: str,
-        body: object = None,
-        *,
-        purpose: str = "",
-        timeout_s: float = CALL_TIMEOUT_S,
-        quiet: bool = False,
-    ) -> Answer:
-        """One request; ``quiet`` keeps polls out of the history."""
-        if not quiet:
-            sent = "" if body is None else json.dumps(body)
-            self._history.append(
-                HttpAsked(
-                    at_ns=now_ns(),
-                    role=self.role,
-                    method=method,
-                    path=path,
-                    body=sent,
-                    purpose=purpose,
-                    timeout_s=timeout_s,
-                )
-            )
-        return super().call(method, path, body, purpose=purpose, timeout_s=timeout_s, quiet=quiet)
+    """A server whose waits for a question are in the history."""
 
     def wait_for_question(self, session: str, timeout_s: float = 30.0) -> str:
         """The id of the question that is pending in this session. Raises NotReachedError."""

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import http.client
+import itertools
 import json
 import socket
 import time
-from typing import Any
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Protocol
 
 import msgspec
 
 from pytest_ocrepro.errors import NotReachedError
-from pytest_ocrepro.history import History, HttpCall, now_ns
+from pytest_ocrepro.history import HEALTH_PROBE, History, HttpAsked, HttpCall, now_ns
 from pytest_ocrepro.stage.process import Process, until
 
 CALL_TIMEOUT_S = 5.0
+PROBE_TIMEOUT_S = 2.0
 BODY_BYTES = 2000
 READ_BYTES = 1 << 16
 SAID_BYTES = 200
@@ -32,6 +35,7 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
     seconds: float
     body: str
     error: str = ""
+    timed_out: bool = False
 
     @property
     def accepted(self) -> bool:
@@ -47,13 +51,36 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
             return None
 
 
+class Watch(Protocol):
+    """Who looks on while a call waits for its answer."""
+
+    def asking(self) -> AbstractContextManager[object]:
+        """Entered when a call is sent, left when its answer or its timeout has come."""
+
+    def unanswered(self, server: Server) -> None:
+        """A call has timed out, and is in the history."""
+
+
+class NoWatch:
+    """Nobody looks on."""
+
+    def asking(self) -> AbstractContextManager[object]:
+        """Nothing."""
+        return nullcontext()
+
+    def unanswered(self, server: Server) -> None:
+        """Nothing."""
+
+
 class Server:
     """A running ``opencode serve``: its process and its API. Made by the harness."""
 
-    def __init__(self, process: Process, port: int, history: History) -> None:
+    def __init__(self, process: Process, port: int, history: History, watch: Watch | None = None) -> None:
         self.process = process
         self.port = port
         self._history = history
+        self._watch = watch or NoWatch()
+        self._numbers = itertools.count(1)
 
     @property
     def role(self) -> str:
@@ -87,37 +114,68 @@ class Server:
 
         Never raises: no answer is an answer too. ``quiet`` keeps polls out of the history.
         """
+        if quiet:
+            return self._exchange(method, path, body, purpose, timeout_s)
+        number = self._ask(method, path, body, purpose, timeout_s)
+        with self._watch.asking():
+            answer = self._exchange(method, path, body, purpose, timeout_s)
+        self._record(answer, timeout_s, number)
+        if answer.timed_out:
+            self._watch.unanswered(self)
+        return answer
+
+    def probe(self) -> bool:
+        """Whether its event loop answers at all: a call that needs no session, on a connection of its own."""
+        number = self._ask("GET", "/global/health", None, HEALTH_PROBE, PROBE_TIMEOUT_S)
+        answer = self._exchange("GET", "/global/health", None, HEALTH_PROBE, PROBE_TIMEOUT_S)
+        self._record(answer, PROBE_TIMEOUT_S, number)
+        return answer.status > 0
+
+    def _ask(self, method: str, path: str, body: object, purpose: str, timeout_s: float) -> int:
+        number = next(self._numbers)
+        self._history.append(
+            HttpAsked(
+                at_ns=now_ns(),
+                role=self.role,
+                method=method,
+                path=path,
+                body="" if body is None else json.dumps(body),
+                purpose=purpose,
+                timeout_s=timeout_s,
+                number=number,
+            )
+        )
+        return number
+
+    def _exchange(self, method: str, path: str, body: object, purpose: str, timeout_s: float) -> Answer:
         begun = time.monotonic()
-        status, text, error = self._exchange(method, path, body, timeout_s)
-        seconds = round(time.monotonic() - begun, 3)
-        answer = Answer(
+        status, text, error, timed_out = self._send(method, path, body, timeout_s)
+        return Answer(
             role=self.role,
             purpose=purpose,
             method=method,
             path=path,
             status=status,
-            seconds=seconds,
+            seconds=round(time.monotonic() - begun, 3),
             body=text,
             error=error,
+            timed_out=timed_out,
         )
-        if not quiet:
-            self._record(answer, timeout_s)
-        return answer
 
-    def _exchange(self, method: str, path: str, body: object, timeout_s: float) -> tuple[int, str, str]:
+    def _send(self, method: str, path: str, body: object, timeout_s: float) -> tuple[int, str, str, bool]:
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout_s)
         try:
             data = None if body is None else json.dumps(body)
             connection.request(method, path, data, {"Content-Type": "application/json"})
-            return _read(connection, time.monotonic() + timeout_s)
+            return _read(connection, timeout_s)
         except TimeoutError:
-            return 0, "", f"no answer within {timeout_s:g} s"
+            return 0, "", f"no answer within {timeout_s:g} s", True
         except (OSError, http.client.HTTPException, UnicodeError) as failure:
-            return 0, "", f"{type(failure).__name__}: {failure}"
+            return 0, "", f"{type(failure).__name__}: {failure}", False
         finally:
             connection.close()
 
-    def _record(self, answer: Answer, timeout_s: float) -> None:
+    def _record(self, answer: Answer, timeout_s: float, number: int) -> None:
         self._history.append(
             HttpCall(
                 at_ns=now_ns(),
@@ -130,6 +188,8 @@ class Server:
                 body=self._history.excerpt(answer.body, BODY_BYTES),
                 error=answer.error,
                 purpose=answer.purpose,
+                number=number,
+                timed_out=answer.timed_out,
             )
         )
 
@@ -183,20 +243,36 @@ class Server:
         return True
 
 
-def _read(connection: http.client.HTTPConnection, deadline: float) -> tuple[int, str, str]:
-    """The whole answer. Raises TimeoutError at the deadline: a socket's own timeout begins anew with every byte."""
+def _read(connection: http.client.HTTPConnection, timeout_s: float) -> tuple[int, str, str, bool]:
+    """(status, body, error, timed out) of the whole answer; raises TimeoutError before its head has come.
+
+    A socket's own timeout begins anew with every byte, so the deadline is kept here. A stream of events has no end to
+    wait for (text/event-stream), so that it goes on is no broken promise.
+    """
+    deadline = time.monotonic() + timeout_s
     line = connection.sock  # the response takes it away from the connection
     response = connection.getresponse()
-    body = bytearray()
     with response:
-        while True:
-            line.settimeout(max(0.001, deadline - time.monotonic()))
+        body = _whole(response, line, deadline)
+    if body is not None:
+        return response.status, body.decode(errors="replace"), "", False
+    streams = (response.getheader("Content-Type") or "").startswith("text/event-stream")
+    return 0, "", f"the answer had begun and not ended within {timeout_s:g} s", not streams
+
+
+def _whole(response: http.client.HTTPResponse, line: socket.socket, deadline: float) -> bytes | None:
+    """The body; None when the deadline came before its end."""
+    body = bytearray()
+    while time.monotonic() <= deadline:
+        line.settimeout(max(0.001, deadline - time.monotonic()))
+        try:
             some = response.read1(READ_BYTES)
-            if not some:
-                return response.status, body.decode(errors="replace"), ""
-            body += some
-            if time.monotonic() > deadline:
-                raise TimeoutError
+        except TimeoutError:
+            return None
+        if not some:
+            return bytes(body)
+        body += some
+    return None
 
 
 def _records(value: Any) -> list[dict[str, Any]]:

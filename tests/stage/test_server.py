@@ -24,7 +24,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
         self.rfile.read(int(self.headers.get("Content-Length", 0)))
         if self.path == "/event":
-            self.send_response(200); self.end_headers()
+            self.send_response(200); self.send_header("Content-Type", "text/event-stream"); self.end_headers()
             while True:
                 self.wfile.write(b"data: heartbeat\\n\\n"); time.sleep(0.02)
         if self.path == "/silent":
@@ -116,7 +116,9 @@ def test_call_ends_at_its_timeout_whatever_trickles_in(serve: Serve, path: str) 
     server = serve()
     begun = time.monotonic()
     answer = server.call("GET", path, timeout_s=0.3)
-    assert (answer.status, answer.error) == (0, "no answer within 0.3 s")
+    said = {"/silent": "no answer within 0.3 s", "/event": "the answer had begun and not ended within 0.3 s"}
+    assert (answer.status, answer.error) == (0, said[path])
+    assert answer.timed_out == (path == "/silent")  # a stream of events promises no end
     assert 0.3 <= time.monotonic() - begun < WAIT_S
     assert 0.3 <= answer.seconds < WAIT_S
 
