@@ -22,7 +22,9 @@ if TYPE_CHECKING:
     from pytest_ocrepro.stage.provider import error as error
     from pytest_ocrepro.stage.provider import for_ever as for_ever
     from pytest_ocrepro.stage.provider import held as held
+    from pytest_ocrepro.stage.provider import late as late
     from pytest_ocrepro.stage.provider import never_ending as never_ending
+    from pytest_ocrepro.stage.provider import paced as paced
     from pytest_ocrepro.stage.provider import question as question
     from pytest_ocrepro.stage.provider import stall_after as stall_after
     from pytest_ocrepro.stage.provider import text as text
@@ -38,7 +40,8 @@ _HOMES = {
     "pytest_ocrepro.judge.judgement": ("Grade", "Judgement", "Result", "Verdict"),
     "pytest_ocrepro.stage.process": ("OpenPipe", "Process"),
     "pytest_ocrepro.stage.provider": (
-        "bash", "error", "for_ever", "held", "never_ending", "question", "stall_after", "text", "tool",
+        "bash", "error", "for_ever", "held", "late", "never_ending", "paced", "question", "stall_after", "text",
+        "tool",
     ),
     "pytest_ocrepro.stage.server": ("Server", "prompt_body"),
 }  # fmt: skip

@@ -123,7 +123,10 @@ class ProviderRequest(Event, frozen=True, kw_only=True, tag="provider-request"):
 
 
 class ProviderReply(Event, frozen=True, kw_only=True, tag="provider-reply"):
-    """What became of a request: ``begun``, ``stalled``, ``finished``, ``error``, ``client-left``, ``unexpected``."""
+    """What became of a request: ``begun``, ``stalled``, ``finished``, ``error``, ``client-left``, ``unexpected``.
+
+    Of a turn that is paced ``continued``, once an event.
+    """
 
     request: int
     pid: int | None
@@ -268,6 +271,8 @@ class ScriptedTurn(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     never_ends: bool = False
     barrier: str = ""
     repeats: bool = False
+    late_s: float = 0.0
+    pace_s: float = 0.0
 
 
 class TurnsScripted(Event, frozen=True, kw_only=True, tag="turns-scripted"):

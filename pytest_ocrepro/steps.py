@@ -109,6 +109,8 @@ def _scripted(turn: Turn) -> ScriptedTurn:
         never_ends=turn.never_ends,
         barrier=turn.barrier.name if turn.barrier else "",
         repeats=turn.repeats,
+        late_s=turn.late_s,
+        pace_s=turn.pace_s,
     )
 
 

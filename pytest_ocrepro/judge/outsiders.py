@@ -15,7 +15,7 @@ from pytest_ocrepro.judge.judgement import Record
 from pytest_ocrepro.judge.life import Life, asked, stopped_by_us
 from pytest_ocrepro.readings import Snapshot
 
-OPEN_REPLIES = ("begun", "stalled")  # after any other word a request is over
+OPEN_REPLIES = ("begun", "continued", "stalled")  # after any other word a request is over
 
 
 class ServerWait(Record, frozen=True, kw_only=True):
@@ -73,7 +73,7 @@ class Outsiders:
             if what and what not in OPEN_REPLIES:
                 continue
             age_s = (self._now_ns - request.at_ns) / 1e9
-            state = {"": "not answered", "begun": "begun and not finished"}.get(what, "silent")
+            state = {"": "not answered", "stalled": "silent"}.get(what, "begun and not finished")
             yield ServerWait(
                 request=str(request.request),
                 model=request.model,

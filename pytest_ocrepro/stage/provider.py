@@ -63,6 +63,8 @@ class Turn:
     never_ends: bool = False
     barrier: Barrier | None = None
     repeats: bool = False
+    late_s: float = 0.0  # before it begins
+    pace_s: float = 0.0  # before each event but the first
 
     @property
     def silent(self) -> bool:
@@ -109,6 +111,16 @@ def error(status: int) -> Turn:
 def held(barrier: Barrier, turn: Turn) -> Turn:
     """Give this turn only when the barrier is opened."""
     return _changed(turn, name=f"{turn.name}, held at {barrier.name}", barrier=barrier)
+
+
+def late(seconds: float, turn: Turn) -> Turn:
+    """Begin this turn so many seconds after the question; until then not a byte is sent."""
+    return _changed(turn, name=f"{turn.name}, {seconds:g} s late", late_s=seconds)
+
+
+def paced(seconds: float, turn: Turn) -> Turn:
+    """Wait so many seconds before each server-sent event of this turn but the first: a slow model."""
+    return _changed(turn, name=f"{turn.name}, an event every {seconds:g} s", pace_s=seconds)
 
 
 def for_ever(turn: Turn) -> Turn:
@@ -276,6 +288,7 @@ def _handler_for(provider: Provider) -> type[Handler]:
         def _give(self, turn: Turn, number: int, pid: int | None, *, streaming: bool) -> None:
             try:
                 here = turn.barrier is None or self.hold(turn.barrier.arrive(), provider.closing)
+                here = here and self.hold(provider.closing, timeout_s=turn.late_s)
                 what, detail = self._say(turn, number, pid, streaming=streaming) if here else ("client-left", "")
             except OSError as failure:
                 what, detail = "client-left", str(failure)
@@ -304,13 +317,22 @@ def _handler_for(provider: Provider) -> type[Handler]:
             self.send_header("Transfer-Encoding", "chunked")
             self.end_headers()
             provider.note_reply(number, pid, "begun", turn.name)
-            for event in list(_events(turn))[: turn.stall_after]:
+            for sent, event in enumerate(list(_events(turn))[: turn.stall_after]):
+                if sent and turn.pace_s and not self._next(turn, number, pid):
+                    return "client-left"
                 self._chunk(f"data: {json.dumps(event)}\n\n".encode())
             if turn.silent:
                 return self._fall_silent(turn, number, pid)
             self._chunk(b"data: [DONE]\n\n")
             self.wfile.write(b"0\r\n\r\n")
             return "finished"
+
+        def _next(self, turn: Turn, number: int, pid: int | None) -> bool:
+            """Wait as long as a slow turn does before its next event; False when nobody wants it any more."""
+            if not self.hold(provider.closing, timeout_s=turn.pace_s) or provider.closing.is_set():
+                return False
+            provider.note_reply(number, pid, "continued", turn.name)
+            return True
 
         def _chunk(self, data: bytes) -> None:
             self.wfile.write(f"{len(data):x}\r\n".encode() + data + b"\r\n")

@@ -5,6 +5,7 @@ import json
 import socket
 import threading
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -249,6 +250,50 @@ def test_client_that_leaves_a_silence_frees_its_thread(provider: Provider, histo
     until(lambda: replies(history)[-1] == (1, "client-left"), timeout_s=WAIT_S, what="the client seen leaving")
     until(lambda: threading.active_count() == before, timeout_s=WAIT_S, what="the end of its thread")
     assert troubles(history) == []
+
+
+def seconds_of(history: History, what: str) -> list[float]:
+    """When these replies were noted, from the question on."""
+    (begun,) = history.of_type(ProviderRequest)
+    return [(event.at_ns - begun.at_ns) / 1e9 for event in history.of_type(ProviderReply) if event.what == what]
+
+
+def test_late_turn_sends_nothing_before_its_time(provider: Provider, history: History, ask: Ask) -> None:
+    provider.script(scripted.late(0.3, scripted.text("at last")))
+    asking = ask()
+    assert asking.silent(0.1)
+    asking.socket.settimeout(WAIT_S)
+    assert words_of(asking.events()) == "at last "
+    assert seconds_of(history, "begun")[0] >= 0.3
+    assert history.of_type(FaultInjected) == [], "a slow model is no broken one"
+
+
+def test_late_error(provider: Provider, history: History, ask: Ask) -> None:
+    provider.script(scripted.late(0.3, scripted.error(500)))
+    assert ask().answer()[0] == 500
+    until(lambda: replies(history) == [(1, "error")], timeout_s=WAIT_S, what="the reply")
+    assert seconds_of(history, "error")[0] >= 0.3
+
+
+def test_paced_turn_comes_event_by_event(provider: Provider, history: History, ask: Ask) -> None:
+    provider.script(scripted.paced(0.1, scripted.text("one two")))
+    assert words_of(ask().events()) == "one two "
+    until(lambda: replies(history)[-1] == (1, "finished"), timeout_s=WAIT_S, what="the end")
+    said = [*seconds_of(history, "begun"), *seconds_of(history, "continued")]
+    assert all(later - sooner >= 0.1 for sooner, later in pairwise(said))
+    assert len(said) == 4
+    assert history.of_type(FaultInjected) == []
+
+
+def test_client_that_leaves_a_slow_turn(provider: Provider, history: History, ask: Ask) -> None:
+    provider.script(scripted.late(WAIT_S * 9, scripted.text("x")), scripted.paced(WAIT_S * 9, scripted.text("x")))
+    for asking in (ask(), ask()):
+        until(lambda: len(history.of_type(ProviderRequest)) == 2, timeout_s=WAIT_S, what="both questions")
+        asking.line.close()
+        asking.socket.close()
+    until(
+        lambda: {(1, "client-left"), (2, "client-left")} <= set(replies(history)), timeout_s=WAIT_S, what="both gone"
+    )
 
 
 def test_barrier_holds_until_opened(provider: Provider, ask: Ask) -> None:
