@@ -1,4 +1,7 @@
-"""The command ``ocrepro``: a door without logic. Exit codes: 0 done, 2 our error or a usage error in one line."""
+"""The command ``ocrepro``: a door without logic.
+
+Exit codes: 0 done, 1 the answer is no (each command says when), 2 our error or a usage error in one line.
+"""
 
 from __future__ import annotations
 
@@ -90,6 +93,28 @@ def report(directory: Path) -> None:
         except OcreproError as error:
             click.echo(f"ocrepro: left out: {error}", err=True)
     click.echo(page.resolve().as_uri())
+
+
+@main.command()
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Print the judgement as it is stored, one a line.")
+@click.pass_context
+def judge(context: click.Context, bundle: Path, *, as_json: bool) -> None:
+    """Judge a stored trial (or all of a run) again from its history; exit 1 where it was judged another way."""
+    from pytest_ocrepro.publish import prose, rejudgement
+
+    code = 0
+    for path in rejudgement.bundles_at(bundle):
+        try:
+            found = rejudgement.rejudge(path)
+        except OcreproError as error:
+            click.echo(f"ocrepro: {error}", err=True)
+            code = 2
+            continue
+        click.echo(found.encoded if as_json else prose.judgement_in_words(found.bundle.info, found.judgement))
+        click.echo(found.comparison, err=as_json or found.bundle.torn)
+        code = max(code, found.exit_code)
+    context.exit(code)
 
 
 if __name__ == "__main__":
