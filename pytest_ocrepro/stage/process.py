@@ -187,10 +187,11 @@ class Process:
         fresh = number in ENDING and number not in self._signalled
         if fresh:
             self._signalled.add(number)  # first: its end may be told before the answer comes
+        begun_ns = now_ns()  # its end may be known before we are told that the signal was sent
         sent = self._supervisor.signal(self.id, number)
         if sent:
             self._history.append(
-                SignalSent(at_ns=now_ns(), pid=self.pid, role=self.role, signal=number.name, why="scenario")
+                SignalSent(at_ns=begun_ns, pid=self.pid, role=self.role, signal=number.name, why="scenario")
             )
         elif fresh:
             self._signalled.discard(number)

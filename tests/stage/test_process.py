@@ -62,6 +62,16 @@ def exits(history: History) -> list[ProcessExited]:
     return history.of_type(ProcessExited)
 
 
+def test_a_kill_is_told_as_sent_before_the_end_that_it_made(start: Start, history: History) -> None:
+    """The supervisor knows the end before the killer is told that the signal was sent."""
+    for number in range(10):
+        up(start(SLEEP, role=f"stand-in-{number}")).kill()
+    ends = {event.pid: event.at_ns for event in exits(history)}
+    sent = history.of_type(SignalSent)
+    assert len(sent) == len(ends) == 10
+    assert all(event.at_ns < ends[event.pid] for event in sent)
+
+
 def test_end_by_itself(start: Start, history: History) -> None:
     process = start("import sys; print('out'); print('err', file=sys.stderr); sys.exit(3)")
     assert process.wait_for_end(WAIT_S) == 3
