@@ -9,22 +9,27 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+import msgspec
+
 from pytest_ocrepro.history import History
 from pytest_ocrepro.judge.judgement import Edge, Graph, Node
-from pytest_ocrepro.judge.life import lives, tail_of
+from pytest_ocrepro.judge.life import Life, lives, tail_of
 from pytest_ocrepro.judge.outsiders import Outsiders
 from pytest_ocrepro.judge.progress import progress_of
 from pytest_ocrepro.judge.signs import (
     GIVES_UP_AFTER_S,
+    TIMER_SLACK_S,
     conflicts,
     is_younger,
     keeps_writers_out,
+    kernel_lock_waits,
     lock_facts,
     may_want,
     name_of,
     rank_of,
     reads_stdin,
     retries_of,
+    timeout_of,
     told_at,
 )
 from pytest_ocrepro.readings import (
@@ -64,6 +69,7 @@ class EdgeBuilder:
                 self._suspended(process)
             else:
                 self._waits_of(process)
+                self._give_up_in_time(process)
         return Graph(nodes=tuple(self._nodes.values()), edges=tuple(dict.fromkeys(self._edges)))
 
     def _waits_of(self, process: ProcessReading) -> None:
@@ -77,6 +83,24 @@ class EdgeBuilder:
         if process.is_subject:
             self._pipes(process)
         self._children(process)
+
+    def _quiet_s(self, life: Life) -> float:
+        """How long before this look its last step was."""
+        return (self._snapshot.started_ns - progress_of(self._history, life, self._snapshot.started_ns)[0]) / 1e9
+
+    def _give_up_in_time(self, process: ProcessReading) -> None:
+        """A wait with a timeout of its own ends by itself, unless that has run out once since the last step."""
+        timeout_s, life = timeout_of(process), self._lives.get(process.id.pid)
+        left_s = timeout_s + TIMER_SLACK_S - self._quiet_s(life) if timeout_s is not None and life else 0.0
+        if left_s <= 0:
+            return
+        fact = f"its main thread waits with a timeout of {timeout_s:g} s"
+        key, waits = f"pid:{process.id.pid}", self._edges
+        self._edges = []
+        for edge in waits:
+            sooner = edge.waiter == key and (edge.ends_in_s is None or edge.ends_in_s > left_s)
+            changes = {"ends_in_s": round(left_s, 1), "evidence": (*edge.evidence, fact)} if sooner else {}
+            self._edges.append(msgspec.structs.replace(edge, **changes))
 
     # -- the graph's parts
 
@@ -138,6 +162,17 @@ class EdgeBuilder:
                 f"{wanted.source} lists pid {process.id.pid} as waiting",
             )
             self._holders_of(key, (lock for lock in self._snapshot.locks if conflicts(lock, wanted)))
+        self._untold_file_locks(process)
+
+    def _untold_file_locks(self, process: ProcessReading) -> None:
+        """The same for locks that /proc/locks names no waiter of."""
+        told = {lock.path for lock in self._snapshot.locks if lock.waiting and lock.pid == process.id.pid}
+        for wanted, how in kernel_lock_waits(process):
+            if wanted.path in told:
+                continue
+            key = self._node(f"file:{wanted.path}", "file-lock", f"{wanted.kind} lock on {wanted.path}")
+            self._edge(self._process(process.id.pid), key, "proved", "waits for", how)
+            self._holders_of(key, (lock for lock in self._snapshot.locks if conflicts(lock, wanted)))
 
     def _holders_of(self, key: str, locks: Iterable[FileLock]) -> None:
         for lock in locks:
@@ -154,7 +189,8 @@ class EdgeBuilder:
     def _sqlite_bytes(self, process: ProcessReading) -> None:
         """SQLite tries a non-blocking F_SETLK and sleeps in between: the waiter is inferred, the holder proved."""
         databases = {fd.target for fd in process.fds if fd.kind is FdKind.DATABASE}
-        how = retries_of(process)
+        how, life = retries_of(process), self._lives.get(process.id.pid)
+        tried_s = self._quiet_s(life) % BUSY_TIMEOUT_S if life else 0.0  # one that goes on has begun another try
         for lock in self._snapshot.locks:
             base = lock.path.removesuffix("-shm")
             if not how or base not in databases or not keeps_writers_out(lock, process.id.pid):
@@ -169,7 +205,7 @@ class EdgeBuilder:
                 f"it has {base} open",
                 how,
                 f"gives up by itself: busy_timeout is about {BUSY_TIMEOUT_S:g} s",
-                ends_in_s=BUSY_TIMEOUT_S,
+                ends_in_s=BUSY_TIMEOUT_S - tried_s,
             )
             if not seen:
                 self._holders_of(key, (lock,))
@@ -228,7 +264,7 @@ class EdgeBuilder:
         life = self._lives.get(process.id.pid)
         if life is None or tail is None or tail.milestone not in STARTING:
             return
-        quiet_s = (self._snapshot.started_ns - progress_of(self._history, life, self._snapshot.started_ns)[0]) / 1e9
+        quiet_s = self._quiet_s(life)
         wanted = sorted(
             (lock for lock in self._snapshot.lock_directories if may_want(lock, process.id.pid, tail)),
             key=lambda lock: (not lock.holder_alive, is_younger(lock, quiet_s), -told_at(tail, lock), lock.path),

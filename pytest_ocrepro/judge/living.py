@@ -23,6 +23,7 @@ from pytest_ocrepro.judge.progress import (
     progress_of,
     rest_of,
     share_between,
+    spent_s,
 )
 
 STILL_S = 10.0  # so long without a visible step, at the deadline, is a stall; less is a slow process
@@ -55,6 +56,7 @@ class View(Record, frozen=True, kw_only=True):
     rest: Rest | None = None
     graph: Graph = Graph()
     chain: tuple[Edge, ...] = ()
+    spent_s: float = 0.0  # of CPU, since its last step
     stable: bool = False  # the same chain at both looks, and nobody on it made a step or was at work
 
     @property
@@ -70,9 +72,14 @@ class View(Record, frozen=True, kw_only=True):
         return Grade.STRONG if any(edge.grade == "inferred" for edge in self.chain) else Grade.PROVED
 
     @property
+    def patience_s(self) -> float:
+        """So long without a step, or with so much CPU for it, is no slow process."""
+        return max(QUIET_S, min(STILL_S, STILL_SHARE * self.life.started.deadline_s))
+
+    @property
     def still(self) -> bool:
         """Quiet for so long that it is no slow process."""
-        return self.quiet_s >= max(QUIET_S, min(STILL_S, STILL_SHARE * self.life.started.deadline_s))
+        return self.quiet_s >= self.patience_s
 
 
 def living(history: History, life: Life, cut_ns: int) -> Living:
@@ -128,6 +135,7 @@ def _view(history: History, life: Life, cut_ns: int) -> View:
         last=last,
         late=life.started.deadline_s > 0 and left_s <= 0,
         left_s=max(0.0, left_s),
+        spent_s=spent_s(history, life.pid, last_ns, cut_ns),
         pair=pair_of(history, life, last_ns, cut_ns),
     )
     return _with_chain(history, view)
@@ -209,6 +217,9 @@ def _at_deadline(view: View) -> Named:
         return Verdict.INCONCLUSIVE, Grade.WEAK, "no two comparable looks at it since its last step"
     if root is not None and waitgraph.has_no_way_out(view.graph, view.life.pid, 0.0):
         return _rooted(view, root)
+    if view.spent_s >= view.patience_s:  # however slow the machine is
+        why = f"busy for {view.quiet_s:.1f} s without a step, with {view.spent_s:.1f} s of CPU, at the deadline"
+        return Verdict.LIVELOCK, Grade.STRONG, why
     if rest.starved:
         return Verdict.INCONCLUSIVE, Grade.WEAK, "it waits for a core: the machine is slow"
     if rest.cpu_share >= BUSY_SHARE:

@@ -117,16 +117,26 @@ def cpu_share(history: History, pid: int, since_ns: int) -> float:
 
 def share_between(history: History, pid: int, since_ns: int, until_ns: int) -> float:
     """The same up to an instant. A pid that was recycled in between counts as busy."""
-    rows = [
+    rows = _cpu_rows(history, pid, since_ns, until_ns)
+    if len(rows) < 2 or rows[-1][0] <= rows[0][0] or rows[-1][1] < rows[0][1]:  # noqa: PLR2004  two readings
+        return 1.0
+    return (rows[-1][1] - rows[0][1]) / (rows[-1][0] - rows[0][0])
+
+
+def spent_s(history: History, pid: int, since_ns: int, until_ns: int) -> float:
+    """Seconds of CPU that a pid has had between two instants, as far as the light samples show."""
+    rows = _cpu_rows(history, pid, since_ns, until_ns)
+    return max(0, rows[-1][1] - rows[0][1]) / 1e9 if rows else 0.0
+
+
+def _cpu_rows(history: History, pid: int, since_ns: int, until_ns: int) -> list[tuple[int, int]]:
+    return [
         (event.at_ns, row[1])
         for event in history.of_type(LightSample)
         if since_ns <= event.at_ns <= until_ns
         for row in event.rows
         if row[0] == pid
     ]
-    if len(rows) < 2 or rows[-1][0] <= rows[0][0] or rows[-1][1] < rows[0][1]:  # noqa: PLR2004  two readings
-        return 1.0
-    return (rows[-1][1] - rows[0][1]) / (rows[-1][0] - rows[0][0])
 
 
 def _step(event: Event, family: tuple[Life, ...], life: Life) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from pytest_ocrepro.readings import (
     MILESTONES,
     FdKind,
@@ -14,6 +16,11 @@ from pytest_ocrepro.readings import (
 
 WRITER_BYTES = frozenset({"WRITE", "RESERVED", "PENDING", "EXCLUSIVE", "RECOVER", "CKPT"})
 GIVES_UP_AFTER_S = 300.0  # `timeoutMs:300000`, read from the builds 1.14.48 and 1.18.34
+F_SETLKW, F_OFD_SETLKW = 0x7, 0x26  # <asm-generic/fcntl.h>; the two that wait
+FOR_EVER_MS = 0xFFFFFFFF  # -1 as the kernel prints an int
+# Which argument is the timeout in milliseconds (poll(2), epoll_wait(2)); other waits keep theirs behind a pointer
+TIMEOUT_ARGUMENT = {"poll": 2, "epoll_wait": 3, "epoll_pwait": 3}
+TIMER_SLACK_S = 1.0  # a timeout this long ago has run out, and its wait was begun anew
 SLEEPS = frozenset({"clock_nanosleep", "nanosleep"})  # between two tries of SQLite's busy handler
 READS = frozenset({"read", "readv", "pread64"})
 
@@ -68,6 +75,42 @@ def retries_of(process: ProcessReading) -> str:
     """Why we think that its main thread is in SQLite's busy handler; empty when it is not."""
     main = _main_thread(process)
     return f"its main thread sleeps in {main.syscall} between tries" if main and main.syscall in SLEEPS else ""
+
+
+def timeout_of(process: ProcessReading) -> float | None:
+    """After how many seconds the wait of its main thread ends by itself; None: never, or it cannot be seen."""
+    main = _main_thread(process)
+    place = TIMEOUT_ARGUMENT.get(main.syscall or "") if main else None
+    if main is None or place is None or len(main.arguments) <= place:
+        return None
+    milliseconds = int(main.arguments[place], 16) & FOR_EVER_MS
+    return None if milliseconds == FOR_EVER_MS else milliseconds / 1000
+
+
+def kernel_lock_waits(process: ProcessReading) -> Iterator[tuple[FileLock, str]]:
+    """Files that a thread sleeps for in fcntl(2) or flock(2), by its system call, and that fact in words.
+
+    For what /proc/locks does not tell: it has no pid for a lock of an open file description. Which bytes are wanted
+    lies behind a pointer, so the lock stands for the whole file.
+    """
+    targets = {fd.fd: fd.target for fd in process.fds}
+    for thread in process.threads:
+        kind = _awaited_kind(thread)
+        path = targets.get(int(thread.arguments[0], 16)) if kind else None
+        if kind and path is not None:
+            lock = FileLock(
+                path=path, kind=kind, access="WRITE", start=0, end=None, name="", pid=process.id.pid, waiting=True
+            )
+            yield lock, f"thread {thread.name} sleeps in {thread.syscall}({', '.join(thread.arguments[:2])})"
+
+
+def _awaited_kind(thread: ThreadReading) -> str:
+    if thread.state != "S" or len(thread.arguments) < 2:  # noqa: PLR2004  descriptor and command
+        return ""
+    if thread.syscall == "flock":
+        return "FLOCK"
+    command = int(thread.arguments[1], 16) if thread.syscall == "fcntl" else 0
+    return {F_SETLKW: "POSIX", F_OFD_SETLKW: "OFDLCK"}.get(command, "")
 
 
 def reads_stdin(process: ProcessReading) -> str:

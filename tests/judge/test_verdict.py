@@ -337,6 +337,14 @@ def test_a_wait_for_sqlite_ends_by_itself_and_says_when() -> None:
     assert verdict(sqlite_wait(until=46.0)) is Verdict.BLOCKED
 
 
+def test_a_wait_for_sqlite_that_ends_before_the_deadline_is_no_hang() -> None:
+    """Its busy handler began with the wait and not with the look: what it has waited already counts."""
+    known = [event for event in sqlite_wait(until=4.0) if not isinstance(event, h.ProcessStarted)]
+    short = w.of(w.started(20, "run", deadline_s=7.0), known)
+    assert verdict(short) is Verdict.ALIVE
+    assert judge_process(short, 20).because[-1] == "the wait ends by itself in at most about 1 s"
+
+
 def waits_for_dead(beat: float, *, deadline: float = 45.0) -> h.History:
     return w.of(
         w.started(20, "second", deadline_s=deadline),
@@ -438,6 +446,15 @@ def test_stalled_livelock_and_overran_exist_at_the_deadline_only() -> None:
 def test_a_starved_process_is_not_hung_even_at_the_deadline() -> None:
     starved = (w.thread(20, runqueue_wait_ns=w.ns(0.4)),)
     assert verdict(alone(46.0, threads=starved)) is Verdict.INCONCLUSIVE
+
+
+def test_who_has_had_the_time_spins_however_busy_the_machine_is() -> None:
+    """Measured: beside two busy neighbours a spinning process waits for a core half of the time."""
+    starved = (w.thread(20, runqueue_wait_ns=w.ns(0.4)),)
+    judged = judge_process(alone(46.0, share=0.45, cpu=0.25, threads=starved), 20)
+    assert (judged.verdict, judged.grade) == (Verdict.LIVELOCK, Grade.STRONG)
+    assert "with 20.2 s of CPU" in judged.because[-1]
+    assert verdict(alone(46.0, share=0.2, cpu=0.1, threads=starved)) is Verdict.INCONCLUSIVE
 
 
 def retries(number: int, what: str = "error", *, until: float = 46.0, last_text: str = "") -> h.History:

@@ -175,6 +175,62 @@ def test_locks_that_do_not_conflict_hold_nobody_up(change: dict[str, Any]) -> No
     assert [edge.holder for edge in graph.edges] == ["file:/tmp/a", "pid:10"]
 
 
+def ofd_wait(command: str = "0x26", **lock: Any) -> Graph:
+    """20 sleeps in fcntl(4, command); /proc/locks has no pid for locks of open file descriptions."""
+    file = r.FdReading(fd=4, kind=r.FdKind.FILE, target="/tmp/a")
+    asleep = w.thread(20, syscall="fcntl", arguments=("0x4", command, "0x7ffd"))
+    held = w.file_lock(10, **{"kind": "OFDLCK", **lock})
+    return graph_of(w.process(10, "a"), w.process(20, "b", threads=(asleep,), fds=(file,)), locks=(held,))
+
+
+def test_a_lock_of_an_open_file_description_is_told_by_the_waiters_system_call() -> None:
+    assert links(ofd_wait(), 20) == [("file:/tmp/a", "proved"), ("pid:10", "proved")]
+    assert "sleeps in fcntl(0x4, 0x26)" in ofd_wait().edges[0].evidence[0]
+    assert links(ofd_wait("0x7", kind="POSIX"), 20)[-1] == ("pid:10", "proved")
+    assert links(ofd_wait("0x25"), 20) == [], "F_OFD_SETLK does not wait"
+    assert links(ofd_wait(path="/tmp/b"), 20) == [("file:/tmp/a", "proved")]
+    assert links(ofd_wait(kind="FLOCK"), 20) == [("file:/tmp/a", "proved")], "flock(2) has a space of its own"
+
+
+def test_a_lock_that_proc_locks_tells_is_told_once() -> None:
+    asleep = w.thread(20, syscall="flock", arguments=("0x4", "0x2"))
+    file = r.FdReading(fd=4, kind=r.FdKind.FILE, target="/tmp/a")
+    locks = (w.file_lock(10), w.file_lock(20, waiting=True, source="/proc/locks"))
+    graph = graph_of(w.process(10, "a"), w.process(20, "b", threads=(asleep,), fds=(file,)), locks=locks)
+    assert len([edge for edge in graph.edges if edge.waiter == "pid:20"]) == 1
+    assert "/proc/locks lists" in graph.edges[0].evidence[0]
+
+
+def silent_provider(at: float, *arguments: str, syscall: str = "poll") -> Edge:
+    """What 20 waits for in a look at this instant; its last step was at 1.2 s."""
+    events = [w.asked(20, 1.0), w.fault("provider", 1.1, address=w.PROVIDER), w.replied(20, 1.2, "stalled")]
+    waiter = w.process(20, "run", threads=(w.thread(20, syscall=syscall, arguments=arguments),))
+    look = w.look(at, waiter, sockets=(w.connection(20, w.PROVIDER),))
+    return waitgraph.build(w.of(w.started(20, "run"), events, look), look.snapshot).edges[0]
+
+
+def test_a_wait_with_a_timeout_of_its_own_ends_by_itself() -> None:
+    six = ("0x7ffd", "0x1", "0x1770")
+    assert silent_provider(3.2, *six).ends_in_s == pytest.approx(5.0)
+    assert silent_provider(3.2, *six).evidence[-1] == "its main thread waits with a timeout of 6 s"
+    assert silent_provider(8.3, *six).ends_in_s is None, "it has run out once since the last step, and was begun anew"
+    assert silent_provider(3.2, "0x5", "0x7ffd", "0x40", "0x1770", syscall="epoll_wait").ends_in_s is not None
+
+
+@pytest.mark.parametrize(
+    ("syscall", "arguments"),
+    [
+        ("poll", ("0x7ffd", "0x1", "0xffffffff")),
+        ("poll", ("0x7ffd", "0x1", "0xffffffffffffffff")),
+        ("poll", ()),
+        ("epoll_pwait2", ("0x5", "0x7ffd", "0x40", "0x1770")),
+        ("futex", ("0x7ffd", "0x80", "0x1770")),
+    ],
+)
+def test_a_wait_whose_timeout_cannot_be_seen_has_none(syscall: str, arguments: tuple[str, ...]) -> None:
+    assert silent_provider(3.2, *arguments, syscall=syscall).ends_in_s is None
+
+
 def pipe(fd: int, *, writable: bool) -> r.FdReading:
     return r.FdReading(fd=fd, kind=r.FdKind.PIPE, target="pipe:[9]", inode=9, writable=writable)
 
