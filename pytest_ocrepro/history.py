@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
-from pytest_ocrepro.readings import DatabaseReading, LockDirectory, ProcessId, Snapshot
+from pytest_ocrepro.readings import DatabaseReading, LockChange, LockDirectory, ProcessId, Snapshot
 
 if TYPE_CHECKING:
     from typing import Self
@@ -181,6 +181,22 @@ class LightSample(Event, frozen=True, kw_only=True, tag="sample"):
     cost_ns: int
 
 
+class LockDirectoryChanged(Event, frozen=True, kw_only=True, tag="lock-directory-changed"):
+    """One of opencode's lock directories has another holder, or none; seen between two light samples.
+
+    ``sign_age_s``: age of the earlier holder's last sign of life (heartbeat, else meta.json, else the directory).
+    """
+
+    path: str
+    key: str | None
+    how: LockChange
+    because: str
+    holder_pid: int | None = None  # who has it now
+    previous_pid: int | None = None
+    previous_alive: bool | None = None
+    sign_age_s: float | None = None
+
+
 class HttpCall(Event, frozen=True, kw_only=True, tag="http-call"):
     """One call to the subject's server. ``status`` 0: no answer within ``timeout_s``, or no connection.
 
@@ -327,6 +343,7 @@ AnyEvent = (
     | ProgressSeen
     | SnapshotTaken
     | LightSample
+    | LockDirectoryChanged
     | HttpCall
     | DatabaseRead
     | Expectation

@@ -125,6 +125,21 @@ class LockDirectory(Reading, frozen=True, kw_only=True):
     created_at: str = ""
     age_s: float | None = None
     heartbeat_age_s: float | None = None
+    stale_in_s: float | None = None  # until the next waiter may break it; negative: it may already
+    pid_reused: bool = False  # a process has the holder's pid that is younger than the lock
+
+
+class LockChange(StrEnum):
+    """How the holder of a lock directory changed between two looks."""
+
+    TAKEN = "taken"
+    NAMED = "named"  # it was there before; meta.json now says whose it is
+    RELEASED = "released"
+    BROKEN_AS_STALE = "broken-as-stale"
+    TAKEN_FROM_LIVE_HOLDER = "taken-from-live-holder"
+    LEFT_BEHIND = "left-behind"  # the holder has ended, the directory stays
+    REMOVED = "removed"  # the directory of a dead holder is gone, and not by the breaker's way
+    CHANGED_HANDS = "changed-hands"  # another holder, and how could not be told
 
 
 class ProcessReading(Reading, frozen=True, kw_only=True):

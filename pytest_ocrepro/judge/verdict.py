@@ -14,6 +14,7 @@ from pytest_ocrepro.history import (
     Event,
     Expectation,
     History,
+    LockDirectoryChanged,
     OffLoopback,
     ProcessExited,
     SignalSent,
@@ -47,6 +48,7 @@ from pytest_ocrepro.judge.life import (
 from pytest_ocrepro.judge.living import Living, Named, living, went_on
 from pytest_ocrepro.judge.progress import QUIET_S, cpu_share, last_progress
 from pytest_ocrepro.judge.signature import signature_of
+from pytest_ocrepro.readings import LockChange
 
 __all__ = ["QUIET_S", "cpu_share", "judge", "judge_process", "last_progress"]
 
@@ -249,7 +251,18 @@ def _findings(history: History, judged: tuple[Judged, ...]) -> Iterator[Finding]
             yield Finding(kind="stale-lock-directory", text=f"{name}: left by pid {lock.holder_pid}, which ended")
         for text in swept.survivors:
             yield Finding(kind="surviving-process", text=text)
+    yield from _two_holders(history)
     yield from _stored(history, judged)
+
+
+def _two_holders(history: History) -> Iterator[Finding]:
+    """Locks that somebody else took while the holder lived: both think that they have it."""
+    for event in history.of_type(LockDirectoryChanged):
+        stale = event.how is LockChange.BROKEN_AS_STALE
+        if event.how is LockChange.TAKEN_FROM_LIVE_HOLDER or (stale and event.previous_alive):
+            now = f"pid {event.holder_pid} has it now" if event.holder_pid is not None else "nobody is named now"
+            text = f"{event.key or event.path}: {event.because}; {now}"
+            yield Finding(kind="lock-taken-from-live-holder", text=text)
 
 
 def _stored(history: History, judged: tuple[Judged, ...]) -> Iterator[Finding]:

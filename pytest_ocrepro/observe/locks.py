@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
+from pytest_ocrepro.observe.holders import STALE_AFTER_S
 from pytest_ocrepro.observe.proctext import fd_kind
 from pytest_ocrepro.readings import FdKind, FileLock, LockDirectory
 
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from pytest_ocrepro.observe.proctext import LockLine
     from pytest_ocrepro.readings import ProcessReading
 
-STALE_AFTER_S: Final = 60.0  # `staleMs:60000`, read from the builds 1.14.48 and 1.18.34
 GIVES_UP_AFTER_S: Final = 300.0  # `timeoutMs:300000`, the same source
 
 # https://www.sqlite.org/src: os.h (PENDING_BYTE, SHARED_SIZE) and wal.c (WAL_WRITE_LOCK and following);
@@ -190,19 +190,33 @@ def _locks_in(folder: Path) -> list[Path]:
 
 def _directory(path: Path, key: str | None, reader: Reader, now_wall: float) -> LockDirectory:
     meta = _meta(path / "meta.json")
-    created = _instant(meta.createdAt) or _mtime(path)
+    made = _mtime(path)
+    created = _instant(meta.createdAt) or made
     age_s = None if created is None else now_wall - created
     beat = _mtime(path / "heartbeat")
+    sign = next((at for at in (beat, _mtime(path / "meta.json"), made) if at is not None), None)
+    life = _life(meta.pid, meta.hostname, age_s, reader)
     return LockDirectory(
         path=str(path),
         key=key,
         holder_pid=meta.pid,
-        holder_alive=_alive(meta, age_s, reader),
+        holder_alive=None if life is None else life == "alive",
         token=meta.token,
         created_at=meta.createdAt,
         age_s=age_s,
         heartbeat_age_s=None if beat is None else now_wall - beat,
+        stale_in_s=None if sign is None else STALE_AFTER_S - (now_wall - sign),
+        pid_reused=life == "reused",
     )
+
+
+def holder_lives(lock: LockDirectory, reader: Reader, *, since_s: float = 0.0) -> bool | None:
+    """Whether the holder that this reading of ``since_s`` seconds ago names lives now; None: cannot be told."""
+    if lock.holder_alive is not True:
+        return lock.holder_alive
+    age_s = None if lock.age_s is None else lock.age_s + since_s
+    life = _life(lock.holder_pid, "", age_s, reader)
+    return None if life is None else life == "alive"
 
 
 def _meta(path: Path) -> _Meta:
@@ -213,13 +227,15 @@ def _meta(path: Path) -> _Meta:
         return _Meta()
 
 
-def _alive(meta: _Meta, age_s: float | None, reader: Reader) -> bool | None:
-    if meta.pid is None or (meta.hostname and meta.hostname != socket.gethostname()):
+def _life(pid: int | None, hostname: str, age_s: float | None, reader: Reader) -> str | None:
+    """alive, dead, or reused (the process of that pid is younger than the lock); None: cannot be told."""
+    if pid is None or (hostname and hostname != socket.gethostname()):
         return None
-    process = reader.identify(meta.pid)
+    process = reader.identify(pid)
     if process is None or not reader.alive(process):
-        return False
-    return age_s is None or reader.age_s(process) + _PID_RECYCLED_S >= age_s
+        return "dead"
+    ours = age_s is None or reader.age_s(process) + _PID_RECYCLED_S >= age_s
+    return "alive" if ours else "reused"
 
 
 def _instant(text: str) -> float | None:

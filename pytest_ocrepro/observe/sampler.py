@@ -17,6 +17,7 @@ from pytest_ocrepro.history import (
     Trouble,
     now_ns,
 )
+from pytest_ocrepro.observe.lock_history import LockHistory
 from pytest_ocrepro.observe.locks import file_locks, lock_directories, probe
 from pytest_ocrepro.observe.logs import LogTailer
 from pytest_ocrepro.observe.sockets import sockets
@@ -92,6 +93,7 @@ class Sampler:
         self._reader = reader
         self._period_s = period_s
         self._tailer = LogTailer(reader)
+        self._holders = LockHistory(reader)
         self._lock = threading.Lock()
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
@@ -113,19 +115,24 @@ class Sampler:
             self._thread.join(_STOP_TIMEOUT_S)
             if self._thread.is_alive():
                 self._tell(f"the sampler did not end within {_STOP_TIMEOUT_S:.0f} s; a file of proc(5) may hang")
+                return
+        with self._lock:
+            self._holders.close()
 
     def light(self) -> LightSample:
-        """One cheap look: a LightSample, and ProgressSeen and MilestoneReached where something has changed.
+        """One cheap look: a LightSample, and an event for each change of progress, milestone or lock directory.
 
         Progress is more log, more output or a new milestone; CPU time is not.
         """
         begun_ns = now_ns()
         self._discover()
         observed, log_dirs = self._world.processes(), self._world.log_dirs()
+        state_dirs, lock_keys = self._world.state_dirs(), self._world.lock_keys()
         with self._lock:
             self._tailer.update(log_dirs, [one.id.pid for one in observed if one.is_subject])
             rows = [row for one in observed if (row := self._row(one)) is not None]
             changes = [event for one in observed for event in self._changes(one)]
+            changes += self._holders.look(state_dirs, lock_keys)
         sample = LightSample(at_ns=begun_ns, rows=tuple(rows), cost_ns=now_ns() - begun_ns)
         for event in (sample, *changes):
             self._history.append(event)
@@ -228,7 +235,7 @@ class Sampler:
     def _look(self, number: int, places: _Places, *, full: bool) -> Snapshot:
         started_ns = now_ns()
         boottime_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
-        missing: list[str] = []
+        missing: list[str] = [self._holders.error] if self._holders.error else []
         readings = [self._read(one, missing, full=full) for one in places.observed]
         processes = tuple(reading for reading in readings if reading is not None)
         return Snapshot(

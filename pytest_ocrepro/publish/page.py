@@ -26,6 +26,7 @@ from pytest_ocrepro.history import (
     FaultInjected,
     History,
     HttpCall,
+    LockDirectoryChanged,
     Note,
     OffLoopback,
     ProcessExited,
@@ -598,6 +599,9 @@ def _told(event: Event) -> tuple[str, str] | None:
                 "signal",
                 f"{event.signal} to {event.role} (pid {event.pid}){f': {event.why}' if event.why else ''}",
             )
+        case LockDirectoryChanged():
+            who = "" if event.holder_pid is None else f" by pid {event.holder_pid}"
+            return "lock directory", f"{event.key or event.path}: {event.how}{who}; {event.because}"
         case OffLoopback():
             return "off loopback", f"pid {event.pid} was refused {event.destination}"
         case Note():

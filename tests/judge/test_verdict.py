@@ -622,6 +622,27 @@ def test_findings_of_a_database_that_all_have_left() -> None:
     assert "corrupt-database" in [finding.kind for finding in judge(w.of(w.started(20, "run"), broken)).findings]
 
 
+@pytest.mark.parametrize(
+    ("how", "alive", "found"),
+    [
+        (r.LockChange.TAKEN_FROM_LIVE_HOLDER, True, True),
+        (r.LockChange.BROKEN_AS_STALE, True, True),
+        (r.LockChange.BROKEN_AS_STALE, False, False),
+        (r.LockChange.BROKEN_AS_STALE, None, False),
+        (r.LockChange.RELEASED, True, False),
+        (r.LockChange.CHANGED_HANDS, True, False),
+    ],
+)
+def test_a_lock_with_two_holders_is_a_finding(how: r.LockChange, *, alive: bool | None, found: bool) -> None:
+    changed = h.LockDirectoryChanged(
+        at_ns=w.ns(3), path="/l", key="npm-install:/p", how=how, because="why", holder_pid=9, previous_alive=alive
+    )
+    findings = judge(w.of(w.started(20, "run"), changed)).findings
+    assert [(one.kind, one.text) for one in findings] == (
+        [("lock-taken-from-live-holder", "npm-install:/p: why; pid 9 has it now")] if found else []
+    )
+
+
 # --- light samples
 
 

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import hashlib
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -15,6 +17,7 @@ from pytest_ocrepro.history import (
     Event,
     History,
     LightSample,
+    LockDirectoryChanged,
     MilestoneReached,
     ProgressSeen,
     SnapshotTaken,
@@ -188,6 +191,24 @@ def test_more_output_and_more_log_are_progress_and_work_is_not(room: Room) -> No
         ("bootstrapping", "log")
     ]
     assert first.rows[0][1] > 0
+
+
+def test_a_light_sample_tells_who_takes_and_leaves_a_lock_directory(room: Room) -> None:
+    history = History()
+    sampler = sampler_of(room, history)
+    sampler.light()
+    lock = room.root / "state" / "opencode" / "locks" / f"{hashlib.sha1(b'npm-install:/p').hexdigest()}.lock"  # noqa: S324
+    lock.mkdir(parents=True)
+    with room.start(STAND_IN, room.logs / "opencode.log") as child:
+        (lock / "meta.json").write_text(f'{{"token": "t", "pid": {child.pid}}}')
+        sampler.light()
+        sampler.light()
+    sampler.light()
+    shutil.rmtree(lock)
+    sampler.light()
+    sampler.stop()
+    told = [(event.key, event.how.value) for event in kept(history, LockDirectoryChanged)]
+    assert told == [("npm-install:/p", how) for how in ("taken", "left-behind", "removed")]
 
 
 def test_a_process_that_has_ended_or_was_recycled_has_no_row(room: Room) -> None:
