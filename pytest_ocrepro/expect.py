@@ -122,7 +122,7 @@ class AnswerDemands:
             held=answer.accepted,
             because=because,
             role=answer.role,
-            finding="" if answer.accepted else "call-refused",
+            finding="" if answer.accepted else "call-unanswered" if answer.timed_out else "call-refused",
         )
 
 

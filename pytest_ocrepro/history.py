@@ -322,6 +322,7 @@ class StepWaited(Event, frozen=True, kw_only=True, tag="step-waited"):
     role: str = ""
     count: int = 0
     seconds: float = 0.0
+    id: str = ""  # of the question
 
 
 HEALTH_PROBE = "health probe"  # the purpose of a call of ours that asks only whether anybody is there

@@ -216,6 +216,7 @@ class UnfinishedMessage(Reading, frozen=True, kw_only=True):
     session: str
     message: str
     error: str = ""
+    created: float | None = None  # seconds since 1970, by the subject's own clock
 
 
 class DatabaseReading(Reading, frozen=True, kw_only=True):

@@ -53,7 +53,7 @@ class RecordedServer(Server):
         """The id of the question that is pending in this session. Raises NotReachedError."""
         begun_ns = now_ns()
         found = super().wait_for_question(session, timeout_s)
-        self._history.append(waited("question", begun_ns, what=session, role=self.role))
+        self._history.append(waited("question", begun_ns, what=session, role=self.role, found=found))
         return found
 
 
@@ -84,10 +84,13 @@ class Furniture:
         return tuple(kept), len(found) - len(kept)
 
 
-def waited(kind: str, begun_ns: int, *, what: str = "", role: str = "", count: int = 0) -> StepWaited:
-    """A wait that has just ended."""
+def waited(
+    kind: str, begun_ns: int, *, what: str = "", role: str = "", count: int = 0, found: str = ""
+) -> StepWaited:
+    """A wait that has just ended; ``found``: the id of what had come."""
     now = now_ns()
-    return StepWaited(at_ns=now, kind=kind, what=what, role=role, count=count, seconds=(now - begun_ns) / 1e9)
+    seconds = (now - begun_ns) / 1e9
+    return StepWaited(at_ns=now, kind=kind, what=what, role=role, count=count, seconds=seconds, id=found)
 
 
 def step_waited(trigger: Trigger, begun_ns: int) -> StepWaited:

@@ -16,6 +16,7 @@ from pytest_ocrepro.judge.judgement import Edge, Graph, Node
 from pytest_ocrepro.judge.life import Life, lives, tail_of
 from pytest_ocrepro.judge.outsiders import Outsiders
 from pytest_ocrepro.judge.progress import progress_of
+from pytest_ocrepro.judge.sessions import asks_permission, open_questions, pending_tool
 from pytest_ocrepro.judge.signs import (
     GIVES_UP_AFTER_S,
     TIMER_SLACK_S,
@@ -81,6 +82,7 @@ class EdgeBuilder:
                 self._lock_directories(process)
         self._input(process)
         if process.is_subject:
+            self._answers_of_users(process)
             self._pipes(process)
         self._children(process)
 
@@ -314,6 +316,42 @@ class EdgeBuilder:
         key = self._node("input:stdin", "input", "standard input, whose writer is open and silent")
         fact = f"fd 0 is {stdin.target}; we hold its write end and never write"
         self._edge(self._process(life.pid), key, "proved", "waits for", how, fact)
+
+    def _answers_of_users(self, process: ProcessReading) -> None:
+        """Questions and permissions: a run waits for them itself, of a server only the session that asked."""
+        life = self._lives.get(process.id.pid)
+        if life is None:
+            return
+        for one in open_questions(self._history, life, self._snapshot.ended_ns):
+            session = self._node(f"session:{one.session}", "session", f"session {one.session}")
+            answer = self._node(f"question:{one.session}", "input", "an answer to its question, which nobody gives")
+            age_s = (self._snapshot.ended_ns - one.seen_ns) / 1e9
+            fact = f"GET /question listed {one.question or 'it'} {age_s:.1f} s ago; no reply, reject or abort since"
+            self._edge(session, answer, "proved", "waits for", fact)
+        if life.started.obligation == "answer":
+            self._tool_of_run(process, life)
+
+    def _tool_of_run(self, process: ProcessReading, life: Life) -> None:
+        """The model's last word was a tool call. A tool with a child is told by its child, see ``_children``."""
+        pending = pending_tool(self._history, life, self._snapshot.ended_ns)
+        if pending is None or any(one.parent_pid == process.id.pid for one in self._snapshot.processes):
+            return
+        age_s = (self._snapshot.ended_ns - pending.called_ns) / 1e9
+        facts = (
+            f"the model called its {pending.tool} tool {age_s:.1f} s ago",
+            "it has asked the model nothing since",
+        )
+        if pending.tool == "question":
+            key = self._node(f"question:{life.pid}", "input", "an answer to its question, which nobody gives")
+            self._edge(self._process(life.pid), key, "inferred", "waits for", *facts)
+        elif asks_permission(self._history, pending.tool, self._snapshot.ended_ns):
+            label = f"a permission for its {pending.tool} tool, which nobody gives"
+            key = self._node(f"permission:{life.pid}", "input", label)
+            asks = "the scenario's configuration says ask"
+            self._edge(self._process(life.pid), key, "inferred", "waits for", *facts, asks)
+        else:
+            key = self._node(f"tool:{life.pid}", "tool", f"its own {pending.tool} tool")
+            self._edge(self._process(life.pid), key, "inferred", "waits for", *facts, binding=False)
 
     def _pipes(self, process: ProcessReading) -> None:
         """A read end here, a write end there: an output that a tool's descendant keeps open."""

@@ -58,7 +58,8 @@ class Node(Record, frozen=True, kw_only=True):
     """
 
     key: str
-    # process, lock-directory, sqlite-byte, file-lock, outsider, provider, registry, input, dead-holder, fault
+    # process, lock-directory, sqlite-byte, file-lock, outsider, provider, registry, input, dead-holder, fault,
+    # session, tool
     kind: str
     label: str
     for_good: bool = False

@@ -7,8 +7,10 @@ events of its pid up to the next process that has the same pid, and the readings
 from __future__ import annotations
 
 from pytest_ocrepro.history import (
+    DatabaseRead,
     Event,
     History,
+    HttpCall,
     MilestoneReached,
     ProcessExited,
     ProcessFound,
@@ -25,6 +27,7 @@ from pytest_ocrepro.readings import MILESTONES, LogTail, ProcessId, ProcessReadi
 
 End = ProcessExited | ProcessGone
 FOR_EVER_NS = 2**63
+OK, REDIRECT = 200, 300
 # What 1.17 and later do not log (measured on 1.18.34); what both dialects log is all that an unknown one is held to
 LEGACY_ONLY = frozenset({"started", "database-opened", "plugins-loading"})
 MODERN_BEGIN = "timestamp="
@@ -146,7 +149,25 @@ def milestone_of(history: History, life: Life, until_ns: int) -> str:
         for event in history.of_type(ProviderReply)
         if event.request in requests and event.what == "finished" and event.at_ns <= until_ns
     ]
+    told += ["session-created"] if _made_a_session(history, life, until_ns) else []
     return max(told, key=MILESTONES.index, default="started")
+
+
+def _made_a_session(history: History, life: Life, until_ns: int) -> bool:
+    """Told by its HTTP answer, or, of the only opencode there is, by the database."""
+    for event in history:
+        if not life.from_ns <= event.at_ns <= until_ns:
+            continue
+        if isinstance(event, HttpCall) and (event.role, event.method, event.path) == (
+            life.started.role,
+            "POST",
+            "/session",
+        ):
+            if OK <= event.status < REDIRECT:
+                return True
+        elif isinstance(event, DatabaseRead) and event.reading.sessions and life.started.obligation:
+            return sum(one.started.is_subject for one in lives(history)) == 1
+    return False
 
 
 def next_milestone(milestone: str, *, legacy: bool) -> str:

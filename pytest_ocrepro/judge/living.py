@@ -9,7 +9,7 @@ slow is not hung.
 
 from __future__ import annotations
 
-from pytest_ocrepro.history import FaultHealed, History, HttpCall, ProviderReply, SignalSent
+from pytest_ocrepro.history import FaultHealed, History, ProviderReply, SignalSent
 from pytest_ocrepro.judge import waitgraph
 from pytest_ocrepro.judge.judgement import Edge, Grade, Graph, Node, Record, Verdict
 from pytest_ocrepro.judge.life import Life, asked, life_of, stopped_by_us, suspended_s
@@ -52,12 +52,18 @@ class View(Record, frozen=True, kw_only=True):
     last: str
     late: bool
     left_s: float  # to its deadline
+    deadline_s: float
     pair: Pair | None = None
     rest: Rest | None = None
     graph: Graph = Graph()
     chain: tuple[Edge, ...] = ()
     spent_s: float = 0.0  # of CPU, since its last step
     stable: bool = False  # the same chain at both looks, and nobody on it made a step or was at work
+
+    @property
+    def key(self) -> str:
+        """The node of the process in the graph."""
+        return f"pid:{self.life.pid}"
 
     @property
     def root(self) -> Node | None:
@@ -74,7 +80,7 @@ class View(Record, frozen=True, kw_only=True):
     @property
     def patience_s(self) -> float:
         """So long without a step, or with so much CPU for it, is no slow process."""
-        return max(QUIET_S, min(STILL_S, STILL_SHARE * self.life.started.deadline_s))
+        return max(QUIET_S, min(STILL_S, STILL_SHARE * self.deadline_s))
 
     @property
     def still(self) -> bool:
@@ -84,13 +90,11 @@ class View(Record, frozen=True, kw_only=True):
 
 def living(history: History, life: Life, cut_ns: int) -> Living:
     """The process as it was at ``cut_ns``."""
-    if life.started.obligation == "serve":
-        return Living(named=_serving(history, life, cut_ns))
     if not life.started.obligation:
         return Living(named=(Verdict.ALIVE, Grade.WEAK, "it owes nothing"))
     view = _view(history, life, cut_ns)
     retrying = _retrying(history, view)
-    named = _suspended(history, view) or retrying or (_at_deadline(view) if view.late else _early(view))
+    named = suspended(history, view) or retrying or (at_deadline(view) if view.late else early(view))
     silence = f"no {'step' if retrying else 'progress'} for {view.quiet_s:.1f} s; the last step: {view.last}"
     facts = (silence, *([view.rest.words] if view.rest else []))
     return Living(named=named, facts=facts, chain=waitgraph.in_words(view.graph, view.chain))
@@ -111,19 +115,6 @@ def went_on(history: History, life: Life, judged_ns: int) -> str:
     return ""
 
 
-def _serving(history: History, life: Life, cut_ns: int) -> Named:
-    """A server owes an answer to each call, and each call is an event of its own."""
-    calls = [
-        event
-        for event in history.of_type(HttpCall)
-        if event.role == life.started.role and life.started.at_ns <= event.at_ns <= cut_ns
-    ]
-    open_calls = [f"{event.method} {event.path}" for event in calls if event.status <= 0]
-    missing = f"; none to {', '.join(dict.fromkeys(open_calls))}"[:200] if open_calls else ""
-    grade = Grade.PROVED if len(calls) > len(open_calls) else Grade.WEAK
-    return Verdict.ALIVE, grade, f"it answered {len(calls) - len(open_calls)} of {len(calls)} calls{missing}"
-
-
 def _view(history: History, life: Life, cut_ns: int) -> View:
     last_ns, last = progress_of(history, life, cut_ns)
     allowed_s = life.started.deadline_s + suspended_s(history, life, cut_ns)
@@ -136,39 +127,43 @@ def _view(history: History, life: Life, cut_ns: int) -> View:
         late=life.started.deadline_s > 0 and left_s <= 0,
         left_s=max(0.0, left_s),
         spent_s=spent_s(history, life.pid, last_ns, cut_ns),
+        deadline_s=life.started.deadline_s,
         pair=pair_of(history, life, last_ns, cut_ns),
     )
-    return _with_chain(history, view)
+    return with_chain(history, view)
 
 
-def _with_chain(history: History, view: View) -> View:
+def with_chain(history: History, view: View) -> View:
+    """The view with what its two looks say: how it rests, the graph, and the chain from it."""
     pair = view.pair
     rest = rest_of(view.life, pair) if pair else None
     if pair is None or rest is None:
         return view
     graph = waitgraph.build(history, pair.after)
-    chain = waitgraph.chain_from(graph, view.life.pid)
-    before = waitgraph.chain_from(waitgraph.build(history, pair.before), view.life.pid)
+    chain = waitgraph.chain_from(graph, view.key)
+    before = waitgraph.chain_from(waitgraph.build(history, pair.before), view.key)
     same = bool(chain) and [edge.holder for edge in chain] == [edge.holder for edge in before]
     share = share_between(history, view.life.pid, view.cut_ns - int(QUIET_S * 1e9), view.cut_ns)
-    stable = same and rest.idle and share < IDLE_SHARE and _holders_rest(history, chain, pair, view.cut_ns)
+    stable = same and rest.idle and share < IDLE_SHARE and _holders_rest(history, view, chain, pair)
     values = {name: getattr(view, name) for name in View.__struct_fields__}
     return View(**{**values, "rest": rest, "graph": graph, "chain": chain, "stable": stable})
 
 
-def _holders_rest(history: History, chain: tuple[Edge, ...], pair: Pair, cut_ns: int) -> bool:
-    """Nobody on the chain made a step since the first look, or was at work between the two."""
-    for pid in waitgraph.processes_on(chain)[1:]:
+def _holders_rest(history: History, view: View, chain: tuple[Edge, ...], pair: Pair) -> bool:
+    """Nobody else on the chain made a step since the first look, or was at work between the two."""
+    for pid in waitgraph.processes_on(chain):
+        if pid == view.life.pid:
+            continue
         life = life_of(history, pid)
         rest = rest_of(life, pair) if life else None
         if life is None or rest is None or not rest.idle:
             return False
-        if progress_of(history, life, cut_ns)[0] > pair.before.started_ns:
+        if progress_of(history, life, view.cut_ns)[0] > pair.before.started_ns:
             return False
     return True
 
 
-def _suspended(history: History, view: View) -> Named | None:
+def suspended(history: History, view: View) -> Named | None:
     """A suspended process is no hung one, whoever suspended it."""
     reading = view.life.reading(view.pair.after) if view.pair else None
     ours = stopped_by_us(history, view.life, view.cut_ns)
@@ -179,7 +174,7 @@ def _suspended(history: History, view: View) -> Named | None:
     return verdict, Grade.WEAK, f"{who} has suspended it: that is no hang"
 
 
-def _early(view: View) -> Named:
+def early(view: View) -> Named:
     """Before the deadline: hung only when nothing that is seen could let it go on in time."""
     rest, root = view.rest, view.root
     if rest is None or view.quiet_s < QUIET_S:
@@ -190,7 +185,7 @@ def _early(view: View) -> Named:
         return Verdict.ALIVE, Grade.WEAK, "it is at work"
     if root is not None and root.kind == "input" and view.stable and len(_ways_of(view)) == 1:
         return Verdict.WAITING_FOR_INPUT, view.grade, root.label
-    if view.stable and waitgraph.has_no_way_out(view.graph, view.life.pid, view.left_s):
+    if view.stable and waitgraph.has_no_way_out(view.graph, view.key, view.left_s):
         cycle = waitgraph.cycle_on(view.chain)
         if cycle:
             return Verdict.DEADLOCK, view.grade, f"a cycle of {len(cycle) - 1}, with no way out for any of them"
@@ -199,7 +194,7 @@ def _early(view: View) -> Named:
 
 
 def _ways_of(view: View) -> list[Edge]:
-    return [edge for edge in view.graph.edges if edge.waiter == f"pid:{view.life.pid}"]
+    return [edge for edge in view.graph.edges if edge.waiter == view.key]
 
 
 def _may_go_on(view: View) -> str:
@@ -209,13 +204,14 @@ def _may_go_on(view: View) -> str:
     return "nothing proves that it will not go on"
 
 
-def _at_deadline(view: View) -> Named:
+def at_deadline(view: View) -> Named:
+    """At its deadline: quiet for long enough is enough."""
     rest, root = view.rest, view.root
     if not view.still:
         return Verdict.OVERRAN, Grade.STRONG, f"at the deadline its last step was {view.quiet_s:.1f} s ago"
     if rest is None:
         return Verdict.INCONCLUSIVE, Grade.WEAK, "no two comparable looks at it since its last step"
-    if root is not None and waitgraph.has_no_way_out(view.graph, view.life.pid, 0.0):
+    if root is not None and waitgraph.has_no_way_out(view.graph, view.key, 0.0):
         return _rooted(view, root)
     if view.spent_s >= view.patience_s:  # however slow the machine is
         why = f"busy for {view.quiet_s:.1f} s without a step, with {view.spent_s:.1f} s of CPU, at the deadline"

@@ -85,7 +85,7 @@ def progress_of(history: History, life: Life, until_ns: int) -> tuple[int, str]:
 
 def pair_of(history: History, life: Life, after_ns: int, until_ns: int) -> Pair | None:
     """The last full snapshot and the nearest comparable one before it, both behind the last step."""
-    taken = [one for one in _looks(history, life) if after_ns <= one.started_ns <= until_ns]
+    taken = [one for one in looks_of(history, life) if after_ns <= one.started_ns <= until_ns]
     if not taken:
         return None
     pairs = (Pair(before=one, after=taken[-1]) for one in reversed(taken))
@@ -167,7 +167,7 @@ def _what(event: Event) -> str:
             return ""
 
 
-def _looks(history: History, life: Life) -> list[Snapshot]:
+def looks_of(history: History, life: Life) -> list[Snapshot]:
     """The full snapshots that saw it and that show one instant, in the order of their instants."""
     seen = (event.snapshot for event in history.of_type(SnapshotTaken))
     good = (one for one in seen if one.full and one.ended_ns - one.started_ns <= LOOK_S * 1e9 and life.reading(one))
@@ -182,7 +182,7 @@ def _slept(pair: Pair) -> bool:
 
 def _changes(history: History, life: Life, until_ns: int) -> Iterator[tuple[int, str]]:
     """Steps that only the snapshots show, each at the later of two looks."""
-    looks = [one for one in _looks(history, life) if one.started_ns <= until_ns]
+    looks = [one for one in looks_of(history, life) if one.started_ns <= until_ns]
     for before, after in pairwise(looks):
         what = _change(life, before, after)
         if what:

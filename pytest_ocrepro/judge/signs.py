@@ -11,6 +11,7 @@ from pytest_ocrepro.readings import (
     LockDirectory,
     LogTail,
     ProcessReading,
+    Snapshot,
     ThreadReading,
 )
 
@@ -23,6 +24,7 @@ TIMEOUT_ARGUMENT = {"poll": 2, "epoll_wait": 3, "epoll_pwait": 3}
 TIMER_SLACK_S = 1.0  # a timeout this long ago has run out, and its wait was begun anew
 SLEEPS = frozenset({"clock_nanosleep", "nanosleep"})  # between two tries of SQLite's busy handler
 READS = frozenset({"read", "readv", "pread64"})
+LOOPS = frozenset({"epoll_wait", "epoll_pwait", "epoll_pwait2", "poll", "ppoll", "select", "pselect6"})
 
 
 def lock_facts(tail: LogTail, lock: LockDirectory, quiet_s: float, others: list[str]) -> list[str]:
@@ -111,6 +113,24 @@ def _awaited_kind(thread: ThreadReading) -> str:
         return "FLOCK"
     command = int(thread.arguments[1], 16) if thread.syscall == "fcntl" else 0
     return {F_SETLKW: "POSIX", F_OFD_SETLKW: "OFDLCK"}.get(command, "")
+
+
+def event_loop_of(snapshot: Snapshot, process: ProcessReading) -> str:
+    """That its event loop does not run, in words: connections wait to be accepted while its main thread is elsewhere.
+
+    Empty where the loop sleeps in its own call, and where that cannot be told.
+    """
+    waiting = [
+        one
+        for one in snapshot.sockets
+        if one.pid == process.id.pid and one.state == "LISTEN" and one.rx_queue_bytes > 0
+    ]
+    main = _main_thread(process)
+    if not waiting or main is None or main.syscall is None or main.syscall in LOOPS:
+        return ""
+    where = "runs on" if main.syscall == "running" or main.state == "R" else f"is in {main.syscall}"
+    count = sum(one.rx_queue_bytes for one in waiting)
+    return f"its event loop accepts nobody: {count} connection(s) wait at {waiting[0].local}, its main thread {where}"
 
 
 def reads_stdin(process: ProcessReading) -> str:

@@ -47,12 +47,16 @@ from pytest_ocrepro.judge.life import (
 )
 from pytest_ocrepro.judge.living import Living, Named, living, went_on
 from pytest_ocrepro.judge.progress import QUIET_S, cpu_share, last_progress
+from pytest_ocrepro.judge.serving import calls, owing, serving
+from pytest_ocrepro.judge.sessions import lost_prompts, nobody_left
 from pytest_ocrepro.judge.signature import signature_of
 from pytest_ocrepro.readings import LockChange
 
 __all__ = ["QUIET_S", "cpu_share", "judge", "judge_process", "last_progress"]
 
 SILENT_EXIT = "silent-exit"
+UNANSWERED = "call-unanswered"
+MOST_CALLS = 20  # of one server; what more of them say is the same
 REFUTED_BY = {
     Verdict.DEADLOCK: "the process goes on while the holder that is named stays as it is",
     Verdict.BLOCKED: "the process goes on while the holder that is named stays as it is",
@@ -119,7 +123,8 @@ def judge_life(history: History, life: Life) -> ProcessJudgement:
         return _judgement(history, life, Living(named=_gone(history, life, life.gone.at_ns)), life.gone.at_ns)
     end_ns = exited.at_ns if exited else _end_of(history)
     cut_ns = signal.at_ns if signal else end_ns
-    return _judgement(history, life, living(history, life, cut_ns), cut_ns)
+    judge_it = serving if life.started.obligation == "serve" else living
+    return _judgement(history, life, judge_it(history, life, cut_ns), cut_ns)
 
 
 def _end_signal(history: History, life: Life) -> SignalSent | None:
@@ -229,8 +234,8 @@ def _refuted(history: History, main: Judged | None) -> str:
     """It was called hung before its deadline, and then went on although nobody had touched anything."""
     if main is None or main.claim is None or not main.process.verdict.hung:
         return ""
-    if main.process.seconds >= main.life.started.deadline_s:
-        return ""
+    if main.process.seconds >= main.life.started.deadline_s or main.life.started.obligation == "serve":
+        return ""  # a call that has timed out is judged at its own deadline
     what = went_on(history, main.life, main.claim.at_ns)
     name = f"{main.process.role} was called {main.process.verdict} after {main.process.seconds:.1f} s"
     return f"ours: {name}, but it went on by itself: {what}" if what else ""
@@ -238,7 +243,7 @@ def _refuted(history: History, main: Judged | None) -> str:
 
 def _findings(history: History, judged: tuple[Judged, ...]) -> Iterator[Finding]:
     for claim in history.of_type(Expectation):
-        if claim.held is False and claim.finding:
+        if claim.held is False and claim.finding not in ("", UNANSWERED):  # those come with their cause, below
             yield Finding(kind=claim.finding, text=f"{claim.claim}: {claim.because}")
     for one in judged:
         if one.process.verdict is Verdict.SILENT:
@@ -252,7 +257,19 @@ def _findings(history: History, judged: tuple[Judged, ...]) -> Iterator[Finding]
         for text in swept.survivors:
             yield Finding(kind="surviving-process", text=text)
     yield from _two_holders(history)
+    yield from _unanswered(history, judged)
+    yield from lost_prompts(history)
+    yield from nobody_left(history)
     yield from _stored(history, judged)
+
+
+def _unanswered(history: History, judged: tuple[Judged, ...]) -> Iterator[Finding]:
+    """Each call that timed out, with what it waited for then."""
+    for life in (one.life for one in judged if one.life.started.obligation == "serve"):
+        for call in [call for call in calls(history, life) if call.timed_out][:MOST_CALLS]:
+            verdict, _, why = owing(history, life, call, call.end_ns or call.begun_ns).named
+            text = f"{call.words}: no answer within {call.timeout_s:g} s ({verdict}: {why})"
+            yield Finding(kind=UNANSWERED, text=text)
 
 
 def _two_holders(history: History) -> Iterator[Finding]:

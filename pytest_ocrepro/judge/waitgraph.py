@@ -52,11 +52,10 @@ def _walk(start: str, following: dict[str, list[str]], done: set[str]) -> tuple[
     return ()
 
 
-def chain_from(graph: Graph, pid: int) -> tuple[Edge, ...]:
-    """From a process to the root that waits for nothing, by the preferred edge at each node; stops at a cycle."""
+def chain_from(graph: Graph, key: str) -> tuple[Edge, ...]:
+    """From a node to the root that waits for nothing, by the preferred edge at each node; stops at a cycle."""
     chain: list[Edge] = []
     seen: set[str] = set()
-    key = f"pid:{pid}"
     while key not in seen and len(chain) < MAX_CHAIN:
         seen.add(key)
         edge = next((edge for edge in graph.edges if edge.waiter == key), None)
@@ -86,8 +85,8 @@ def processes_on(chain: tuple[Edge, ...]) -> tuple[int, ...]:
     return tuple(dict.fromkeys(int(key.removeprefix("pid:")) for key in keys if key.startswith("pid:")))
 
 
-def has_no_way_out(graph: Graph, pid: int, within_s: float) -> bool:
-    """Whether nothing that is seen could let this process go on within so many seconds.
+def has_no_way_out(graph: Graph, key: str, within_s: float) -> bool:
+    """Whether nothing that is seen could let this node go on within so many seconds.
 
     All waits of a process must be binding and lead to something that stays as it is for good, or back to where they
     come from (a cycle); one single wait that may end is a way out. A resource is shut while one holder is.
@@ -102,7 +101,7 @@ def has_no_way_out(graph: Graph, pid: int, within_s: float) -> bool:
         if node.key in shut and not node.for_good and not _is_shut(node, following.get(node.key, []), shut, within_s)
     }:
         shut -= opened
-    return f"pid:{pid}" in shut
+    return key in shut
 
 
 def _is_shut(node: Node, edges: list[Edge], shut: set[str], within_s: float) -> bool:

@@ -30,7 +30,8 @@ _JOURNAL_MODES: Final = {1: "delete", 2: "wal"}
 
 # The columns are the same in 1.14.48, 1.15.4 and 1.18.34. CASE keeps json_extract away from rubbish.
 _UNFINISHED_MESSAGES: Final = """
-SELECT session_id, id, coalesce(json_extract(data, '$.error.data.message'), json_extract(data, '$.error.name'), '')
+SELECT session_id, id, coalesce(json_extract(data, '$.error.data.message'), json_extract(data, '$.error.name'), ''),
+    json_extract(data, '$.time.created')
 FROM message WHERE CASE WHEN json_valid(data) THEN
     json_extract(data, '$.role') = 'assistant' AND json_extract(data, '$.time.completed') IS NULL
 END ORDER BY id LIMIT ?
@@ -171,8 +172,13 @@ def _count(connection: sqlite3.Connection, table: str, names: set[str]) -> int:
 
 
 def _messages(connection: sqlite3.Connection) -> Iterator[UnfinishedMessage]:
-    for session, message, error in connection.execute(_UNFINISHED_MESSAGES, (_ROWS,)):
-        yield UnfinishedMessage(session=str(session), message=str(message), error=str(error)[:_DETAIL])
+    for session, message, error, created in connection.execute(_UNFINISHED_MESSAGES, (_ROWS,)):
+        yield UnfinishedMessage(
+            session=str(session),
+            message=str(message),
+            error=str(error)[:_DETAIL],
+            created=created / 1000 if isinstance(created, int | float) else None,
+        )
 
 
 def _parts(connection: sqlite3.Connection) -> Iterator[UnfinishedPart]:

@@ -36,7 +36,7 @@ def node(graph: Graph, key: str) -> Node:
 
 
 def links(graph: Graph, pid: int) -> list[tuple[str, str]]:
-    return [(edge.holder, edge.grade) for edge in waitgraph.chain_from(graph, pid)]
+    return [(edge.holder, edge.grade) for edge in waitgraph.chain_from(graph, f"pid:{pid}")]
 
 
 def test_lock_directory_chain_down_to_the_registry() -> None:
@@ -77,7 +77,7 @@ def test_two_lock_directories_are_both_named_and_the_one_read_last_comes_first()
     )
     holders = [edge.holder for edge in graph.edges if edge.waiter == "pid:20"]
     assert [key.rsplit("/", 1)[-1] for key in holders] == ["5688.lock", "1111.lock"]
-    chosen = waitgraph.chain_from(graph, 20)[0]
+    chosen = waitgraph.chain_from(graph, "pid:20")[0]
     assert any("npm-install:$SANDBOX/config/opencode as well" in fact for fact in chosen.evidence)
 
 
@@ -88,7 +88,7 @@ def test_an_own_lock_directory_is_not_waited_for_but_one_of_a_dead_namesake_is()
             lock_directories=(w.lock_directory(20, alive=alive),),
             logs=(w.tail(20, "config-loading"),),
         )
-        return [edge.holder for edge in waitgraph.chain_from(graph, 20)]
+        return [edge.holder for edge in waitgraph.chain_from(graph, "pid:20")]
 
     assert edges(alive=True) == []
     assert edges(alive=None) == []
@@ -101,7 +101,7 @@ def test_a_holder_on_another_machine_is_not_called_dead() -> None:
         lock_directories=(w.lock_directory(77, alive=None),),
         logs=(w.tail(20, "config-loading"),),
     )
-    root = waitgraph.root_of(graph, waitgraph.chain_from(graph, 20))
+    root = waitgraph.root_of(graph, waitgraph.chain_from(graph, "pid:20"))
     assert root is not None
     assert (root.kind, root.for_good) == ("outsider", False)
 
@@ -119,8 +119,8 @@ def sqlite(*, syscall: str | None = "clock_nanosleep", fds: tuple[r.FdReading, .
 def test_sqlite_byte_chain() -> None:
     graph = sqlite(fds=(w.open_database(),))
     assert [grade for _, grade in links(graph, 20)] == ["inferred", "proved", "declared"]
-    assert waitgraph.chain_from(graph, 20)[0].ends_in_s == 5.0
-    assert not waitgraph.has_no_way_out(graph, 20, 20.0)
+    assert waitgraph.chain_from(graph, "pid:20")[0].ends_in_s == 5.0
+    assert not waitgraph.has_no_way_out(graph, "pid:20", 20.0)
 
 
 def test_nobody_waits_for_a_byte_without_the_database_and_the_sleeps_of_a_retry() -> None:
@@ -134,7 +134,7 @@ def test_nobody_waits_for_a_byte_without_the_database_and_the_sleeps_of_a_retry(
 def test_a_byte_whose_holder_is_out_of_view() -> None:
     waiter = w.process(20, "run", threads=(w.thread(20, syscall="clock_nanosleep"),), fds=(w.open_database(),))
     graph = graph_of(waiter, locks=(w.write_byte(None),))
-    root = waitgraph.root_of(graph, waitgraph.chain_from(graph, 20))
+    root = waitgraph.root_of(graph, waitgraph.chain_from(graph, "pid:20"))
     assert root is not None
     assert root.label == "a holder outside of our view"
 
@@ -149,10 +149,10 @@ def test_abba_is_a_proved_cycle() -> None:
     graph = graph_of(w.process(10, "first"), w.process(20, "second"), locks=locks)
     assert len(graph.cycle) == 5
     assert graph.cycle[0] == graph.cycle[-1]
-    chain = waitgraph.chain_from(graph, 20)
+    chain = waitgraph.chain_from(graph, "pid:20")
     assert waitgraph.cycle_on(chain)
     assert {edge.grade for edge in chain} == {"proved"}
-    assert waitgraph.has_no_way_out(graph, 20, 999.0)
+    assert waitgraph.has_no_way_out(graph, "pid:20", 999.0)
     assert waitgraph.processes_on(chain) == (20, 10)
 
 
@@ -245,7 +245,7 @@ def test_pipe_and_child() -> None:
     assert [(edge.verb, edge.evidence) for edge in graph.edges] == [("has a child that runs", ("sleep 300",))]
     zombie = w.process(30, "sh", is_subject=False, parent_pid=20, state="Z")
     assert graph_of(w.process(20, "run"), zombie).edges == ()
-    assert not waitgraph.has_no_way_out(graph, 20, 1.0)
+    assert not waitgraph.has_no_way_out(graph, "pid:20", 1.0)
 
 
 def test_suspended_by_us_and_by_somebody() -> None:
@@ -277,7 +277,7 @@ def test_every_sentence_begins_with_an_edge_of_the_graph() -> None:
     graph = waitgraph.build(history, history.of_type(h.SnapshotTaken)[-1].snapshot)
     labels = {node.key: node.label for node in graph.nodes}
     spoken = [f"{labels[edge.waiter]} {edge.verb} {labels[edge.holder]} [" for edge in graph.edges]
-    sentences = waitgraph.in_words(graph, waitgraph.chain_from(graph, 20))
+    sentences = waitgraph.in_words(graph, waitgraph.chain_from(graph, "pid:20"))
     assert sentences
     assert all(any(sentence.startswith(head) for head in spoken) for sentence in sentences)
 
@@ -339,7 +339,7 @@ def test_no_way_out_against_a_naive_oracle(for_good: dict[str, bool], data: st.D
         nodes=tuple(Node(key=key, kind="process", label=key, for_good=shut) for key, shut in nodes.items()),
         edges=tuple(edge(*pair) for pair in pairs),
     )
-    assert waitgraph.has_no_way_out(graph, 1, 10.0) == (not naive_way_out(nodes, pairs, "pid:1"))
+    assert waitgraph.has_no_way_out(graph, "pid:1", 10.0) == (not naive_way_out(nodes, pairs, "pid:1"))
 
 
 @given(arrows)
@@ -349,4 +349,4 @@ def test_one_wait_that_does_not_bind_is_a_way_out(pairs: list[tuple[str, str]]) 
         nodes=tuple(Node(key=key, kind="process", label=key) for key in node_keys),
         edges=(edge("pid:1", "a", binding=False), *(edge(*pair) for pair in pairs)),
     )
-    assert not waitgraph.has_no_way_out(graph, 1, 1.0)
+    assert not waitgraph.has_no_way_out(graph, "pid:1", 1.0)
