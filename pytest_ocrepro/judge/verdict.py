@@ -7,15 +7,10 @@ by itself, the trial says so and is inconclusive: our judgement was wrong.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 from pytest_ocrepro.history import (
-    DatabaseRead,
     Event,
     Expectation,
     History,
-    LockDirectoryChanged,
-    OffLoopback,
     ProcessExited,
     SignalSent,
     SnapshotTaken,
@@ -25,8 +20,8 @@ from pytest_ocrepro.history import (
 )
 from pytest_ocrepro.judge import waitgraph
 from pytest_ocrepro.judge.ending import last_words, verdict_of_exit
+from pytest_ocrepro.judge.findings import claimed_kinds, findings_of
 from pytest_ocrepro.judge.judgement import (
-    Finding,
     Grade,
     Graph,
     Judgement,
@@ -47,16 +42,11 @@ from pytest_ocrepro.judge.life import (
 )
 from pytest_ocrepro.judge.living import Living, Named, living, went_on
 from pytest_ocrepro.judge.progress import QUIET_S, cpu_share, last_progress
-from pytest_ocrepro.judge.serving import calls, owing, serving
-from pytest_ocrepro.judge.sessions import lost_prompts, nobody_left
+from pytest_ocrepro.judge.serving import serving
 from pytest_ocrepro.judge.signature import signature_of
-from pytest_ocrepro.readings import LockChange
 
 __all__ = ["QUIET_S", "cpu_share", "judge", "judge_process", "last_progress"]
 
-SILENT_EXIT = "silent-exit"
-UNANSWERED = "call-unanswered"
-MOST_CALLS = 20  # of one server; what more of them say is the same
 REFUTED_BY = {
     Verdict.DEADLOCK: "the process goes on while the holder that is named stays as it is",
     Verdict.BLOCKED: "the process goes on while the holder that is named stays as it is",
@@ -82,7 +72,7 @@ def judge(history: History) -> Judgement:
     main = _main(history, judged)
     process = main.process if main else None
     result, reason = _result(history, main)
-    findings = tuple(dict.fromkeys(_findings(history, judged)))
+    findings = findings_of(history, [(one.life, one.process) for one in judged])
     swept = history.of_type(Swept)
     return Judgement(
         result=result,
@@ -94,7 +84,7 @@ def judge(history: History) -> Judgement:
         processes=tuple(one.process for one in judged),
         findings=findings,
         leaked=swept[-1].leaked if swept else (),
-        signature=signature_of(process, tuple(_claimed_kinds(history, process)), result),
+        signature=signature_of(process, tuple(claimed_kinds(history, process)), result),
         graph=_graph(history, main),
     )
 
@@ -239,71 +229,6 @@ def _refuted(history: History, main: Judged | None) -> str:
     what = went_on(history, main.life, main.claim.at_ns)
     name = f"{main.process.role} was called {main.process.verdict} after {main.process.seconds:.1f} s"
     return f"ours: {name}, but it went on by itself: {what}" if what else ""
-
-
-def _findings(history: History, judged: tuple[Judged, ...]) -> Iterator[Finding]:
-    for claim in history.of_type(Expectation):
-        if claim.held is False and claim.finding not in ("", UNANSWERED):  # those come with their cause, below
-            yield Finding(kind=claim.finding, text=f"{claim.claim}: {claim.because}")
-    for one in judged:
-        if one.process.verdict is Verdict.SILENT:
-            yield Finding(kind=SILENT_EXIT, text=f"{one.process.role}: {one.process.because[0]}")
-    for where in sorted({event.destination for event in history.of_type(OffLoopback)}):
-        yield Finding(kind="off-loopback", text=f"tried to reach {where}; refused")
-    for swept in history.of_type(Swept):
-        for lock in swept.lock_directories:
-            name = lock.key or lock.path
-            yield Finding(kind="stale-lock-directory", text=f"{name}: left by pid {lock.holder_pid}, which ended")
-        for text in swept.survivors:
-            yield Finding(kind="surviving-process", text=text)
-    yield from _two_holders(history)
-    yield from _unanswered(history, judged)
-    yield from lost_prompts(history)
-    yield from nobody_left(history)
-    yield from _stored(history, judged)
-
-
-def _unanswered(history: History, judged: tuple[Judged, ...]) -> Iterator[Finding]:
-    """Each call that timed out, with what it waited for then."""
-    for life in (one.life for one in judged if one.life.started.obligation == "serve"):
-        for call in [call for call in calls(history, life) if call.timed_out][:MOST_CALLS]:
-            verdict, _, why = owing(history, life, call, call.end_ns or call.begun_ns).named
-            text = f"{call.words}: no answer within {call.timeout_s:g} s ({verdict}: {why})"
-            yield Finding(kind=UNANSWERED, text=text)
-
-
-def _two_holders(history: History) -> Iterator[Finding]:
-    """Locks that somebody else took while the holder lived: both think that they have it."""
-    for event in history.of_type(LockDirectoryChanged):
-        stale = event.how is LockChange.BROKEN_AS_STALE
-        if event.how is LockChange.TAKEN_FROM_LIVE_HOLDER or (stale and event.previous_alive):
-            now = f"pid {event.holder_pid} has it now" if event.holder_pid is not None else "nobody is named now"
-            text = f"{event.key or event.path}: {event.because}; {now}"
-            yield Finding(kind="lock-taken-from-live-holder", text=text)
-
-
-def _stored(history: History, judged: tuple[Judged, ...]) -> Iterator[Finding]:
-    """What the last reading of the database shows although every process had ended by itself."""
-    last = history.of_type(DatabaseRead)[-1:]
-    claimed = {claim.finding for claim in history.of_type(Expectation)}
-    for reading in (event.reading for event in last if event.reading.readable):
-        if reading.integrity not in ("", "ok"):
-            yield Finding(kind="corrupt-database", text=f"{reading.path}: {reading.integrity[:200]}")
-        if not judged or any(one.process.exit is None or one.life.exited is None for one in judged):
-            continue
-        for part in reading.unfinished_parts if "orphaned-part" not in claimed else ():
-            yield Finding(kind="orphaned-part", text=f"{part.tool} part {part.part} is {part.status}, all have ended")
-        for message in reading.unfinished_messages if "orphaned-message" not in claimed else ():
-            yield Finding(kind="orphaned-message", text=f"{message.message} is unfinished, all have ended")
-
-
-def _claimed_kinds(history: History, main: ProcessJudgement | None) -> Iterator[str]:
-    """The findings that the signature is made of."""
-    for claim in history.of_type(Expectation):
-        if claim.held is False and claim.finding:
-            yield claim.finding
-    if main is not None and main.verdict is Verdict.SILENT:
-        yield SILENT_EXIT
 
 
 def _graph(history: History, main: Judged | None) -> Graph:
