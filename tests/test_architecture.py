@@ -25,7 +25,7 @@ MAY_IMPORT = {
     "judge": {"history", "readings"},
     "observe": {"history", "readings", "errors"},
     "stage": {"history", "readings", "errors", "observe.procfs", "observe.proctext", "versions.releases"},
-    "versions": {"errors"},
+    "versions": {"errors", "judge"},
     "publish": {"judge", "history", "readings", "errors"},
     "expect": {"stage", "judge", "history", "readings", "errors"},
     "roster": {"stage", "observe", "history", "readings"},
