@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 from pytest_ocrepro.history import History, ProcessStarted, now_ns
 from pytest_ocrepro.judge.judgement import ProcessJudgement, Verdict
-from pytest_ocrepro.judge.verdict import QUIET_S, cpu_share, judge_process, last_progress
+from pytest_ocrepro.judge.verdict import QUIET_S, cpu_share, judge_process, last_progress, seconds_starved
 from pytest_ocrepro.observe.sampler import Sampler
 from pytest_ocrepro.roster import Roster
 from pytest_ocrepro.stage.process import Process
@@ -46,7 +46,7 @@ class Watcher:
     def process(self, process: Process) -> ProcessJudgement:
         """Block until it has ended, a verdict about its wait is stable, or its deadline has passed."""
         started = next(e for e in self._history.of_type(ProcessStarted) if e.id.pid == process.pid)
-        deadline_ns = started.at_ns + int(started.deadline_s * 1e9)
+        deadline_ns = self._deadline_ns(started)
         look_s, next_look_ns = FIRST_LOOK_S, 0
         while process.alive:
             self._check_time()
@@ -54,8 +54,10 @@ class Watcher:
             now = now_ns()
             if now >= deadline_ns:
                 self._look_twice()
-                break
-            if now >= next_look_ns and self._quiet(process.pid, now):
+                deadline_ns = self._deadline_ns(started)  # who was starved has longer: known by these two looks
+                if now >= deadline_ns:
+                    break
+            elif now >= next_look_ns and self._quiet(process.pid, now):
                 self._sampler.snapshot()
                 look_s, next_look_ns = min(look_s * LOOKS_FURTHER_APART, LAST_LOOK_S), now + int(look_s * 1e9)
                 verdict = judge_process(self._history, process.pid).verdict
@@ -86,6 +88,10 @@ class Watcher:
         while not answered.wait(pause_s) and not self._expired.is_set():
             self._sampler.snapshot()
             pause_s = FIRST_LOOK_S if pause_s == QUIET_S else min(pause_s * LOOKS_FURTHER_APART, LAST_LOOK_S)
+
+    def _deadline_ns(self, started: ProcessStarted) -> int:
+        seconds = started.deadline_s + seconds_starved(self._history, started.id.pid)
+        return started.at_ns + int(seconds * 1e9)
 
     def _quiet(self, pid: int, now: int) -> bool:
         """No visible change of the process, or of those beneath it, for a while, and it is idle."""

@@ -24,6 +24,7 @@ from pytest_ocrepro.judge.progress import (
     rest_of,
     share_between,
     spent_s,
+    starved_s,
 )
 
 STILL_S = 10.0  # so long without a visible step, at the deadline, is a stall; less is a slow process
@@ -117,7 +118,7 @@ def went_on(history: History, life: Life, judged_ns: int) -> str:
 
 def _view(history: History, life: Life, cut_ns: int) -> View:
     last_ns, last = progress_of(history, life, cut_ns)
-    allowed_s = life.started.deadline_s + suspended_s(history, life, cut_ns)
+    allowed_s = life.started.deadline_s + suspended_s(history, life, cut_ns) + starved_s(history, life, cut_ns)
     left_s = allowed_s - (cut_ns - life.started.at_ns) / 1e9
     view = View(
         life=life,

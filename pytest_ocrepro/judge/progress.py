@@ -35,6 +35,7 @@ SLEPT_S = 0.5  # the machine itself was suspended between two snapshots
 IDLE_SHARE = 0.3  # of one core: less is a wait
 BUSY_SHARE = 0.5  # of one core: more is work or a spin
 STARVED_SHARE = 0.3  # of the time spent waiting for a core: the machine is slow, not the process
+ORDINARY_WAIT_S = 1.0  # for a core, in the life of a healthy process on an idle machine
 WROTE_BYTES = 4096  # one SQLite page; what a parked process writes to its own eventfds is under 100 bytes a second
 STDOUT, STDERR = 1, 2
 
@@ -108,6 +109,17 @@ def rest_of(life: Life, pair: Pair) -> Rest | None:
         runnable=_runnable(before, after),
         words=words,
     )
+
+
+def starved_s(history: History, life: Life, until_ns: int) -> float:
+    """Seconds that its main thread has waited for a core so far; they count against no deadline, short ones apart.
+
+    At most as long as the deadline itself, so that an overloaded machine does not keep us for ever.
+    """
+    looks = [one for one in looks_of(history, life) if one.started_ns <= until_ns]
+    reading = life.reading(looks[-1]) if looks else None
+    waited = [one.runqueue_wait_ns or 0 for one in reading.threads if one.tid == life.pid] if reading else []
+    return min(max(0.0, sum(waited) / 1e9 - ORDINARY_WAIT_S), life.started.deadline_s)
 
 
 def cpu_share(history: History, pid: int, since_ns: int) -> float:

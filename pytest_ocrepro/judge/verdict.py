@@ -41,11 +41,11 @@ from pytest_ocrepro.judge.life import (
     suspended_s,
 )
 from pytest_ocrepro.judge.living import Living, Named, living, went_on
-from pytest_ocrepro.judge.progress import QUIET_S, cpu_share, last_progress
+from pytest_ocrepro.judge.progress import QUIET_S, cpu_share, last_progress, starved_s
 from pytest_ocrepro.judge.serving import serving
 from pytest_ocrepro.judge.signature import signature_of
 
-__all__ = ["QUIET_S", "cpu_share", "judge", "judge_process", "last_progress"]
+__all__ = ["QUIET_S", "cpu_share", "judge", "judge_process", "last_progress", "seconds_starved"]
 
 REFUTED_BY = {
     Verdict.DEADLOCK: "the process goes on while the holder that is named stays as it is",
@@ -98,6 +98,12 @@ def judge_process(history: History, pid: int) -> ProcessJudgement:
     if life is None:
         raise KeyError(pid)
     return judge_life(history, life)
+
+
+def seconds_starved(history: History, pid: int) -> float:
+    """By how much the deadline of the last process with this pid has moved because the machine is slow."""
+    life = life_of(history, pid)
+    return starved_s(history, life, _end_of(history)) if life else 0.0
 
 
 def judge_life(history: History, life: Life) -> ProcessJudgement:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from pytest_ocrepro import history as h
 from pytest_ocrepro import readings as r
 from pytest_ocrepro.judge.judgement import Grade, Result, Verdict
-from pytest_ocrepro.judge.verdict import QUIET_S, cpu_share, judge, judge_process, last_progress
+from pytest_ocrepro.judge.verdict import QUIET_S, cpu_share, judge, judge_process, last_progress, seconds_starved
 
 DATA = Path(__file__).parents[1] / "data" / "judge"
 if TYPE_CHECKING:
@@ -446,6 +446,23 @@ def test_stalled_livelock_and_overran_exist_at_the_deadline_only() -> None:
 def test_a_starved_process_is_not_hung_even_at_the_deadline() -> None:
     starved = (w.thread(20, runqueue_wait_ns=w.ns(0.4)),)
     assert verdict(alone(46.0, threads=starved)) is Verdict.INCONCLUSIVE
+
+
+def waited_for_a_core(seconds: float, until: float) -> h.History:
+    """It rests now; its main thread had to wait for a core for so long before."""
+    reading = w.process(20, "run", threads=(w.thread(20, runqueue_wait_ns=w.ns(seconds)),))
+    quiet = (w.progress(20, "run", 20.0), *w.samples((20,), 0, until))
+    return w.of(w.started(20, "run"), quiet, w.twice(until - 1, reading))
+
+
+def test_a_deadline_moves_by_as_long_as_the_machine_kept_it_from_its_core() -> None:
+    assert verdict(waited_for_a_core(0.9, 46.0)) is Verdict.STALLED
+    assert verdict(waited_for_a_core(11.0, 46.0)) is Verdict.ALIVE
+    assert verdict(waited_for_a_core(11.0, 56.0)) is Verdict.STALLED
+    assert seconds_starved(waited_for_a_core(11.0, 46.0), 20) == pytest.approx(10.0)
+    assert verdict(waited_for_a_core(200.0, 89.0)) is Verdict.ALIVE
+    assert verdict(waited_for_a_core(200.0, 91.0)) is Verdict.STALLED, "at most twice as long"
+    assert seconds_starved(h.History.of([]), 20) == 0.0
 
 
 def test_who_has_had_the_time_spins_however_busy_the_machine_is() -> None:
