@@ -1,0 +1,6 @@
+"""Answers at once: the control."""
+
+from acting import answer, begin
+
+begin()
+answer()

@@ -1,0 +1,5 @@
+"""Ends well and has done nothing."""
+
+from acting import begin
+
+begin()
