@@ -6,6 +6,7 @@ a scenario, :meth:`Trial.finish` ends everything that carries the trial's marker
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import signal
@@ -34,6 +35,7 @@ from pytest_ocrepro.history import (
 from pytest_ocrepro.judge.judgement import Judgement, ProcessJudgement
 from pytest_ocrepro.judge.verdict import judge
 from pytest_ocrepro.observe.database import read_database
+from pytest_ocrepro.observe.deputy import Deputy, DeputyError
 from pytest_ocrepro.observe.procfs import Reader
 from pytest_ocrepro.observe.sampler import Sampler, is_subject
 from pytest_ocrepro.observe.sockets import owner_of_address
@@ -68,6 +70,9 @@ class Session:
         self.reader = Reader()
         self._ledger = ledger
         self.supervisor = Supervisor(ledger=ledger)
+        self.deputy = Deputy(self._start_deputy)
+        with contextlib.suppress(DeputyError):  # whoever asks it is told then
+            self.deputy.begin()
         if ledger is not None:
             self._sweep_leftovers(Ledger(ledger))
         self._count = 0
@@ -78,6 +83,9 @@ class Session:
             if not self.supervisor.sweep(f"{mark}.*").leaked:
                 remove_leftovers(mark)
                 ledger.strike(mark)
+
+    def _start_deputy(self, argv: list[str], stdin: int, stdout: int) -> None:
+        self.supervisor.start_helper(argv, stdin, stdout)  # whichever supervisor there is by then
 
     def next_mark(self) -> str:
         """A marker for one trial. A supervisor that somebody has ended is replaced: only its trial is lost."""
@@ -92,6 +100,7 @@ class Session:
 
     def close(self) -> None:
         """End the supervisor and everything that it still has."""
+        self.deputy.close()
         self.supervisor.close()
 
 
@@ -128,7 +137,7 @@ class Trial:
         self._furniture = Furniture(self.sandbox, self.history)
         self.configure()
         self._begin()
-        self.sampler = Sampler(self.roster, self.history, session.reader)
+        self.sampler = Sampler(self.roster, self.history, session.reader, deputy=session.deputy)
         self._watcher = Watcher(
             self.history,
             self.roster,
@@ -251,7 +260,9 @@ class Trial:
 
     def database(self, when: str, path: Path | None = None) -> DatabaseReading:
         """Read a byte copy of the database; ``when`` says at which point of the scenario."""
-        reading = read_database(path or self.sandbox.database, self.sandbox.root / "scratch")
+        reading = read_database(
+            path or self.sandbox.database, self.sandbox.root / "scratch", copy=self._session.deputy.copy
+        )
         self.history.append(DatabaseRead(at_ns=now_ns(), when=when, reading=reading))
         return reading
 

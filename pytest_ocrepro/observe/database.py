@@ -17,7 +17,9 @@ from msgspec import structs
 from pytest_ocrepro.readings import DatabaseReading, UnfinishedMessage, UnfinishedPart
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
+
+    Copy = Callable[[Path, Path], object]
 
 _TRIES: Final = 5
 _BESIDE: Final = ("-wal", "-shm", "-journal")
@@ -46,8 +48,11 @@ END ORDER BY id LIMIT ?
 """
 
 
-def read_database(db_path: Path, scratch: Path) -> DatabaseReading:
+def read_database(db_path: Path, scratch: Path, *, copy: Copy = shutil.copyfile) -> DatabaseReading:
     """Copy db, -wal, -shm (and -journal) into ``scratch``, read the copy, remove it again.
+
+    ``copy`` opens and closes the originals: a process that has locks of its own on them must let another do it (see
+    deputy).
 
     The copy is made anew, up to five times, when the files changed meanwhile or the copy fails its check.
     Whatever cannot be read is told in ``error``; nothing is raised for the state of the files.
@@ -56,7 +61,7 @@ def read_database(db_path: Path, scratch: Path) -> DatabaseReading:
     scratch.mkdir(parents=True, exist_ok=True)
     for _ in range(_TRIES):
         with tempfile.TemporaryDirectory(dir=scratch, prefix="copy-", ignore_cleanup_errors=True) as folder:
-            steady, reading = _try_once(db_path, Path(folder))
+            steady, reading = _try_once(db_path, Path(folder), copy)
         if steady and reading.integrity in ("", "ok"):
             break
     else:
@@ -66,7 +71,7 @@ def read_database(db_path: Path, scratch: Path) -> DatabaseReading:
     return reading
 
 
-def _try_once(db_path: Path, folder: Path) -> tuple[bool, DatabaseReading]:
+def _try_once(db_path: Path, folder: Path, copy: Copy) -> tuple[bool, DatabaseReading]:
     """(nothing changed while we copied, what the copy says)."""
     try:
         before = _stamp(db_path)
@@ -76,7 +81,7 @@ def _try_once(db_path: Path, folder: Path) -> tuple[bool, DatabaseReading]:
             "-shm",
             "-journal",
         ):  # a checkpoint moves frames from -wal to db, never back
-            _copy(db_path, folder, suffix)
+            _copy(db_path, folder, suffix, copy)
         return before == _stamp(db_path), _read_copy(db_path, folder / db_path.name)
     except FileNotFoundError:
         return True, _nothing(db_path, "no such file")
@@ -84,10 +89,10 @@ def _try_once(db_path: Path, folder: Path) -> tuple[bool, DatabaseReading]:
         return True, _nothing(db_path, f"cannot be copied: {error.strerror or error}")
 
 
-def _copy(db_path: Path, folder: Path, suffix: str) -> None:
+def _copy(db_path: Path, folder: Path, suffix: str, copy: Copy) -> None:
     source = Path(f"{db_path}{suffix}")
     try:
-        shutil.copyfile(source, folder / source.name)
+        copy(source, folder / source.name)
     except FileNotFoundError:
         if not suffix:
             raise

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
-import os
 import socket
-import struct
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -18,11 +15,14 @@ from pytest_ocrepro.observe.proctext import fd_kind
 from pytest_ocrepro.readings import FdKind, FileLock, LockDirectory
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
+    from pytest_ocrepro.observe.errands import Conflict
     from pytest_ocrepro.observe.procfs import Reader
     from pytest_ocrepro.observe.proctext import LockLine
     from pytest_ocrepro.readings import ProcessReading
+
+    Ask = Callable[[Path, Sequence[tuple[int, int]]], Sequence[Conflict]]
 
 GIVES_UP_AFTER_S: Final = 300.0  # `timeoutMs:300000`, the same source
 
@@ -34,7 +34,6 @@ _SHARED: Final = (_PENDING + 2, _PENDING + 511)
 _SHM: Final = ("WRITE", "CKPT", "RECOVER", "READ0", "READ1", "READ2", "READ3", "READ4", "DMS")
 _SHM_FIRST: Final = 120
 _SHM_LAST: Final = _SHM_FIRST + len(_SHM) - 1
-_FLOCK: Final = struct.Struct("hhqqi4x")  # struct flock of a 64-bit Linux: type, whence, start, length, pid
 _META_BYTES: Final = 65536
 _PID_RECYCLED_S: Final = 2.0  # a holder that is younger than its lock by more than this is another process
 
@@ -113,47 +112,33 @@ def _record(line: LockLine, path: str, *, pid: int | None, source: str) -> FileL
 _BYTE_LOCKS: Final = frozenset(("POSIX", "OFDLCK"))
 
 
-def probe(database: Path) -> tuple[FileLock, ...]:
+def probe(database: Path, ask: Ask) -> tuple[FileLock, ...]:
     """Who stands in the way of a writer of each of SQLite's lock bytes, asked with F_GETLK on db and -shm.
 
     Takes nothing and wakes nobody; finds holders outside of the observed processes. It names one holder a byte.
-    Never call it in a process that has an SQLite connection to ``database``: closing any descriptor of a file
-    drops all of the caller's own POSIX locks on it (fcntl(2)).
+    ``ask`` opens the files and closes them again, so it must be another process than one that has an SQLite
+    connection to ``database`` (see deputy). A file that is not there has no locks; raises what ``ask`` raises.
     """
     main = ((_PENDING, 1), (_RESERVED, 1), (_SHARED[0], _SHARED[1] - _SHARED[0] + 1))
     shared_memory = tuple((at, 1) for at in range(_SHM_FIRST, _SHM_LAST + 1))
-    return (*_ask(database, main), *_ask(Path(f"{database}-shm"), shared_memory))
+    return (*_ask(database, main, ask), *_ask(Path(f"{database}-shm"), shared_memory, ask))
 
 
-def _ask(path: Path, ranges: Iterable[tuple[int, int]]) -> tuple[FileLock, ...]:
+def _ask(path: Path, ranges: Sequence[tuple[int, int]], ask: Ask) -> tuple[FileLock, ...]:
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
+        return tuple(_answer(str(path), *conflict) for conflict in ask(path, ranges))
+    except (FileNotFoundError, NotADirectoryError):
         return ()
-    try:
-        answers = [_conflict(fd, str(path), start, length) for start, length in ranges]
-    finally:
-        os.close(fd)
-    return tuple(dict.fromkeys(answer for answer in answers if answer is not None))
 
 
-def _conflict(fd: int, path: str, start: int, length: int) -> FileLock | None:
-    question = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, start, length, 0)
-    try:
-        kind, _, first, size, pid = _FLOCK.unpack(fcntl.fcntl(fd, fcntl.F_GETLK, question))
-    except OSError:
-        return None
-    if kind == fcntl.F_UNLCK:
-        return None
-    access = "WRITE" if kind == fcntl.F_WRLCK else "READ"
-    end = first + size - 1 if size else None
+def _answer(path: str, access: str, start: int, end: int | None, pid: int) -> FileLock:
     return FileLock(
         path=path,
         kind="POSIX" if pid >= 0 else "OFDLCK",  # the kernel answers -1 for an open file description's lock
         access=access,
-        start=first,
+        start=start,
         end=end,
-        name=name_bytes(path, first, end, access=access),
+        name=name_bytes(path, start, end, access=access),
         pid=pid if pid > 0 else None,  # 0: in another PID namespace
         source="F_GETLK",
     )

@@ -17,6 +17,7 @@ from pytest_ocrepro.history import (
     Trouble,
     now_ns,
 )
+from pytest_ocrepro.observe.deputy import Deputy, DeputyError
 from pytest_ocrepro.observe.lock_history import LockHistory
 from pytest_ocrepro.observe.locks import file_locks, lock_directories, probe
 from pytest_ocrepro.observe.logs import LogTailer
@@ -84,10 +85,20 @@ def is_subject(argv: Sequence[str], exe: str | None = None) -> bool:
 class Sampler:
     """Reads the world into the history. ``light`` and ``snapshot`` may be called from any thread.
 
-    No history or world method is called while the sampler's own lock is held, so both may lock as they like.
+    No history or world method is called while the sampler's own lock is held, so both may lock as they like. Without
+    a ``deputy`` nobody can be asked for the holders of a database's locks, and snapshots say so.
     """
 
-    def __init__(self, world: World, history: History, reader: Reader, *, period_s: float = 0.25) -> None:
+    def __init__(
+        self,
+        world: World,
+        history: History,
+        reader: Reader,
+        *,
+        deputy: Deputy | None = None,
+        period_s: float = 0.25,
+    ) -> None:
+        self._deputy = deputy
         self._world = world
         self._history = history
         self._reader = reader
@@ -259,8 +270,19 @@ class Sampler:
     ) -> tuple[FileLock, ...]:
         found = file_locks(self._reader, processes, missing)
         seen = {(lock.path, lock.start, lock.end, lock.pid) for lock in found}
-        asked = (lock for path in databases for lock in probe(path))
+        asked = (lock for path in databases for lock in self._asked(path, missing))
         return (*found, *(one for one in asked if (one.path, one.start, one.end, one.pid) not in seen))
+
+    def _asked(self, database: Path, missing: list[str]) -> tuple[FileLock, ...]:
+        """An answer that does not come in time is unknown, and told."""
+        why = "nobody to ask"
+        try:
+            if self._deputy is not None:
+                return probe(database, self._deputy.conflicts)
+        except (OSError, DeputyError) as error:
+            why = error.strerror or str(error) if isinstance(error, OSError) else str(error)
+        missing.append(f"{database}: F_GETLK: {why}")
+        return ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

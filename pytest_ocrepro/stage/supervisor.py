@@ -165,6 +165,18 @@ class Supervisor:
             raise StageError(f"cannot start {argv[0]}: {answer.error}; check the path and its permissions")
         return answer.id
 
+    def start_helper(self, argv: list[str], stdin: int, stdout: int) -> ProcessId:
+        """Start a small program of ours that belongs to no trial; it ends with the session. Raises StageError."""
+        environment = {MARKER: self.mark, "PATH": os.defpath}
+        with open(os.devnull, "wb") as nowhere:  # noqa: PTH123  a descriptor is all that is wanted
+            return self.spawn(
+                argv,
+                environment=environment,
+                directory="/",
+                stdio=(stdin, stdout, nowhere.fileno()),
+                on_exit=lambda _: None,
+            )
+
     def signal(self, process: ProcessId, number: int) -> bool:
         """Send a signal; False when that process (same start time) is gone. Raises StageError."""
         answer = self._ask(lambda n: Signal(number=n, id=process, signal=number))

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -14,7 +15,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pytest_ocrepro.observe import database
 from pytest_ocrepro.observe.database import read_database
 from pytest_ocrepro.observe.procfs import Reader
 
@@ -211,35 +211,31 @@ def state_of_files(folder: Path) -> dict[str, tuple[bytes, int, int]]:
     }
 
 
-def test_a_copy_that_was_overtaken_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_copy_that_was_overtaken_is_made_again(tmp_path: Path) -> None:
     path = tmp_path / "opencode.db"
     copies: list[str] = []
-    copy = database._copy
     with opencode_database(path) as connection:
 
-        def overtaken(db_path: Path, folder: Path, suffix: str) -> None:
-            copy(db_path, folder, suffix)
-            copies.append(suffix)
+        def overtaken(source: Path, target: Path) -> None:
+            shutil.copyfile(source, target)
+            copies.append(source.name)
             if len(copies) == 2:
                 connection.execute("INSERT INTO session VALUES ('ses_2', 't')")
 
-        monkeypatch.setattr(database, "_copy", overtaken)
-        reading = read_database(path, tmp_path / "scratch")
+        reading = read_database(path, tmp_path / "scratch", copy=overtaken)
         assert (reading.sessions, reading.error) == (("ses_2", "ses_1"), "")
-        assert copies.count("") == 2
+        assert copies.count(path.name) == 2
 
 
-def test_a_writer_that_never_rests_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_writer_that_never_rests_is_told(tmp_path: Path) -> None:
     path = tmp_path / "opencode.db"
-    copy = database._copy
     with opencode_database(path) as connection:
 
-        def overtaken(db_path: Path, folder: Path, suffix: str) -> None:
-            copy(db_path, folder, suffix)
+        def overtaken(source: Path, target: Path) -> None:
+            shutil.copyfile(source, target)
             connection.execute("INSERT INTO session VALUES (?, 't')", (os.urandom(8).hex(),))
 
-        monkeypatch.setattr(database, "_copy", overtaken)
-        reading = read_database(path, tmp_path / "scratch")
+        reading = read_database(path, tmp_path / "scratch", copy=overtaken)
     assert "changed under every one of 5 copies" in reading.error
 
 

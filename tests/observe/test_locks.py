@@ -17,6 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pytest_ocrepro.observe.errands import conflicts
 from pytest_ocrepro.observe.locks import file_locks, lock_directories, name_bytes, probe
 from pytest_ocrepro.observe.procfs import Reader
 
@@ -123,6 +124,11 @@ def observed(*pids: int) -> list[ProcessReading]:
     return [reading for reading in found if reading is not None]
 
 
+def asked(database: Path) -> tuple[FileLock, ...]:
+    """Asked from here: this process has no SQLite connection of its own."""
+    return probe(database, lambda path, ranges: conflicts(str(path), ranges))
+
+
 def named(locks: tuple[FileLock, ...]) -> set[tuple[str, str, int | None]]:
     return {(lock.name, lock.access, lock.pid) for lock in locks}
 
@@ -154,23 +160,23 @@ def test_an_idle_connection_in_wal_mode_has_the_files_open_and_no_more(tmp_path:
     with stand_in(SQLITE, database, *WAL) as idle:
         expected = {("SHARED", "READ", idle.pid), ("DMS", "READ", idle.pid)}
         assert named(file_locks(Reader(), observed(idle.pid))) == expected
-        assert named(probe(database)) == expected
+        assert named(asked(database)) == expected
 
 
 def test_a_writer_in_wal_mode_is_named_from_inside_and_outside(tmp_path: Path) -> None:
     database = tmp_path / "opencode.db"
     with stand_in(SQLITE, database, *WAL, "BEGIN IMMEDIATE") as writer:
-        seen, asked = named(file_locks(Reader(), observed(writer.pid))), named(probe(database))
-    assert ("WRITE", "WRITE", writer.pid) in seen
-    assert ("WRITE", "WRITE", writer.pid) in asked
-    assert [lock for lock in probe(database) if lock.pid == writer.pid] == [], "a dead process holds nothing"
+        inside, outside = named(file_locks(Reader(), observed(writer.pid))), named(asked(database))
+    assert ("WRITE", "WRITE", writer.pid) in inside
+    assert ("WRITE", "WRITE", writer.pid) in outside
+    assert [lock for lock in asked(database) if lock.pid == writer.pid] == [], "a dead process holds nothing"
 
 
 def test_an_exclusive_lock_in_rollback_mode(tmp_path: Path) -> None:
     database = tmp_path / "opencode.db"
     with stand_in(SQLITE, database, "CREATE TABLE t(x)", "BEGIN EXCLUSIVE") as writer:
         assert named(file_locks(Reader(), observed(writer.pid))) == {("EXCLUSIVE", "WRITE", writer.pid)}
-        assert named(probe(database)) == {("EXCLUSIVE", "WRITE", writer.pid)}
+        assert named(asked(database)) == {("EXCLUSIVE", "WRITE", writer.pid)}
 
 
 def held_on(folder: Path, reader: Reader) -> set[tuple[int | None, str, int, int, int | None]]:
@@ -187,7 +193,7 @@ def test_probing_takes_nothing_and_disturbs_nobody(tmp_path: Path) -> None:
         assert {pid for pid, *_ in before} == {writer.pid}
         content = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
         for _ in range(50):
-            probe(database)
+            asked(database)
         assert held_on(tmp_path, reader) == before, "nobody else's, ours included"
         assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == content
         assert ask(other, "BEGIN IMMEDIATE") == "database is locked"
@@ -200,7 +206,7 @@ def test_an_open_file_description_has_no_pid(tmp_path: Path) -> None:
     shm = tmp_path / "opencode.db-shm"
     shm.touch()
     with stand_in(LOCKER, "ofd", shm) as holder:
-        assert [(lock.kind, lock.name, lock.pid) for lock in probe(tmp_path / "opencode.db")] == [
+        assert [(lock.kind, lock.name, lock.pid) for lock in asked(tmp_path / "opencode.db")] == [
             ("OFDLCK", "WRITE", None)
         ]
         attributed = file_locks(Reader(), observed(holder.pid))
@@ -208,7 +214,7 @@ def test_an_open_file_description_has_no_pid(tmp_path: Path) -> None:
 
 
 def test_probing_what_is_not_there(tmp_path: Path) -> None:
-    assert probe(tmp_path / "opencode.db") == ()
+    assert asked(tmp_path / "opencode.db") == ()
     assert not list(tmp_path.iterdir()), "a probe must not create files"
 
 

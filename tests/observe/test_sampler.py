@@ -23,6 +23,7 @@ from pytest_ocrepro.history import (
     SnapshotTaken,
     Trouble,
 )
+from pytest_ocrepro.observe.deputy import Deputy
 from pytest_ocrepro.observe.procfs import Reader
 from pytest_ocrepro.observe.sampler import Observed, Sampler, World, is_subject
 from pytest_ocrepro.readings import ProcessId
@@ -263,9 +264,9 @@ def test_a_child_is_adopted_as_what_it_becomes(room: Room) -> None:
     assert len(room.adopted) == 1
 
 
-def test_a_full_snapshot_has_every_kind_of_reading(room: Room) -> None:
+def test_a_full_snapshot_has_every_kind_of_reading(room: Room, deputy: Deputy) -> None:
     history = History()
-    sampler = sampler_of(room, history)
+    sampler = Sampler(room, history, Reader(), deputy=deputy)
     locks = room.root / "state" / "opencode" / "locks" / "0a.lock"
     locks.mkdir(parents=True)
     with (
