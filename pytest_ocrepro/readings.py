@@ -114,6 +114,18 @@ class FileLock(Reading, frozen=True, kw_only=True):
     source: str = "fdinfo"  # fdinfo, /proc/locks, F_GETLK
 
 
+class WalIndex(Reading, frozen=True, kw_only=True):
+    """How full a database's WAL is, and up to which frame its readers read it (walformat: the WAL index header)."""
+
+    path: str  # of the database
+    frames: int  # mxFrame: valid frames in the WAL
+    pages: int  # nPage: of the database, with the WAL
+    backfilled: int  # nBackfill: frames that a checkpoint has copied
+    backfill_attempted: int
+    read_marks: tuple[int | None, ...]  # of READ0 to READ4; None: unused
+    torn: bool = False  # its two copies differ: it was being written
+
+
 class LockDirectory(Reading, frozen=True, kw_only=True):
     """One of opencode's own lock directories, ``<state>/opencode/locks/<sha1(key)>.lock``."""
 
@@ -193,6 +205,7 @@ class Snapshot(Reading, frozen=True, kw_only=True):
     processes: tuple[ProcessReading, ...] = ()
     sockets: tuple[SocketReading, ...] = ()
     locks: tuple[FileLock, ...] = ()
+    wal_indexes: tuple[WalIndex, ...] = ()
     lock_directories: tuple[LockDirectory, ...] = ()
     logs: tuple[LogTail, ...] = ()
     missing: tuple[str, ...] = ()

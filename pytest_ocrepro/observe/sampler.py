@@ -22,6 +22,7 @@ from pytest_ocrepro.observe.lock_history import LockHistory
 from pytest_ocrepro.observe.locks import file_locks, lock_directories, probe
 from pytest_ocrepro.observe.logs import LogTailer
 from pytest_ocrepro.observe.sockets import sockets
+from pytest_ocrepro.observe.wal_index import HEADER_BYTES, parse_wal_index
 from pytest_ocrepro.readings import Snapshot
 
 if TYPE_CHECKING:
@@ -29,10 +30,11 @@ if TYPE_CHECKING:
 
     from pytest_ocrepro.history import History
     from pytest_ocrepro.observe.procfs import Reader
-    from pytest_ocrepro.readings import FileLock, ProcessId, ProcessReading
+    from pytest_ocrepro.readings import FileLock, ProcessId, ProcessReading, WalIndex
 
 _FORK_TO_EXEC_S: Final = 1.0  # a child this young with its parent's command line has not begun its own program
 _STOP_TIMEOUT_S: Final = 5.0
+_HEADER_TRIES: Final = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -257,6 +259,7 @@ class Sampler:
             processes=processes,
             sockets=sockets(self._reader, processes, harness_pids=places.harness_pids) if full else (),
             locks=self._locks(processes, places.databases, missing) if full else (),
+            wal_indexes=self._wal_indexes(places.databases, missing) if full else (),
             lock_directories=lock_directories(
                 places.state_dirs, key_candidates=places.lock_keys, reader=self._reader, now_wall=time.time()
             ),
@@ -273,16 +276,40 @@ class Sampler:
         asked = (lock for path in databases for lock in self._asked(path, missing))
         return (*found, *(one for one in asked if (one.path, one.start, one.end, one.pid) not in seen))
 
+    def _wal_indexes(self, databases: Sequence[Path], missing: list[str]) -> tuple[WalIndex, ...]:
+        found = (self._wal_index(path, missing) for path in databases)
+        return tuple(index for index in found if index is not None)
+
     def _asked(self, database: Path, missing: list[str]) -> tuple[FileLock, ...]:
         """An answer that does not come in time is unknown, and told."""
-        why = "nobody to ask"
         try:
-            if self._deputy is not None:
-                return probe(database, self._deputy.conflicts)
+            return probe(database, self._deputed().conflicts)
         except (OSError, DeputyError) as error:
-            why = error.strerror or str(error) if isinstance(error, OSError) else str(error)
-        missing.append(f"{database}: F_GETLK: {why}")
-        return ()
+            missing.append(f"{database}: F_GETLK: {_why(error)}")
+            return ()
+
+    def _wal_index(self, database: Path, missing: list[str]) -> WalIndex | None:
+        """The header of its -shm; read again while it is being written."""
+        index = None
+        try:
+            for _ in range(_HEADER_TRIES):
+                index = parse_wal_index(self._deputed().head(Path(f"{database}-shm"), HEADER_BYTES), str(database))
+                if index is None or not index.torn:
+                    break
+        except (FileNotFoundError, DeputyError):  # a silent deputy was told when it was asked for the locks
+            return None
+        except OSError as error:
+            missing.append(f"{database}-shm: {_why(error)}")
+        return index
+
+    def _deputed(self) -> Deputy:
+        if self._deputy is None:
+            raise DeputyError("nobody to ask")
+        return self._deputy
+
+
+def _why(error: Exception) -> str:
+    return error.strerror or str(error) if isinstance(error, OSError) else str(error)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

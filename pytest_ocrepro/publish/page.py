@@ -38,6 +38,7 @@ from pytest_ocrepro.history import (
     TrialStarted,
     Trouble,
 )
+from pytest_ocrepro.judge import checkpoint
 from pytest_ocrepro.judge.judgement import Grade, Judgement, Result, Verdict
 from pytest_ocrepro.judge.rates import excludes, wilson
 from pytest_ocrepro.publish.bundle import RunDir, StoredTrial, TrialBundle, TrialInfo, TrialResult
@@ -631,7 +632,7 @@ def _templates() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(clip=_clip, issue_url=_issue_url, size=_size)
+    environment.filters.update(checkpoint=checkpoint.told, clip=_clip, issue_url=_issue_url, size=_size)
     environment.globals.update(GLYPHS=dict(GLYPHS), WORDS=dict(WORDS))
     return environment
 

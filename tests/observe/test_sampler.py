@@ -23,6 +23,7 @@ from pytest_ocrepro.history import (
     SnapshotTaken,
     Trouble,
 )
+from pytest_ocrepro.judge.checkpoint import pins, told
 from pytest_ocrepro.observe.deputy import Deputy
 from pytest_ocrepro.observe.procfs import Reader
 from pytest_ocrepro.observe.sampler import Observed, Sampler, World, is_subject
@@ -291,6 +292,35 @@ def test_a_full_snapshot_has_every_kind_of_reading(room: Room, deputy: Deputy) -
     assert (snapshot.number, light.number) == (1, 2)
     assert (len(light.processes), light.processes[0].fds, light.sockets, light.locks) == (1, (), (), ())
     assert [event.snapshot for event in kept(history, SnapshotTaken)] == [snapshot, light]
+
+
+PINS = """
+import sqlite3, sys
+connection = sqlite3.connect(sys.argv[1], isolation_level=None)
+connection.execute('PRAGMA journal_mode=WAL'); connection.execute('PRAGMA wal_autocheckpoint=0')
+for statement in sys.argv[2:]: connection.execute(statement).fetchall()
+print('ready', flush=True); sys.stdin.read()
+"""
+INSERTS = ["INSERT INTO t VALUES (1)"] * 9
+
+
+def test_who_pins_the_checkpoint_is_named(room: Room, deputy: Deputy) -> None:
+    sampler = Sampler(room, History(), Reader(), deputy=deputy)
+    (database,) = room.databases()
+    with (
+        room.start(PINS, database, "CREATE TABLE t(x)", role="idle"),
+        room.start(PINS, database, "BEGIN", "SELECT * FROM t", role="reader") as reader,
+    ):
+        (before,) = sampler.snapshot().wal_indexes
+        assert pins(before, ()) == ()
+        with room.start(PINS, database, *INSERTS, "PRAGMA wal_checkpoint(PASSIVE)", role="writer"):
+            snapshot = sampler.snapshot()
+    (index,) = snapshot.wal_indexes
+    assert (index.path, index.frames - before.frames, index.backfilled) == (str(database), 9, before.frames)
+    (pin,) = pins(index, snapshot.locks)
+    assert (pin.pid, pin.frame) == (reader.pid, before.frames)
+    assert told(index, snapshot.locks).startswith(f"READ{pin.slot} held by pid {reader.pid} pins frame {pin.frame}; ")
+    assert sampler.snapshot(full=False).wal_indexes == ()
 
 
 def test_the_thread_samples_until_it_is_stopped(room: Room) -> None:

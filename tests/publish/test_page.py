@@ -436,6 +436,23 @@ def poisoned(canary: str) -> list[h.Event]:
     ]
 
 
+def test_who_pins_the_checkpoint_and_how_a_lock_changed_hands_are_told(tmp_path: Path) -> None:
+    info, events, judgement = sample_run.overlap("1.15.4", 1)
+    marks = (0, 52, None, None, None)
+    index = r.WalIndex(path="/s/x.db", frames=102, pages=9, backfilled=52, backfill_attempted=52, read_marks=marks)
+    lock = r.FileLock(path="/s/x.db-shm", kind="POSIX", access="READ", start=124, end=124, name="READ1", pid=812)
+    snapshot = r.Snapshot(
+        number=9, started_ns=1, ended_ns=2, boottime_ns=3, full=True, wal_indexes=(index,), locks=(lock,)
+    )
+    changed = h.LockDirectoryChanged(
+        at_ns=events[-1].at_ns, path="/l", key="k", how=r.LockChange.RELEASED, because="pid 9 lives"
+    )
+    after = h.SnapshotTaken(at_ns=events[-1].at_ns, snapshot=snapshot)
+    page = render(one(tmp_path, (info, [*events, after, changed], judgement)))
+    assert "READ1 held by pid 812 pins frame 52; WAL has 102 frames, back-filled 52: a checkpoint cannot pass" in page
+    assert "k: released; pid 9 lives" in page
+
+
 # --- many trials ------------------------------------------------------------------------------------------------
 
 
