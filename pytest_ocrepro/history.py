@@ -52,10 +52,15 @@ class ProcessStarted(Event, frozen=True, kw_only=True, tag="process-started"):
     stdin: str  # "/dev/null", "open pipe"
     is_subject: bool = True
     environment: tuple[str, ...] = ()  # NAME=value, for the replay line
+    foreign: bool = False  # as in ProcessFound
 
 
 class ProcessFound(Event, frozen=True, kw_only=True, tag="process-found"):
-    """A process that carries our marker and that somebody beneath us started."""
+    """A process that carries our marker and that somebody beneath us started.
+
+    ``foreign``: one that we have nothing to do with; ``at_ns`` is then its real start, and since nobody knows by when
+    it was to answer, ``deadline_s`` counts from its last visible step.
+    """
 
     id: ProcessId
     role: str
@@ -65,6 +70,7 @@ class ProcessFound(Event, frozen=True, kw_only=True, tag="process-found"):
     obligation: str = ""
     fail_fast_s: float = 0.0
     deadline_s: float = 0.0
+    foreign: bool = False
 
 
 class ProcessExited(Event, frozen=True, kw_only=True, tag="process-exited"):

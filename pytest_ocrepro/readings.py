@@ -247,3 +247,4 @@ class DatabaseReading(Reading, frozen=True, kw_only=True):
     parts: int = 0
     unfinished_messages: tuple[UnfinishedMessage, ...] = ()
     unfinished_parts: tuple[UnfinishedPart, ...] = ()
+    touched: tuple[tuple[str, float], ...] = ()  # the sessions written last, and when: seconds since 1970

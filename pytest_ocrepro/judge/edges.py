@@ -12,6 +12,7 @@ from collections.abc import Iterable
 import msgspec
 
 from pytest_ocrepro.history import History
+from pytest_ocrepro.judge.foreign import foreign_waits
 from pytest_ocrepro.judge.judgement import Edge, Graph, Node
 from pytest_ocrepro.judge.life import Life, lives, tail_of
 from pytest_ocrepro.judge.outsiders import Outsiders
@@ -81,6 +82,7 @@ class EdgeBuilder:
             if not self._registry(process):
                 self._lock_directories(process)
         self._input(process)
+        self._foreign(process)
         if process.is_subject:
             self._answers_of_users(process)
             self._pipes(process)
@@ -316,6 +318,17 @@ class EdgeBuilder:
         key = self._node("input:stdin", "input", "standard input, whose writer is open and silent")
         fact = f"fd 0 is {stdin.target}; we hold its write end and never write"
         self._edge(self._process(life.pid), key, "proved", "waits for", how, fact)
+
+    def _foreign(self, process: ProcessReading) -> None:
+        """What a process of which nothing is declared may wait for."""
+        life = self._lives.get(process.id.pid)
+        for wait in foreign_waits(process, self._snapshot) if life and life.started.foreign else ():
+            tool = self._process(wait.tool_pid) if wait.tool_pid is not None else ""
+            key = tool or self._node(wait.key, wait.kind, wait.label)
+            self._edge(self._process(process.id.pid), key, wait.grade, wait.verb, *wait.facts, binding=wait.binding)
+            if wait.server_pid is not None and not self._has_edges(key):
+                fact = f"the other end of the connection is open in pid {wait.server_pid}"
+                self._edge(key, self._process(wait.server_pid), "proved", "is served by", fact, binding=False)
 
     def _answers_of_users(self, process: ProcessReading) -> None:
         """Questions and permissions: a run waits for them itself, of a server only the session that asked."""

@@ -215,6 +215,7 @@ def _as_started(event: ProcessFound) -> ProcessStarted:
         deadline_s=event.deadline_s,
         stdin="unknown",
         is_subject=event.is_subject,
+        foreign=event.foreign,
     )
 
 

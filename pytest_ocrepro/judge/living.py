@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from pytest_ocrepro.history import FaultHealed, History, ProviderReply, SignalSent
 from pytest_ocrepro.judge import waitgraph
+from pytest_ocrepro.judge.foreign import TOOL_RUNS, is_blind
 from pytest_ocrepro.judge.judgement import Edge, Grade, Graph, Node, Record, Verdict
 from pytest_ocrepro.judge.life import Life, asked, life_of, stopped_by_us, suspended_s
 from pytest_ocrepro.judge.progress import (
@@ -91,6 +92,9 @@ class View(Record, frozen=True, kw_only=True):
 
 def living(history: History, life: Life, cut_ns: int) -> Living:
     """The process as it was at ``cut_ns``."""
+    if life.started.foreign and life.started.obligation and is_blind(history, life, cut_ns):
+        why = "its descriptors cannot be read: whether it makes progress cannot be told"
+        return Living(named=(Verdict.INCONCLUSIVE, Grade.WEAK, why))
     if not life.started.obligation:
         return Living(named=(Verdict.ALIVE, Grade.WEAK, "it owes nothing"))
     view = _view(history, life, cut_ns)
@@ -119,7 +123,8 @@ def went_on(history: History, life: Life, judged_ns: int) -> str:
 def _view(history: History, life: Life, cut_ns: int) -> View:
     last_ns, last = progress_of(history, life, cut_ns)
     allowed_s = life.started.deadline_s + suspended_s(history, life, cut_ns) + starved_s(history, life, cut_ns)
-    left_s = allowed_s - (cut_ns - life.started.at_ns) / 1e9
+    since_ns = last_ns if life.started.foreign else life.started.at_ns
+    left_s = allowed_s - (cut_ns - since_ns) / 1e9
     view = View(
         life=life,
         cut_ns=cut_ns,
@@ -212,6 +217,8 @@ def at_deadline(view: View) -> Named:
         return Verdict.OVERRAN, Grade.STRONG, f"at the deadline its last step was {view.quiet_s:.1f} s ago"
     if rest is None:
         return Verdict.INCONCLUSIVE, Grade.WEAK, "no two comparable looks at it since its last step"
+    if any(edge.verb == TOOL_RUNS for edge in view.chain):
+        return Verdict.INCONCLUSIVE, Grade.WEAK, "a tool of it runs, and nobody knows how long that is to take"
     if root is not None and waitgraph.has_no_way_out(view.graph, view.key, 0.0):
         return _rooted(view, root)
     if view.spent_s >= view.patience_s:  # however slow the machine is

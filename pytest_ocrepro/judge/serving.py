@@ -61,7 +61,7 @@ def serving(history: History, life: Life, cut_ns: int) -> Living:
     if by_the_user is not None:
         return by_the_user
     if latest is None or not (latest.timed_out or latest.end_ns is None):
-        return _by_its_backlog(history, life, cut_ns) or Living(named=_by_answers(made))
+        return _by_its_backlog(history, life, cut_ns) or Living(named=_by_answers(life, made))
     return owing(history, life, latest, cut_ns)
 
 
@@ -112,7 +112,9 @@ def _by_the_user(history: History, life: Life, call: Call, cut_ns: int) -> Livin
     return Living(named=(Verdict.WAITING_FOR_INPUT, Grade.PROVED, why), chain=(words,))
 
 
-def _by_answers(made: list[Call]) -> Named:
+def _by_answers(life: Life, made: list[Call]) -> Named:
+    if life.started.foreign:
+        return Verdict.ALIVE, Grade.WEAK, "nobody is seen to wait for it: it owes nothing that can be seen"
     missing = list(dict.fromkeys(call.words for call in made if call.status <= 0))
     none_to = f"; none to {', '.join(missing)}"[:200] if missing else ""
     got = sum(call.status > 0 for call in made)

@@ -167,7 +167,8 @@ def _oldest_alive(history: History, frame: TrialStarted, at_ns: int) -> float | 
     begun = [
         life.started.at_ns
         for life in lives(history)
-        if life.started.is_subject and life.started.obligation and life.started.at_ns <= at_ns
+        if life.started.is_subject and (life.started.obligation or life.started.foreign)
+        if life.started.at_ns <= at_ns
         if not any(end is not None and end.at_ns <= at_ns for end in (life.exited, life.gone))
     ]
     return _wall(frame) + (min(begun) - frame.at_ns) / 1e9 if begun else None

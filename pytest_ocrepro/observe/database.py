@@ -46,6 +46,8 @@ FROM part WHERE CASE WHEN json_valid(data) THEN
     json_extract(data, '$.type') = 'tool' AND json_extract(data, '$.state.status') NOT IN ('completed', 'error')
 END ORDER BY id LIMIT ?
 """
+_TOUCHED: Final = "SELECT session_id, max(time_updated) FROM part GROUP BY session_id ORDER BY 2 DESC LIMIT ?"
+_SESSIONS: Final = 20
 
 
 def read_database(db_path: Path, scratch: Path, *, copy: Copy = shutil.copyfile) -> DatabaseReading:
@@ -159,6 +161,7 @@ def _ask(connection: sqlite3.Connection, reading: DatabaseReading) -> DatabaseRe
             parts=_count(connection, "part", names),
             unfinished_messages=tuple(_messages(connection)) if "message" in names else (),
             unfinished_parts=tuple(_parts(connection)) if "part" in names else (),
+            touched=tuple(_touched(connection)) if "part" in names else (),
         )
     except _UNREADABLE as error:  # another schema, or a page that quick_check complains of
         return structs.replace(reading, readable=False, error=str(error))
@@ -174,6 +177,16 @@ def _count(connection: sqlite3.Connection, table: str, names: set[str]) -> int:
     if table not in names:
         return 0
     return int(connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0])  # noqa: S608 one of _TABLES
+
+
+def _touched(connection: sqlite3.Connection) -> Iterator[tuple[str, float]]:
+    """Each token of an answer updates its part, so this is how long ago a turn was seen to move."""
+    columns = {str(row[1]) for row in connection.execute("PRAGMA table_info(part)")}
+    if "time_updated" not in columns:  # milliseconds, on every build measured
+        return
+    for session, milliseconds in connection.execute(_TOUCHED, (_SESSIONS,)):
+        if isinstance(milliseconds, int | float):
+            yield str(session), milliseconds / 1000
 
 
 def _messages(connection: sqlite3.Connection) -> Iterator[UnfinishedMessage]:

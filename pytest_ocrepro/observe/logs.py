@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections import OrderedDict, deque
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -33,6 +34,9 @@ _RANKS: Final = {name: rank for rank, name in enumerate(MILESTONES)}
 _LEGACY = re.compile(r"(?P<level>[A-Z]{4,5}) +\d{4}-\d\d-\d\dT[\d:.]{8,15}Z? +\+\d{1,12}ms +(?P<rest>.*)", re.ASCII)
 _PAIR = re.compile(r'(?P<key>[A-Za-z_][\w.\-]{0,80})=(?P<value>"(?:[^"\\]|\\.)*"|[^\s"]*)', re.ASCII)
 _MODERN = re.compile(r"timestamp=\S{1,40} +(?P<rest>level=.*)", re.ASCII)
+_INSTANT = re.compile(
+    r"\A(?:timestamp=|[A-Z]{4,5} +)(?P<at>\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d{1,6})?)Z?(?= |\Z)", re.ASCII
+)
 _FIELD = re.compile(r"[A-Za-z_][\w.\-]{0,80}=", re.ASCII)
 
 # Begin of the message -> milestone, the same words on 1.14.48, 1.15.4 and 1.18.34 but for what MILESTONES says.
@@ -59,6 +63,18 @@ def parse_line(text: str) -> LogLine:
         return _modern(text, modern["rest"])
     legacy = _LEGACY.fullmatch(text)
     return _legacy(text, legacy["level"], legacy["rest"]) if legacy else LogLine(text=text)
+
+
+def written_at(text: str) -> float | None:
+    """When a line was written, as seconds since the epoch; None: it does not say. Both dialects write UTC.
+
+    Measured on 1.14.48 (to the second, rounded down) and 1.18.34 (to the millisecond).
+    """
+    found = _INSTANT.search(text[:_LINE_CHARACTERS])
+    try:
+        return datetime.fromisoformat(found["at"]).replace(tzinfo=UTC).timestamp() if found else None
+    except ValueError:
+        return None
 
 
 def rank(milestone: str) -> int:
@@ -232,6 +248,11 @@ class LogTailer:
         """The first line of each milestone that the process has logged, in the order of MILESTONES."""
         writer = self._find(pid)
         return tuple(sorted(writer.reached.values(), key=lambda line: rank(line.milestone))) if writer else ()
+
+    def last(self, pid: int) -> LogLine | None:
+        """The last line that the process has logged; None: nothing is known to be its own."""
+        writer = self._find(pid)
+        return writer.lines[-1] if writer and writer.lines else None
 
     def log_bytes(self, pid: int) -> int:
         """How much the process has logged since we look; 0 while that is not known."""

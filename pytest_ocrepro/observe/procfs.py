@@ -20,6 +20,7 @@ from pytest_ocrepro.observe.proctext import (
     parse_fdinfo,
     parse_io,
     parse_locks,
+    parse_numbers,
     parse_schedstat,
     parse_stat,
     parse_status_switches,
@@ -36,6 +37,8 @@ _TICKS_PER_S: Final = os.sysconf("SC_CLK_TCK")
 _PAGE_BYTES: Final = os.sysconf("SC_PAGE_SIZE")
 _SETTLED_S: Final = 1.0  # a process this old has left the fork-then-exec window, its environment is its own
 _TASK_PASSES: Final = 5
+_MOST_THREADS: Final = 512  # of one process: a look must stay short, and each thread costs 0.1 ms
+_MOST_FDS: Final = 2048
 _DEAD: Final = frozenset("ZXx")
 
 
@@ -168,7 +171,40 @@ class Reader:
 
     def net_namespace(self, pid: int) -> str | None:
         """The namespace's name, equal for processes that share it; None: unreadable."""
-        return self._link(f"{pid}/ns/net")
+        return self.namespace(pid, "net")
+
+    def namespace(self, pid: int | str, kind: str) -> str | None:
+        """The same for ``mnt``, ``pid``, ``user`` and so on (namespaces(7)); ``self`` for our own."""
+        return self._link(f"{pid}/ns/{kind}")
+
+    def cwd(self, pid: int) -> str | None:
+        """Where the process works; None: unreadable or gone."""
+        return self._link(f"{pid}/cwd")
+
+    def root_of(self, pid: int) -> str | None:
+        """What the process calls ``/``; None: unreadable or gone."""
+        return self._link(f"{pid}/root")
+
+    def inner_pids(self, pid: int) -> tuple[int, ...]:
+        """Its pids from our PID namespace inwards (NSpid of proc_pid_status(5)); () where that is not told."""
+        return parse_numbers(self._text(f"{pid}/status") or "", "NSpid:")
+
+    def user(self, pid: int) -> int | None:
+        """The real user id."""
+        numbers = parse_numbers(self._text(f"{pid}/status") or "", "Uid:")
+        return numbers[0] if numbers else None
+
+    def hidepid(self) -> str:
+        """How this mount hides the processes of others: "1", "2", "invisible" and so on (proc(5)); "" for not."""
+        mounts = (line.split() for line in (self._text("self/mounts") or "").splitlines())
+        options = [words[3] for words in mounts if len(words) > 3 and words[2] == "proc" and words[1] == self._root]  # noqa: PLR2004
+        found = re.search(r"(?:^|,)hidepid=(\w+)", options[-1] if options else "")
+        return found[1] if found and found[1] not in ("0", "off") else ""
+
+    def ptrace_scope(self) -> int | None:
+        """Yama's switch (ptrace(2)); None: no Yama."""
+        text = (self._text("sys/kernel/yama/ptrace_scope") or "").strip()
+        return int(text) if text.isdecimal() else None
 
     def locks(self, missing: list[str] | None = None) -> tuple[LockLine, ...]:
         """All held and awaited file locks that this PID namespace shows."""
@@ -224,7 +260,10 @@ class Reader:
     def _in_full(self, reading: ProcessReading, missing: list[str]) -> ProcessReading:
         pid = reading.id.pid
         threads = self._threads(pid, missing)  # first: reading cmdline may block on a stuck process's memory lock
-        fds = tuple(self._fd(pid, fd, target, missing) for fd, target in self.fd_links(pid, missing))
+        links = self.fd_links(pid, missing)
+        if len(links) > _MOST_FDS:
+            missing.append(f"pid {pid}: {len(links) - _MOST_FDS} of {len(links)} descriptors were not read")
+        fds = tuple(self._fd(pid, fd, target, missing) for fd, target in links[:_MOST_FDS])
         read_bytes, written_bytes = parse_io(self._text(f"{pid}/io", missing) or "")
         return structs.replace(
             reading,
@@ -239,9 +278,12 @@ class Reader:
         seen: dict[int, ThreadReading | None] = {}
         for _ in range(_TASK_PASSES):
             tids = {int(name) for name in self._entries(f"{pid}/task") if name.isdecimal()}
-            if tids <= seen.keys():
+            if tids <= seen.keys() or len(seen) >= _MOST_THREADS:
                 break
-            seen.update((tid, self._thread(pid, tid, missing)) for tid in sorted(tids - seen.keys()))
+            wanted = sorted(tids - seen.keys())[: _MOST_THREADS - len(seen)]
+            seen.update((tid, self._thread(pid, tid, missing)) for tid in wanted)
+            if len(tids) > _MOST_THREADS:
+                missing.append(f"pid {pid}: {len(tids) - _MOST_THREADS} of {len(tids)} threads were not read")
         return tuple(thread for _, thread in sorted(seen.items()) if thread is not None)
 
     def _thread(self, pid: int, tid: int, missing: list[str]) -> ThreadReading | None:

@@ -139,6 +139,12 @@ def parse_status_switches(text: str) -> tuple[int | None, int | None]:
     return _status_number(text, "voluntary_ctxt_switches:"), _status_number(text, "nonvoluntary_ctxt_switches:")
 
 
+def parse_numbers(text: str, label: str) -> tuple[int, ...]:
+    """The decimal numbers behind a label of ``status``, such as "NSpid:"; () without such a line."""
+    line = next((line for line in text.splitlines() if line.startswith(label)), "")
+    return tuple(int(word) for word in line[len(label) :].split() if word.isdecimal())
+
+
 def parse_syscall(text: str, names: dict[int, str] = _NAMES) -> tuple[str | None, tuple[str, ...]]:
     """(name, six hexadecimal arguments) of ``syscall``; "running", "none" outside of a call."""
     words = text.split()

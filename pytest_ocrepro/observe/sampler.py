@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import deque
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Final, Protocol
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 
     from pytest_ocrepro.history import History
     from pytest_ocrepro.observe.procfs import Reader
-    from pytest_ocrepro.readings import FileLock, ProcessId, ProcessReading, WalIndex
+    from pytest_ocrepro.readings import FileLock, LogLine, ProcessId, ProcessReading, WalIndex
 
 _FORK_TO_EXEC_S: Final = 1.0  # a child this young with its parent's command line has not begun its own program
 _STOP_TIMEOUT_S: Final = 5.0
@@ -66,7 +67,7 @@ class World(Protocol):
         """Keys that a lock directory may be named for."""
 
     def marker(self) -> tuple[str, str]:
-        """Name and value (``*`` at its end: prefix) of the environment variable that marks the trial."""
+        """Name ("": none) and value (``*`` at its end: prefix) of the environment variable that marks the trial."""
 
     def adopt(self, process: ProcessId, argv: tuple[str, ...], parent_pid: int) -> None:
         """A process that carries the marker and is not among ``processes``; told once.
@@ -132,6 +133,22 @@ class Sampler:
         with self._lock:
             self._holders.close()
 
+    def acquaint(self, observed: Sequence[Observed]) -> dict[ProcessId, tuple[LogLine, ...]]:
+        """Take what these have logged and printed so far as known, so that it is not told as progress of now.
+
+        Returns, of those whose log is known, the first line of each milestone and after these the last line.
+        """
+        log_dirs = self._world.log_dirs()
+        told: dict[ProcessId, tuple[LogLine, ...]] = {}
+        with self._lock:
+            self._tailer.update(log_dirs, [one.id.pid for one in observed if one.is_subject])
+            for one in observed:
+                deque(self._changes(one), maxlen=0)
+                last = self._tailer.last(one.id.pid) if one.is_subject else None
+                if last is not None:
+                    told[one.id] = (*self._tailer.reached(one.id.pid), last)
+        return told
+
     def light(self) -> LightSample:
         """One cheap look: a LightSample, and an event for each change of progress, milestone or lock directory.
 
@@ -182,6 +199,8 @@ class Sampler:
 
     def _discover(self) -> None:
         name, value = self._world.marker()
+        if not name:
+            return
         known = {one.id for one in self._world.processes()}
         known_pids = set(self._world.harness_pids())
         for process in self._reader.marked(name, value, known=known):

@@ -65,6 +65,17 @@ def opencode_database(path: Path, *, mode: str = "WAL") -> Iterator[sqlite3.Conn
         yield connection
 
 
+def test_when_a_session_was_last_written(tmp_path: Path) -> None:
+    path = tmp_path / "opencode.db"
+    with opencode_database(path) as connection:
+        for name, session, at in (("p1", "ses_1", 5000), ("p2", "ses_2", 9000), ("p3", "ses_1", 7500)):
+            connection.execute("INSERT INTO part VALUES (?, 'm', ?, 1, ?, '{}')", (name, session, at))
+        assert read_database(path, tmp_path / "scratch").touched == (("ses_2", 9.0), ("ses_1", 7.5))
+        connection.execute("ALTER TABLE part DROP COLUMN time_updated")
+        reading = read_database(path, tmp_path / "scratch")
+        assert (reading.readable, reading.parts, reading.touched) == (True, 3, ())
+
+
 def test_what_is_not_finished(tmp_path: Path) -> None:
     path = tmp_path / "opencode.db"
     with opencode_database(path) as connection:

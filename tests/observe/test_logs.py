@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_ocrepro.observe.logs import LogTailer, parse_line, rank
+from pytest_ocrepro.observe.logs import LogTailer, parse_line, rank, written_at
 from pytest_ocrepro.observe.procfs import Reader
 from pytest_ocrepro.readings import MILESTONES
 
@@ -268,3 +268,19 @@ def test_no_bytes_make_it_raise(data: bytes, tmp_path_factory: pytest.TempPathFa
         (folder / name).write_bytes(data + b"\n" + modern("aaaa").encode() + b"\n")
     tails = LogTailer(Reader()).poll([folder, folder / "absent"], [])
     assert "bootstrapping" in {tail.milestone for tail in tails}
+
+
+@pytest.mark.parametrize(
+    ("text", "at"),
+    [
+        ("timestamp=2026-11-21T09:21:09.243Z level=INFO run=76b8d5ae message=loading", 1795252869.243),
+        ("INFO  2026-11-20T23:21:56 +0ms service=plugin loading internal plugin", 1795216916.0),
+        ("ERROR 2026-11-20T23:21:56 +12ms service=x failed", 1795216916.0),
+        ("    at 2026-11-20T23:21:56 of a second line", None),
+        ("timestamp=2026-99-20T23:21:56Z level=INFO", None),
+        ("timestamp=" + "9" * 5000, None),
+        ("", None),
+    ],
+)
+def test_when_a_line_was_written(text: str, at: float | None) -> None:
+    assert written_at(text) == at

@@ -272,3 +272,45 @@ def test_rubbish_where_stat_should_be(tmp_path: Path) -> None:
     assert reader.pids() == [42]
     assert reader.identify(42) is None
     assert reader.read_process(42, role="x", is_subject=True, full=True, missing=[]) is None
+
+
+def test_ten_thousand_threads_are_cut_and_told(tmp_path: Path) -> None:
+    reader = tree(tmp_path)
+    tasks = tmp_path / "42" / "task"
+    for tid in range(43, 10_042):
+        (tasks / str(tid)).mkdir()
+    for tid in range(43, 1043):
+        (tasks / str(tid) / "stat").write_text(STAT.replace("6193 (", f"{tid} ("))
+    missing: list[str] = []
+    reading = reader.read_process(42, role="x", is_subject=True, full=True, missing=missing)
+    assert reading is not None
+    assert (reading.threads[0].tid, len(reading.threads)) == (42, 512)
+    assert "pid 42: 9488 of 10000 threads were not read" in missing
+
+
+def test_who_and_where_a_process_is() -> None:
+    reader = Reader()
+    with stand_in(WAITS) as child:
+        assert reader.cwd(child.pid) == str(Path.cwd())
+        assert reader.root_of(child.pid) == "/"
+        assert reader.user(child.pid) == os.getuid()
+        assert reader.inner_pids(child.pid)[0] == child.pid
+        assert reader.namespace(child.pid, "pid") == reader.namespace("self", "pid") is not None
+    assert (reader.cwd(child.pid), reader.user(child.pid), reader.inner_pids(child.pid)) == (None, None, ())
+
+
+@pytest.mark.parametrize(
+    ("options", "how"),
+    [("rw,relatime", ""), ("rw,hidepid=0", ""), ("rw,hidepid=2", "2"), ("ro,hidepid=invisible", "invisible")],
+)
+def test_a_mount_that_hides_processes_says_so(tmp_path: Path, options: str, how: str) -> None:
+    (tmp_path / "self").mkdir()
+    (tmp_path / "self/mounts").write_text(f"proc /other proc rw,hidepid=1 0 0\nproc {tmp_path} proc {options} 0 0\n")
+    assert Reader(str(tmp_path)).hidepid() == how
+
+
+def test_yama(tmp_path: Path) -> None:
+    assert Reader(str(tmp_path)).ptrace_scope() is None
+    (tmp_path / "sys/kernel/yama").mkdir(parents=True)
+    (tmp_path / "sys/kernel/yama/ptrace_scope").write_text("1\n")
+    assert Reader(str(tmp_path)).ptrace_scope() == 1

@@ -195,6 +195,35 @@ def test_more_output_and_more_log_are_progress_and_work_is_not(room: Room) -> No
     assert first.rows[0][1] > 0
 
 
+def test_what_was_there_before_we_came_is_no_progress(room: Room) -> None:
+    history = History()
+    sampler = sampler_of(room, history)
+    with room.start(STAND_IN, room.logs / "opencode.log") as child:
+        (room.root / "first.out").write_text("said long ago")
+        child.ask("log timestamp=2026-11-20T23:21:56.100Z level=INFO run=aaaa message=created id=ses_1")
+        told = sampler.acquaint(room.observed)
+        sampler.light()
+        assert kept(history, ProgressSeen) == []
+        assert kept(history, MilestoneReached) == []
+        child.ask("log timestamp=2026-11-20T23:21:57.100Z level=INFO run=aaaa message=more")
+        sampler.light()
+        assert [event.what.split(" ")[0] for event in kept(history, ProgressSeen)] == ["log"]
+    (lines,) = told.values()
+    assert [line.milestone for line in lines[:-1]] == ["session-created"]
+    assert lines[-1] == lines[0]
+
+
+def test_without_a_marker_nobody_is_adopted(room: Room) -> None:
+    sampler = sampler_of(room, History())
+    with room.start(STAND_IN, room.logs / "opencode.log", listed=False) as child:
+        room.marker = lambda: ("", "")  # type: ignore[method-assign]
+        sampler.light()
+        assert room.adopted == []
+        del room.marker
+        sampler.light()
+        assert [process.pid for process, _, _ in room.adopted] == [child.pid]
+
+
 def test_a_light_sample_tells_who_takes_and_leaves_a_lock_directory(room: Room) -> None:
     history = History()
     sampler = sampler_of(room, history)

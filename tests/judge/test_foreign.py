@@ -1,0 +1,197 @@
+"""Processes that we did not start: nothing is declared of them, and their deadline counts from their last step."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import pytest
+
+from pytest_ocrepro import history as h
+from pytest_ocrepro import readings as r
+from pytest_ocrepro.judge.judgement import Grade, ProcessJudgement, Verdict
+from pytest_ocrepro.judge.verdict import judge, judge_process
+
+if TYPE_CHECKING:
+    from tests.data.judge import histories as made
+else:
+    _spec = importlib.util.spec_from_file_location(
+        "ocrepro_histories", Path(__file__).parents[1] / "data" / "judge" / "histories.py"
+    )
+    made = importlib.util.module_from_spec(_spec)
+    _spec.loader.exec_module(made)
+
+LIMIT_S = 60.0
+
+
+def stranger(pid: int, at: float, role: str = "run", **more: Any) -> h.ProcessFound:
+    values: dict[str, Any] = {"is_subject": True, "obligation": "answer", "deadline_s": LIMIT_S, "foreign": True}
+    argv = ("opencode", "run", "hi")
+    return made.found(pid, 1, at, role, **{"argv": argv, **values, **more})
+
+
+def seen(pid: int, role: str = "run", **more: Any) -> r.ProcessReading:
+    """A reading with a descriptor, so that it is not blind."""
+    return made.process(pid, role, **{"fds": (made.open_database(),), **more})
+
+
+def overlap(quiet_s: float, **sight: Any) -> h.History:
+    """20 waits for the lock directory of 10, which has a connection that nothing comes in on."""
+    until = 10.0 + quiet_s
+    looks: dict[str, Any] = {
+        "lock_directories": (made.lock_directory(10),),
+        "sockets": (made.connection(10),),
+        "logs": (made.tail(10, "config-loading"), made.tail(20, "config-loading")),
+        **sight,
+    }
+    return made.of(
+        stranger(10, 1.0, "first"),
+        stranger(20, 2.0, "second"),
+        made.progress(10, "first", 9.0, "its last log line"),
+        made.progress(20, "second", 10.0, "its last log line"),
+        made.samples((10, 20), until - 3, until),
+        made.twice(until - 1, seen(10, "first"), seen(20, "second"), **looks),
+    )
+
+
+def judged(history: h.History, pid: int = 20) -> ProcessJudgement:
+    return judge_process(history, pid)
+
+
+def test_the_chain_ends_at_the_address_that_is_silent() -> None:
+    process = judged(overlap(5.0))
+    assert process.verdict is Verdict.ALIVE
+    assert "no progress for 5.0 s; the last step: its last log line" in process.because
+    links = [link.split(" [")[0] for link in process.chain]
+    assert links == [
+        f"second (pid 20) waits for lock directory {made.LOCKED}",
+        f"lock directory {made.LOCKED} is held by first (pid 10)",
+        f"first (pid 10) waits for an answer of {made.REGISTRY}, which is silent",
+    ]
+    assert f"it holds {made.LOCKED}" in process.chain[2]
+
+
+@pytest.mark.parametrize(("quiet_s", "verdict"), [(59.0, Verdict.ALIVE), (61.0, Verdict.BLOCKED)])
+def test_the_deadline_counts_from_the_last_step(quiet_s: float, verdict: Verdict) -> None:
+    process = judged(overlap(quiet_s))
+    assert (process.verdict, process.grade) == (verdict, Grade.STRONG if verdict.hung else Grade.WEAK)
+    assert process.seconds == pytest.approx(8.0 + quiet_s, abs=0.5), "its age counts from its real start"
+
+
+def test_an_hour_old_process_with_a_step_a_moment_ago_is_not_hung() -> None:
+    history = made.of(
+        stranger(10, 0.0),
+        made.progress(10, "run", 3595.0),
+        made.samples((10,), 3590.0, 3600.0),
+        made.twice(3599.0, seen(10)),
+    )
+    assert judged(history, 10).verdict is Verdict.ALIVE
+
+
+def test_a_dead_holder_whose_lock_breaks_itself_in_time_is_not_hung_yet() -> None:
+    assert judged(overlap(5.0, lock_directories=(made.lock_directory(3, alive=False),))).verdict is Verdict.ALIVE
+
+
+def test_the_server_of_the_address_is_named_and_its_work_is_no_hang() -> None:
+    """An answer that somebody computes is on its way: the chain is told, and is no more than weak."""
+    socket = msgspec.structs.replace(made.connection(10), peer_pid=30)
+    until = 80.0
+    looks: dict[str, Any] = {"sockets": (socket,), "logs": (made.tail(10, "model-asked"),)}
+    before, after = (
+        seen(30, "ollama-30", is_subject=False),
+        seen(30, "ollama-30", is_subject=False, cpu_ns=2 * made.NS),
+    )
+    history = made.of(
+        stranger(10, 1.0),
+        stranger(30, 0.5, "ollama-30", is_subject=False, obligation="", argv=("ollama", "serve")),
+        made.samples((10,), until - 3, until),
+        made.look(until - 1, seen(10), before, **looks),
+        made.look(until - 0.4, seen(10), after, **looks),
+    )
+    process = judged(history, 10)
+    assert process.chain[-1].startswith(f"{made.REGISTRY}, which is silent is served by ollama-30 (pid 30) [proved")
+    assert process.grade is Grade.WEAK
+
+
+def test_a_tool_that_runs_is_never_called_a_hang() -> None:
+    tool = seen(11, "sh-11", is_subject=False, parent_pid=10, session_pid=11, argv=("sh", "-c", "make test"))
+    looks: dict[str, Any] = {"sockets": (made.connection(10),), "logs": (made.tail(10, "model-answered"),)}
+    history = made.of(
+        stranger(10, 1.0),
+        stranger(11, 2.0, "sh-11", is_subject=False, obligation="", argv=("sh", "-c", "make test")),
+        made.samples((10, 11), 397.0, 400.0),
+        made.twice(399.0, seen(10), tool, **looks),
+    )
+    process = judged(history, 10)
+    assert process.verdict is Verdict.INCONCLUSIVE
+    assert process.chain[0].startswith("run (pid 10) waits for its tool sh-11 (pid 11)")
+
+
+def test_a_server_that_opencode_keeps_is_no_tool() -> None:
+    server = seen(11, "node-11", is_subject=False, parent_pid=10, session_pid=10, argv=("node", "mcp.js"))
+    looks: dict[str, Any] = {"sockets": (made.connection(10),), "logs": (made.tail(10, "model-asked"),)}
+    history = made.of(
+        stranger(10, 1.0), made.samples((10,), 397.0, 400.0), made.twice(399.0, seen(10), server, **looks)
+    )
+    process = judged(history, 10)
+    assert (process.verdict, process.grade) == (Verdict.BLOCKED, Grade.STRONG)
+    assert f"waits for an answer of {made.REGISTRY}" in process.chain[0]
+
+
+def test_standard_input_that_somebody_keeps_open() -> None:
+    pipe: dict[str, Any] = {"kind": r.FdKind.PIPE, "target": "pipe:[77]", "inode": 77}
+    reader = r.FdReading(fd=0, writable=False, **pipe)
+    poll = r.FdReading(fd=4, kind=r.FdKind.EVENTPOLL, target="anon_inode:[eventpoll]", detail="watches fds 0 7")
+    writer = seen(9, "make-9", is_subject=False, fds=(r.FdReading(fd=5, writable=True, **pipe),))
+    history = made.of(
+        stranger(10, 1.0),
+        stranger(9, 0.5, "make-9", is_subject=False, obligation="", argv=("make",)),
+        made.samples((9, 10), 7.0, 10.0),
+        made.twice(9.0, seen(10, fds=(reader, poll)), writer),
+    )
+    process = judged(history, 10)
+    assert (process.verdict, process.grade) == (Verdict.WAITING_FOR_INPUT, Grade.PROVED)
+    assert "standard input (pipe:[77]), kept open by make-9 (pid 9)" in process.chain[0]
+
+
+@pytest.mark.parametrize("fds", [(), (made.open_database(),)])
+def test_a_process_whose_descriptors_cannot_be_read_is_never_called_hung(fds: tuple[r.FdReading, ...]) -> None:
+    history = made.of(stranger(10, 1.0), made.samples((10,), 97.0, 100.0), made.twice(99.0, seen(10, fds=fds)))
+    assert judged(history, 10).verdict is (Verdict.STALLED if fds else Verdict.INCONCLUSIVE)
+
+
+def test_connections_that_say_nothing_about_a_wait_are_left_out() -> None:
+    def other(remote: str, **more: Any) -> r.SocketReading:
+        return msgspec.structs.replace(made.connection(10, remote), **more)
+
+    sockets = (
+        other("127.0.0.1:50001", local="127.0.0.1:4096"),  # a client of its own server
+        other("0.0.0.0:0", local="127.0.0.1:4096", state="LISTEN"),
+        other("127.0.0.1:50002", peer_pid=10),  # itself
+        other("127.0.0.1:50003", rx_queue_bytes=9),  # it has not read what came
+        other("127.0.0.1:50004", state="CLOSE_WAIT"),
+        other("10.0.0.9:443", tx_queue_bytes=5),
+        other("10.0.0.8:443", state="SYN_SENT"),
+    )
+    looks: dict[str, Any] = {"sockets": sockets, "logs": (made.tail(10, "model-asked"),)}
+    history = made.of(stranger(10, 1.0), made.samples((10,), 97.0, 100.0), made.twice(99.0, seen(10), **looks))
+    graph = judge(made.of(history, made.claim("run", 100.5))).graph
+    assert [edge.holder for edge in graph.edges] == ["address:10.0.0.8:443", "address:10.0.0.9:443"]
+    assert "5 bytes not taken by the other side" in graph.edges[1].evidence[0]
+    assert graph.nodes[0].label == "10.0.0.8:443 on another machine, which is silent"
+
+
+def test_a_turn_of_somebody_who_is_gone_is_a_finding_and_that_of_a_living_session_is_none() -> None:
+    """An interactive session owes nothing, yet the turn may be its own."""
+    frame = h.TrialStarted(
+        at_ns=0, scenario="dump", version="", trial=1, seed=0, wall="1970-01-01T00:01:40+00:00", boot_id=""
+    )
+    left = r.UnfinishedMessage(session="ses_1", message="msg_1", created=105.0)
+    reading = r.DatabaseReading(path="a", size_bytes=1, wal_bytes=0, readable=True, unfinished_messages=(left,))
+    read = h.DatabaseRead(at_ns=made.ns(50.0), when="now", reading=reading)
+    young = stranger(20, 30.0)
+    assert [finding.kind for finding in judge(made.of(frame, young, read)).findings] == ["stuck-session"]
+    interactive = stranger(10, 1.0, "opencode", obligation="", argv=("opencode",))
+    assert judge(made.of(frame, interactive, young, read)).findings == ()
