@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import platform
+import re
 import shlex
 import signal
 import sys
@@ -31,7 +32,7 @@ from pytest_ocrepro.progress import progress_on
 from pytest_ocrepro.publish.bundle import Fact, RunDir, RunInfo, Subject, TrialInfo, TrialResult, slug
 from pytest_ocrepro.publish.page import summary_table, write_report
 from pytest_ocrepro.publish.redaction import Redactor
-from pytest_ocrepro.settings import Settings, check_root, read_mark, read_settings
+from pytest_ocrepro.settings import Mark, Settings, check_root, read_mark, read_settings
 from pytest_ocrepro.stage import subject
 from pytest_ocrepro.stage.subject import Build
 from pytest_ocrepro.versions.releases import cache_root
@@ -185,7 +186,7 @@ class OcreproSession:
         docstring = (item.function.__doc__ or "").strip()
         return TrialInfo(
             scenario=_scenario(item),
-            title=mark.title or item.originalname.removeprefix("test_").replace("_", " "),
+            title=_title(item, mark),
             issue=mark.issue,
             version=build.version,
             binary_sha256=build.sha256,
@@ -199,7 +200,9 @@ class OcreproSession:
 
     def _replay(self, item: Any, build: Build, seed: int) -> str:
         which = ["--ocrepro-version", build.version] if build.package else [f"--ocrepro-binary={build.path}"]
-        node = f"{_scenario(item)}"
+        own = _without_ours(item, "")
+        name = _labels((build,))[0]
+        node = _scenario(item) if not own else f"{_scenario(item).split('[', 1)[0]}[{_without_ours(item, name)}]"
         return shlex.join(["pytest", "--ocrepro", *which, "--ocrepro-seed", str(seed), node])
 
     @pytest.hookimpl(wrapper=True)
@@ -402,11 +405,30 @@ def catalogue() -> Path:
 
 
 def _scenario(item: Any) -> str:
-    """The node id without parameters; the catalogue's own files are named from its folder on, wherever it lies."""
+    """The node id with the test's own parameters, and without ours: build and trial are told apart from it.
+
+    The catalogue's own files are named from its folder on, wherever it lies.
+    """
     path = Path(item.path)
+    bare = str(item.nodeid).split("[", 1)[0]
     if path.is_relative_to(catalogue()):
-        return f"{CATALOGUE}/{path.relative_to(catalogue())}::{item.originalname}"
-    return str(item.nodeid).split("[", 1)[0]
+        bare = f"{CATALOGUE}/{path.relative_to(catalogue())}::{item.originalname}"
+    own = _without_ours(item, "")
+    return f"{bare}[{own}]" if own else bare
+
+
+def _without_ours(item: Any, instead: str) -> str:
+    """What stands in the item's brackets, our part of it replaced."""
+    build, number = item.callspec.params["ocrepro"]
+    ours = "|".join(re.escape(name) for name in sorted({build.version, build.label}, key=len, reverse=True))
+    pattern = rf"(?:^|(?<=-))(?:{ours})(?:-t{number})?(?:$|(?=-))"
+    return re.sub(pattern, lambda _: instead, item.callspec.id, count=1).strip("-")
+
+
+def _title(item: Any, mark: Mark) -> str:
+    title = mark.title or item.originalname.removeprefix("test_").replace("_", " ")
+    own = _without_ours(item, "")
+    return f"{title}: {own}" if own else title
 
 
 def _slug(item: Any, build: Build, number: int) -> str:

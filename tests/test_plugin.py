@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import signal
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import xml.etree.ElementTree as ET
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from pytest_ocrepro.observe.procfs import Reader
@@ -181,6 +183,31 @@ def test_trials_and_xdist_give_one_table(pytester: pytest.Pytester, run: Run) ->
     lines = results(pytester)
     assert sorted((line["trial"], line["seed"]) for line in lines) == [(1, 7), (2, 8), (3, 9), (4, 10)]
     result.stdout.fnmatch_lines(["*0/4*"])
+
+
+def test_each_parameter_set_of_a_test_is_a_scenario_and_its_replay_line_runs_it(
+    pytester: pytest.Pytester, run: Run
+) -> None:
+    pytester.makepyfile(
+        test_it="""
+        import pytest
+
+        @pytest.mark.ocrepro(title="a run")
+        @pytest.mark.parametrize("words", ["hi", "good-day"])
+        def test_it(ocrepro, words):
+            ocrepro.expect(ocrepro.run(words, model="bogus/x")).to_finish()
+        """
+    )
+    run("test_it.py", "--ocrepro-trials", "2").assert_outcomes(passed=4)
+    assert {(line["scenario"], line["title"]) for line in results(pytester)} == {
+        ("test_it.py::test_it[hi]", "a run: hi"),
+        ("test_it.py::test_it[good-day]", "a run: good-day"),
+    }
+    info = next((pytester.path / "reports/latest/trials").glob("*good-day*/trial.json"))
+    replay = msgspec.json.decode(info.read_bytes())["replay"]
+    again = pytester.runpytest_subprocess(*shlex.split(replay)[1:])
+    again.assert_outcomes(passed=1)
+    assert results(pytester)[0]["scenario"] == "test_it.py::test_it[good-day]"
 
 
 def test_junit_carries_the_verdict(pytester: pytest.Pytester, run: Run) -> None:

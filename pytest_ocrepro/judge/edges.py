@@ -84,8 +84,8 @@ class EdgeBuilder:
         self._input(process)
         self._foreign(process)
         if process.is_subject:
-            self._answers_of_users(process)
             self._pipes(process)
+            self._answers_of_users(process)
         self._children(process)
 
     def _quiet_s(self, life: Life) -> float:
@@ -345,9 +345,10 @@ class EdgeBuilder:
             self._tool_of_run(process, life)
 
     def _tool_of_run(self, process: ProcessReading, life: Life) -> None:
-        """The model's last word was a tool call. A tool with a child is told by its child, see ``_children``."""
+        """The model's last word was a tool call. A tool with a child or an output kept open is told by those."""
         pending = pending_tool(self._history, life, self._snapshot.ended_ns)
-        if pending is None or any(one.parent_pid == process.id.pid for one in self._snapshot.processes):
+        children = any(one.parent_pid == process.id.pid for one in self._snapshot.processes)
+        if pending is None or children or self._has_edges(f"pid:{process.id.pid}"):
             return
         age_s = (self._snapshot.ended_ns - pending.called_ns) / 1e9
         facts = (
