@@ -41,6 +41,7 @@ from pytest_ocrepro.history import (
 from pytest_ocrepro.judge import checkpoint
 from pytest_ocrepro.judge.judgement import Grade, Judgement, Result, Verdict
 from pytest_ocrepro.judge.rates import excludes, wilson
+from pytest_ocrepro.judge.threads import groups
 from pytest_ocrepro.publish.bundle import RunDir, StoredTrial, TrialBundle, TrialInfo, TrialResult
 from pytest_ocrepro.publish.pictures import Timeline, graph, swimlane, timeline, visible
 from pytest_ocrepro.publish.redaction import Masked
@@ -168,6 +169,7 @@ class ThreadRow(msgspec.Struct, frozen=True, kw_only=True):
     state: str | None
     wchan: str | None
     syscall: str | None
+    waits: str
     voluntary: int | None
     involuntary: int | None
     cpu_ms: float | None
@@ -537,14 +539,17 @@ def _threads(snapshots: Sequence[Snapshot]) -> Iterator[ThreadTable]:
 def _thread_rows(before: ProcessReading, after: ProcessReading, apart_s: float | None) -> Iterator[ThreadRow]:
     earlier = {thread.tid: thread for thread in before.threads} if apart_s is not None else {}
     alike: dict[ThreadRow, list[int]] = defaultdict(list)
-    for thread in after.threads:
-        alike[_thread_row(earlier.get(thread.tid), thread)].append(thread.tid)
+    for group in groups(after):
+        shared = f"; all at futex {group.wait.futex}" if group.wait.futex and len(group.threads) > 1 else ""
+        for thread in group.threads:
+            row = _thread_row(earlier.get(thread.tid), thread, f"{group.wait.words}{shared}")
+            alike[row].append(thread.tid)
     for row, tids in alike.items():
         some = ", ".join(map(str, tids[:4])) + (" …" if len(tids) > 4 else "")  # noqa: PLR2004 - a hint, not a list
         yield msgspec.structs.replace(row, count=len(tids), tids=some)
 
 
-def _thread_row(before: ThreadReading | None, after: ThreadReading) -> ThreadRow:
+def _thread_row(before: ThreadReading | None, after: ThreadReading, waits: str) -> ThreadRow:
     before = before or _NEVER_SEEN
     cpu_ns = _delta(before.cpu_ns, after.cpu_ns)
     return ThreadRow(
@@ -554,6 +559,7 @@ def _thread_row(before: ThreadReading | None, after: ThreadReading) -> ThreadRow
         state=after.state,
         wchan=after.wchan,
         syscall=after.syscall,
+        waits=waits,
         voluntary=_delta(before.voluntary_switches, after.voluntary_switches),
         involuntary=_delta(before.involuntary_switches, after.involuntary_switches),
         cpu_ms=None if cpu_ns is None else round(cpu_ns / 1e6, 1),
