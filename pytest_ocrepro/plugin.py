@@ -11,8 +11,9 @@ if TYPE_CHECKING:
     from pytest_ocrepro.harness import Trial
 
 MARK = (
-    "ocrepro(issue=..., known=..., title=..., control=False): a scenario. issue: one or several 'owner/repo#n'; "
-    "known: {version: 'k/n'} of our own runs on which the failure was seen; control: must never reproduce"
+    "ocrepro(issue=..., known=..., title=..., control=False, profile='smoke'): a scenario. issue: one or several "
+    "'owner/repo#n'; known: {version: 'k/n'} of our own runs on which the failure was seen; control: must never "
+    "reproduce; profile: the smallest of smoke, ci and soak that runs it"
 )
 
 
@@ -51,6 +52,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "reproduced: what is not reproduced; any: nothing (environment: OCREPRO_EXPECT)",
     )
     group.addoption(
+        "--ocrepro-profile",
+        metavar="smoke|ci|soak",
+        help="How much runs: smoke (default), ci (smoke and what takes longer) or soak (all). A test that is named "
+        "by its node id always runs (environment: OCREPRO_PROFILE)",
+    )
+    group.addoption(
         "--ocrepro-reports",
         metavar="DIR",
         help="Where runs are written (default: reports; environment: OCREPRO_REPORTS)",
@@ -61,6 +68,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         ("version", "args", "versions to run on"),
         ("trials", "string", "repetitions of every scenario"),
         ("expect", "string", "known, clean, reproduced or any"),
+        ("profile", "string", "smoke, ci or soak"),
         ("reports", "string", "directory of reports, relative to the root directory"),
         ("scenarios", "args", "paths that --ocrepro runs when none is given, relative to the root directory"),
     ):

@@ -32,7 +32,7 @@ from pytest_ocrepro.progress import progress_on
 from pytest_ocrepro.publish.bundle import Fact, RunDir, RunInfo, Subject, TrialInfo, TrialResult, slug
 from pytest_ocrepro.publish.page import summary_table, write_report
 from pytest_ocrepro.publish.redaction import Redactor
-from pytest_ocrepro.settings import Mark, Settings, check_root, read_mark, read_settings
+from pytest_ocrepro.settings import PROFILES, Mark, Settings, check_root, read_mark, read_settings
 from pytest_ocrepro.stage import subject
 from pytest_ocrepro.stage.subject import Build
 from pytest_ocrepro.versions.releases import cache_root
@@ -146,6 +146,7 @@ class OcreproSession:
                 read_mark(item)
             except UsageError as error:
                 raise pytest.UsageError(f"ocrepro: {error}") from None
+        self._leave_out(items)
         self._scenarios = len(scenarios)
         if not scenarios and self._worker is None and not session.testsfailed:
             where = " ".join(map(str, self.config.args))
@@ -154,6 +155,16 @@ class OcreproSession:
                 f"ocrepro: no scenario in {where}: no test takes the 'ocrepro' fixture; "
                 "give no path to run the installed catalogue"
             )
+
+    def _leave_out(self, items: list[pytest.Item]) -> None:
+        """Scenarios of a larger profile than the chosen one; whoever names a test by its id means it."""
+        if any("::" in str(argument) for argument in self.config.args):
+            return
+        most = PROFILES.index(self.share.settings.profile)
+        larger = [item for item in items if PROFILES.index(read_mark(item).profile) > most]
+        if larger:
+            self.config.hook.pytest_deselected(items=larger)
+            items[:] = [item for item in items if item not in larger]
 
     # -- one item
 

@@ -12,6 +12,7 @@ import pytest
 from pytest_ocrepro.errors import UsageError
 
 EXPECTATIONS = ("known", "clean", "reproduced", "any")
+PROFILES = ("smoke", "ci", "soak")  # each holds the one before
 MOST_TRIALS = 100_000
 
 
@@ -25,6 +26,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     expect: str
     reports: str
     offline: bool
+    profile: str = PROFILES[0]
 
 
 class Mark(msgspec.Struct, frozen=True, kw_only=True):
@@ -34,6 +36,7 @@ class Mark(msgspec.Struct, frozen=True, kw_only=True):
     known: dict[str, str] = {}
     title: str = ""
     control: bool = False
+    profile: str = PROFILES[0]
 
     def deterministic_on(self, version: str) -> bool:
         """Our own runs saw it every time."""
@@ -54,7 +57,8 @@ def read_settings(config: pytest.Config) -> Settings:
         versions=versions,
         trials=_number(config, "trials", default=1, least=1, env="OCREPRO_TRIALS"),
         seed=_number(config, "seed", default=0, least=0),
-        expect=_choice(config),
+        expect=_choice(config, "expect", EXPECTATIONS),
+        profile=_choice(config, "profile", PROFILES),
         reports=str(_reports(config)),
         offline=bool(config.getoption("--ocrepro-offline")),
     )
@@ -67,8 +71,8 @@ def read_mark(item: pytest.Item) -> Mark:
         return Mark()
     unknown = set(found.kwargs) - set(Mark.__struct_fields__)
     if found.args or unknown:
-        wrong = ", ".join(sorted(unknown)) or "positional arguments"
-        raise UsageError(f"{item.nodeid}: mark ocrepro does not take {wrong}; it takes issue, known, title, control")
+        wrong, takes = ", ".join(sorted(unknown)) or "positional arguments", ", ".join(Mark.__struct_fields__)
+        raise UsageError(f"{item.nodeid}: mark ocrepro does not take {wrong}; it takes {takes}")
     issue = found.kwargs.get("issue", ())
     known = found.kwargs.get("known", {})
     fields = {
@@ -76,11 +80,15 @@ def read_mark(item: pytest.Item) -> Mark:
         "known": known if isinstance(known, dict) else dict.fromkeys(known, ""),
         "title": found.kwargs.get("title", ""),
         "control": found.kwargs.get("control", False),
+        "profile": found.kwargs.get("profile", PROFILES[0]),
     }
     try:
-        return msgspec.convert(fields, Mark)
+        mark = msgspec.convert(fields, Mark)
     except msgspec.ValidationError as error:
         raise UsageError(f"{item.nodeid}: mark ocrepro: {error}") from None
+    if mark.profile not in PROFILES:
+        raise UsageError(f"{item.nodeid}: mark ocrepro: profile {mark.profile!r} is none of {', '.join(PROFILES)}")
+    return mark
 
 
 def _first(config: pytest.Config, name: str, *, env: str = "") -> tuple[str | None, str]:
@@ -111,12 +119,12 @@ def _checked(value: str | None, source: str, good: Callable[[str], bool], defaul
     raise UsageError(f"{source} is {value!r}; it must be {wanted} to {MOST_TRIALS}")
 
 
-def _choice(config: pytest.Config) -> str:
-    value, source = _first(config, "expect", env="OCREPRO_EXPECT")
+def _choice(config: pytest.Config, name: str, choices: tuple[str, ...]) -> str:
+    value, source = _first(config, name, env=f"OCREPRO_{name.upper()}")
     if value is None:
-        return EXPECTATIONS[0]
-    if value not in EXPECTATIONS:
-        raise UsageError(f"{source} is {value!r}; it must be one of {', '.join(EXPECTATIONS)}")
+        return choices[0]
+    if value not in choices:
+        raise UsageError(f"{source} is {value!r}; it must be one of {', '.join(choices)}")
     return value
 
 

@@ -210,6 +210,41 @@ def test_each_parameter_set_of_a_test_is_a_scenario_and_its_replay_line_runs_it(
     assert results(pytester)[0]["scenario"] == "test_it.py::test_it[good-day]"
 
 
+PROFILED = """
+import pytest
+
+def demand(ocrepro):
+    ocrepro.expect(ocrepro.run("hi", model="bogus/x")).to_finish()
+
+def test_of_smoke(ocrepro): demand(ocrepro)
+
+@pytest.mark.ocrepro(profile="ci")
+def test_of_ci(ocrepro): demand(ocrepro)
+
+@pytest.mark.ocrepro(profile="soak")
+def test_of_soak(ocrepro): demand(ocrepro)
+
+def test_of_the_project_itself(): pass
+"""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "passed", "deselected"),
+    [
+        (("test_it.py",), 2, 2),
+        (("test_it.py", "--ocrepro-profile", "ci"), 3, 1),
+        (("test_it.py", "--ocrepro-profile", "soak"), 4, 0),
+        (("test_it.py::test_of_soak",), 1, 0),
+        (("test_it.py", "-n", "2"), 2, 0),  # xdist does not tell of what its workers deselect
+    ],
+)
+def test_a_profile_leaves_out_what_is_larger(
+    pytester: pytest.Pytester, run: Run, arguments: tuple[str, ...], passed: int, deselected: int
+) -> None:
+    pytester.makepyfile(test_it=PROFILED)
+    run(*arguments).assert_outcomes(passed=passed, deselected=deselected)
+
+
 def test_junit_carries_the_verdict(pytester: pytest.Pytester, run: Run) -> None:
     pytester.makepyfile(test_it=CRASHES.format(known={}))
     run("test_it.py", "--junitxml=junit.xml")
@@ -253,6 +288,7 @@ USAGE = [
     (("--ocrepro-trials", "0"), "--ocrepro-trials is '0'; it must be a number from 1"),
     (("--ocrepro-trials", "many"), "--ocrepro-trials is 'many'"),
     (("--ocrepro-expect", "nothing"), "--ocrepro-expect is 'nothing'; it must be one of known, clean"),
+    (("--ocrepro-profile", "huge"), "--ocrepro-profile is 'huge'; it must be one of smoke, ci, soak"),
     (("--ocrepro-version", "1.18.34"), "--ocrepro-binary and --ocrepro-version contradict"),
 ]
 
