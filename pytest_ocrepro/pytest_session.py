@@ -30,7 +30,8 @@ from pytest_ocrepro.judge.judgement import Judgement
 from pytest_ocrepro.outcome import Decision, Outcome, decide, section
 from pytest_ocrepro.progress import progress_on
 from pytest_ocrepro.publish.bundle import Fact, RunDir, RunInfo, Subject, TrialInfo, TrialResult, slug
-from pytest_ocrepro.publish.page import summary_table, write_report
+from pytest_ocrepro.publish.page import write_report
+from pytest_ocrepro.publish.prose import summary_table
 from pytest_ocrepro.publish.redaction import Redactor
 from pytest_ocrepro.settings import PROFILES, Mark, Settings, check_root, read_mark, read_settings
 from pytest_ocrepro.stage import subject

@@ -3,13 +3,29 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 from pytest_ocrepro.judge.judgement import Judgement
-from pytest_ocrepro.publish.pictures import visible
-from pytest_ocrepro.publish.records import TrialInfo
+from pytest_ocrepro.publish.counting import Entry, matrix
+from pytest_ocrepro.publish.records import TrialInfo, TrialResult
+from pytest_ocrepro.publish.text import cut, flat, visible
 
 WIDTH = 118
+
+
+def summary_table(results: Sequence[TrialResult], *, width: int = 120) -> str:
+    """Scenario by version for a terminal: k of n, verdict and the reason, in lines of at most ``width`` columns."""
+    lines = [("scenario", "version", "rate", "verdict", "reason")]
+    for row in matrix([Entry(result=result) for result in results]):
+        title = cut(flat(row.title), 40)
+        for cell in filter(None, row.cells):
+            rate = f"{cell.glyph} {cell.rate}" + (f" +{cell.inconclusive}?" if cell.inconclusive and cell.n else "")
+            lines.append((title, cut(flat(cell.version), 16), rate, flat(cell.verdict), flat(cell.reason)))
+            title = ""
+    if len(lines) == 1:
+        return ""
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)][:-1]
+    return "\n".join(cut("  ".join(map(str.ljust, line, (*widths, 0))), width).rstrip() for line in lines)
 
 
 def judgement_in_words(info: TrialInfo, judgement: Judgement) -> str:

@@ -15,8 +15,8 @@ from pytest_ocrepro import history as h
 from pytest_ocrepro import readings as r
 from pytest_ocrepro.judge.judgement import Finding
 from pytest_ocrepro.publish import page
-from pytest_ocrepro.publish.bundle import RunDir, TrialInfo, TrialResult
-from pytest_ocrepro.publish.page import render, summary_table, write_report
+from pytest_ocrepro.publish.bundle import RunDir
+from pytest_ocrepro.publish.page import render, write_report
 from pytest_ocrepro.publish.redaction import Redactor
 
 if TYPE_CHECKING:
@@ -28,10 +28,6 @@ else:
     sample_run = importlib.util.module_from_spec(_spec)
     _spec.loader.exec_module(sample_run)
 
-HOSTILE = (
-    "</title></style></script><script>alert(1)</script><img src=x onerror=alert(1)>"
-    "{{ 7*7 }}{% raw %}<!--\"'`&lt; \x1b[31mred\x1b[0m \u202egnp.exe \x00\x9b ]]> https://evil.example/?q="
-)
 VOID = {"meta", "link", "br", "img", "input", "hr"}
 ALLOWED = re.compile(
     "html|head|meta|title|link|style|body|a|header|main|section|footer|p|h[1-4]|ul|ol|li|table|caption|thead|tbody|tr|th|td"
@@ -316,40 +312,12 @@ def test_the_page_is_built_for_reading_aloud(text: str) -> None:
     assert 'class="skip"' in text
 
 
-def hostile_case() -> sample_run.Case:
-    """Every text of every kind of event is hostile."""
-
-    def poison(value: object) -> object:
-        if isinstance(value, str):
-            return HOSTILE if value not in kept else value
-        if isinstance(value, list):
-            return [poison(item) for item in value]
-        if isinstance(value, dict):
-            return {key: item if key == "event" else poison(item) for key, item in value.items()}
-        return value
-
-    kept = {kind.value for kind in r.FdKind}
-    info, _, judgement = sample_run.overlap("1.15.4", 1)
-    assert judgement is not None
-    events: list[h.Event] = []
-    for make in (sample_run.overlap, sample_run.question, sample_run.killed_server, sample_run.write_lock):
-        made = (poison(msgspec.to_builtins(event)) for event in make("1.15.4", 3)[1])
-        events += [h.decode_event(msgspec.json.encode(event)) for event in made]
-    graph = msgspec.convert(poison(msgspec.to_builtins(judgement.graph)), type(judgement.graph))
-    judgement = msgspec.structs.replace(
-        judgement, reason=HOSTILE, chain=(HOSTILE,), graph=graph, signature=HOSTILE, leaked=(HOSTILE,)
-    )
-    judgement = msgspec.structs.replace(judgement, findings=(Finding(kind=HOSTILE, text=HOSTILE),))
-    fields = dict.fromkeys(
-        ("scenario", "title", "version", "binary_sha256", "docstring", "replay", "marker"), HOSTILE
-    )
-    return msgspec.structs.replace(info, issue=(HOSTILE, "a/b#1"), **fields), events, judgement
-
-
 def test_hostile_text_stays_text(tmp_path: Path) -> None:
-    run = one(tmp_path, hostile_case())
+    run = one(tmp_path, sample_run.hostile())
     info = sample_run.run_info(run.path.name)
-    run.write_info(msgspec.structs.replace(info, pytest_command=(HOSTILE,), plugin_version=HOSTILE))
+    run.write_info(
+        msgspec.structs.replace(info, pytest_command=(sample_run.HOSTILE,), plugin_version=sample_run.HOSTILE)
+    )
     text = render(run)
     outline = Outline(text)
     assert [tag for tag in outline.tags if not ALLOWED.fullmatch(tag)] == []
@@ -475,37 +443,6 @@ def test_evidence_beyond_the_budget_becomes_rows(tmp_path: Path, monkeypatch: py
     assert "4 more trials" in text
 
 
-# --- the terminal -----------------------------------------------------------------------------------------------
-
-
-def results(*cases: sample_run.Case) -> list[TrialResult]:
-    return [sample_run.result_of("r", info, judgement, "trials/t") for info, _, judgement in cases if judgement]
-
-
-def test_the_table_for_a_terminal() -> None:
-    cases = [
-        case for n in (1, 2, 3) for case in (sample_run.overlap("1.15.4", n), sample_run.write_lock("1.18.34", n))
-    ]
-    table = summary_table(results(*cases))
-    heads = (
-        "scenario                                  version  rate       verdict      reason",
-        "A run that starts while another install…  1.15.4   ● 3/3      blocked      the second run",
-        "A run that finds the database locked sa…  1.18.34  ○ 0/2 +1?  failed-fast  it said 'data",
-    )
-    assert [line[: len(head)] for line, head in zip(table.splitlines(), heads, strict=True)] == list(heads)
-    assert max(map(len, table.splitlines())) == 120
-
-
-def test_the_table_keeps_to_its_width_and_shows_no_control_characters() -> None:
-    info, _, judgement = hostile_case()
-    assert judgement is not None
-    lines = summary_table(results((info, [], judgement))).splitlines()
-    assert len(lines) == 2
-    assert len(lines[1]) <= 120
-    assert lines[1].isprintable()
-    assert summary_table([]) == ""
-
-
 # --- small things -----------------------------------------------------------------------------------------------
 
 
@@ -522,19 +459,3 @@ def test_the_table_keeps_to_its_width_and_shows_no_control_characters() -> None:
 )
 def test_only_issues_become_links(issue: str, url: str) -> None:
     assert page._issue_url(issue) == url
-
-
-@pytest.mark.parametrize(
-    ("scenario", "version", "key"),
-    [
-        ("s/test_a.py::test_b[1.15.4]", "1.15.4", "s/test_a.py::test_b"),
-        ("s/test_a.py::test_b[immediate-1.15.4]", "1.15.4", "s/test_a.py::test_b[immediate]"),
-        ("s/test_a.py::test_b[1.15.4-x]", "1.15.4", "s/test_a.py::test_b[x]"),
-        ("s/test_a.py::test_b[0.0.0-dev-2026-t7]", "0.0.0-dev-2026", "s/test_a.py::test_b"),
-        ("s/test_a.py::test_b", "1.15.4", "s/test_a.py::test_b"),
-        ("s/test_a.py::test_b[1.15.40]", "1.15.4", "s/test_a.py::test_b[1.15.40]"),
-    ],
-)
-def test_a_scenario_is_the_same_on_every_version(scenario: str, version: str, key: str) -> None:
-    info = TrialInfo(scenario=scenario, title="t", version=version, trial=7)
-    assert page._scenario(page._unjudged("r", info, Path("x"))) == key

@@ -13,7 +13,9 @@ from hypothesis import strategies as st
 
 from pytest_ocrepro import history as h
 from pytest_ocrepro.judge.judgement import Edge, Graph, Node
-from pytest_ocrepro.publish.pictures import MAX_LANES, Timeline, graph, swimlane, timeline, visible
+from pytest_ocrepro.publish.pictures.swimlane import swimlane
+from pytest_ocrepro.publish.pictures.timeline import MAX_LANES, Timeline, timeline
+from pytest_ocrepro.publish.pictures.waitfor import graph
 from pytest_ocrepro.readings import ProcessId
 
 if TYPE_CHECKING:
@@ -203,17 +205,3 @@ def test_hostile_text_stays_text() -> None:
         assert tags <= {"svg", "title", "defs", "pattern", "marker", "rect", "line", "path", "text", "g"}
         for bad in ("\x1b", "\u202e", "\x00", "<script", "<img"):
             assert bad not in svg
-
-
-def test_hidden_characters_are_spelled_out_and_others_left() -> None:
-    assert visible("a\x1b[31mb\x00\u202e\x9b\x7f\u2066\ufeff") == "a␛[31mb␀<U+202E><U+009B><U+007F><U+2066><U+FEFF>"
-    assert visible("line\n\tnext é 日本 👍🏽 👨‍👩‍👧") == "line\n\tnext é 日本 👍🏽 👨‍👩‍👧"
-    assert visible("\ud800") == "<U+D800>"
-
-
-@settings(deadline=None, database=None)
-@given(st.text())
-def test_visible_text_can_always_be_stored(text: str) -> None:
-    shown = visible(text)
-    assert shown.encode().decode() == shown
-    assert visible(shown) == shown

@@ -1,8 +1,21 @@
 from __future__ import annotations
 
+import importlib.util
+from pathlib import Path
+from typing import TYPE_CHECKING
+
 from pytest_ocrepro.judge.judgement import Finding, Grade, Graph, Judgement, ProcessJudgement, Result, Verdict
-from pytest_ocrepro.publish.prose import WIDTH, judgement_in_words, paragraph
-from pytest_ocrepro.publish.records import TrialInfo
+from pytest_ocrepro.publish.prose import WIDTH, judgement_in_words, paragraph, summary_table
+from pytest_ocrepro.publish.records import TrialInfo, TrialResult
+
+if TYPE_CHECKING:
+    from tests.data.publish import sample_run
+else:
+    _spec = importlib.util.spec_from_file_location(
+        "ocrepro_sample_run", Path(__file__).parents[1] / "data" / "publish" / "sample_run.py"
+    )
+    sample_run = importlib.util.module_from_spec(_spec)
+    _spec.loader.exec_module(sample_run)
 
 LINK = "second (pid 20) waits for lock directory npm-install:$SANDBOX/x [inferred: its log ends at [here]; mkdir]"
 
@@ -63,3 +76,31 @@ def test_lines_are_wrapped_and_paths_stay_whole() -> None:
     lines = paragraph(f"{'word ' * 40}{path} end", "  ")
     assert path in [line.strip() for line in lines]
     assert all(len(line) <= WIDTH for line in lines if path not in line)
+
+
+def results(*cases: sample_run.Case) -> list[TrialResult]:
+    return [sample_run.result_of("r", info, judgement, "trials/t") for info, _, judgement in cases if judgement]
+
+
+def test_the_table_for_a_terminal() -> None:
+    cases = [
+        case for n in (1, 2, 3) for case in (sample_run.overlap("1.15.4", n), sample_run.write_lock("1.18.34", n))
+    ]
+    table = summary_table(results(*cases))
+    heads = (
+        "scenario                                  version  rate       verdict      reason",
+        "A run that starts while another install…  1.15.4   ● 3/3      blocked      the second run",
+        "A run that finds the database locked sa…  1.18.34  ○ 0/2 +1?  failed-fast  it said 'data",
+    )
+    assert [line[: len(head)] for line, head in zip(table.splitlines(), heads, strict=True)] == list(heads)
+    assert max(map(len, table.splitlines())) == 120
+
+
+def test_the_table_keeps_to_its_width_and_shows_no_control_characters() -> None:
+    info, _, judgement = sample_run.hostile()
+    assert judgement is not None
+    lines = summary_table(results((info, [], judgement))).splitlines()
+    assert len(lines) == 2
+    assert len(lines[1]) <= 120
+    assert lines[1].isprintable()
+    assert summary_table([]) == ""

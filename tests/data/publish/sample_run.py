@@ -36,6 +36,11 @@ LOCK = "$SANDBOX/state/opencode/locks/3f0c2a9d41be7715c0ffee00aa55ed10b7d6c9e1.l
 KEY = "npm-install:$SANDBOX/config/opencode"
 REGISTRY = "127.0.0.1:41873"
 
+HOSTILE = (
+    "</title></style></script><script>alert(1)</script><img src=x onerror=alert(1)>"
+    "{{ 7*7 }}{% raw %}<!--\"'`&lt; \x1b[31mred\x1b[0m \u202egnp.exe \x00\x9b ]]> https://evil.example/?q="
+)
+
 Case = tuple[TrialInfo, list[h.Event], Judgement | None]
 
 
@@ -616,6 +621,39 @@ def write_lock(version: str, trial: int) -> Case:
             judged("run", 981, 1, Verdict.FAILED_FAST, "started", 6.3),
         ),
     )
+
+
+# --- an attack -------------------------------------------------------------------------------------------------
+
+
+def hostile() -> Case:
+    """Every text of every kind of event is hostile."""
+
+    def poison(value: object) -> object:
+        if isinstance(value, str):
+            return HOSTILE if value not in kept else value
+        if isinstance(value, list):
+            return [poison(item) for item in value]
+        if isinstance(value, dict):
+            return {key: item if key == "event" else poison(item) for key, item in value.items()}
+        return value
+
+    kept = {kind.value for kind in r.FdKind}
+    info, _, judgement = overlap("1.15.4", 1)
+    assert judgement is not None
+    events: list[h.Event] = []
+    for make in (overlap, question, killed_server, write_lock):
+        made = (poison(msgspec.to_builtins(event)) for event in make("1.15.4", 3)[1])
+        events += [h.decode_event(msgspec.json.encode(event)) for event in made]
+    graph = msgspec.convert(poison(msgspec.to_builtins(judgement.graph)), type(judgement.graph))
+    judgement = msgspec.structs.replace(
+        judgement, reason=HOSTILE, chain=(HOSTILE,), graph=graph, signature=HOSTILE, leaked=(HOSTILE,)
+    )
+    judgement = msgspec.structs.replace(judgement, findings=(Finding(kind=HOSTILE, text=HOSTILE),))
+    fields = dict.fromkeys(
+        ("scenario", "title", "version", "binary_sha256", "docstring", "replay", "marker"), HOSTILE
+    )
+    return msgspec.structs.replace(info, issue=(HOSTILE, "a/b#1"), **fields), events, judgement
 
 
 # --- parts ------------------------------------------------------------------------------------------------------

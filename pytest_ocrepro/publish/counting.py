@@ -1,0 +1,256 @@
+"""Trials counted: k of n by scenario and version, and the run in one sentence."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import msgspec
+
+from pytest_ocrepro.judge.judgement import Grade, Result, Verdict
+from pytest_ocrepro.judge.rates import excludes, wilson
+from pytest_ocrepro.publish.records import TrialInfo, TrialResult
+
+TORN = "pytest ended before this trial was judged"
+GLYPHS = {Result.REPRODUCED: "●", Result.NOT_SEEN: "○", Result.INCONCLUSIVE: "?"}
+WORDS = {Result.REPRODUCED: "reproduced", Result.NOT_SEEN: "not seen", Result.INCONCLUSIVE: "inconclusive"}
+_ORDER = (Result.REPRODUCED, Result.INCONCLUSIVE, Result.NOT_SEEN)
+
+
+class Entry(msgspec.Struct, frozen=True, kw_only=True):
+    """One trial as it is counted. ``path``: its bundle, where there is one."""
+
+    result: TrialResult
+    info: TrialInfo | None = None
+    path: Path | None = None
+
+    @property
+    def anchor(self) -> str:
+        """The fragment that leads to its evidence."""
+        return f"trial-{self.path.name}" if self.path else ""
+
+    @property
+    def says(self) -> Result:
+        """Its result; one that a later version of ours stored and we do not know is inconclusive."""
+        try:
+            return Result(self.result.result)
+        except ValueError:
+            return Result.INCONCLUSIVE
+
+
+class Cell(msgspec.Struct, frozen=True, kw_only=True):
+    """All trials of one scenario on one version. ``n`` counts the conclusive ones."""
+
+    version: str
+    k: int
+    n: int
+    inconclusive: int
+    verdict: str
+    reason: str
+    result: Result
+    anchor: str
+    expected: tuple[str, ...]
+
+    @property
+    def glyph(self) -> str:
+        """The result in one character."""
+        return GLYPHS[self.result]
+
+    @property
+    def word(self) -> str:
+        """The result in words."""
+        return WORDS[self.result]
+
+    @property
+    def rate(self) -> str:
+        """k/n."""
+        return f"{self.k}/{self.n}"
+
+    @property
+    def doubt(self) -> str:
+        """What the count allows: an interval where something was seen, the excluded rate where nothing was."""
+        if self.result is Result.INCONCLUSIVE:
+            return ""
+        if self.k == 0:
+            return f"rules out > {100 * excludes(self.n):.0f} %"
+        if self.n == 1:
+            return ""  # one trial says that it can happen, and nothing about how often
+        rate = wilson(self.k, self.n)
+        return f"95 % CI {100 * rate.low:.0f}-{100 * rate.high:.0f} %"
+
+
+class Row(msgspec.Struct, frozen=True, kw_only=True):
+    """One scenario of the matrix; ``cells`` has None where it was not run on that version."""
+
+    scenario: str
+    title: str
+    issue: tuple[str, ...]
+    control: bool
+    cells: tuple[Cell | None, ...]
+
+    @property
+    def result(self) -> Result:
+        """What the scenario shows over all versions; inconclusive on one is never a pass of all."""
+        results = {cell.result for cell in self.cells if cell}
+        return next(result for result in _ORDER if result in results)
+
+
+class Tally(msgspec.Struct, frozen=True, kw_only=True):
+    """How many scenarios (controls not counted) have one result."""
+
+    result: Result
+    glyph: str
+    word: str
+    count: int
+
+
+def unjudged(run_id: str, info: TrialInfo, path: Path) -> TrialResult:
+    """The result of a trial that nobody lived to judge."""
+    return TrialResult(
+        run_id=run_id,
+        scenario=info.scenario,
+        title=info.title,
+        issue=info.issue,
+        version=info.version,
+        binary_sha256=info.binary_sha256,
+        trial=info.trial,
+        seed=info.seed,
+        result=Result.INCONCLUSIVE,
+        reason=TORN,
+        verdict=Verdict.INCONCLUSIVE,
+        grade=Grade.WEAK,
+        seconds_to_verdict=0.0,
+        chain=(),
+        processes=(),
+        findings=(),
+        leaked=(),
+        signature="",
+        bundle=f"trials/{path.name}",
+    )
+
+
+def place(entry: Entry) -> tuple[int, str, tuple[tuple[int, int, str], ...], int]:
+    """Sorting key: reproduced first, then by scenario, version and trial."""
+    result = entry.result
+    return _ORDER.index(entry.says), result.scenario, version_key(result.version), result.trial
+
+
+def shows(entry: Entry) -> bool:
+    """It reproduced, and its evidence is there."""
+    return entry.says is Result.REPRODUCED and entry.path is not None
+
+
+def clarity(entry: Entry) -> tuple[bool, bool, int, float]:
+    """A hang with a chain says most; then the better grade, then the shorter story."""
+    result = entry.result
+    grades = [str(grade) for grade in Grade]
+    grade = grades.index(result.grade) if result.grade in grades else len(grades)
+    return result.known and not result.chain, not result.chain, grade, result.seconds_to_verdict
+
+
+def version_key(version: str) -> tuple[tuple[int, int, str], ...]:
+    """Numbers as numbers, so that 1.9 is before 1.10."""
+    parts = re.split(r"[.+-]", version)
+    return tuple((0, int(part), "") if part.isdecimal() else (1, 0, part) for part in parts)
+
+
+def versions_of(entries: Iterable[Entry]) -> list[str]:
+    """All versions, oldest first."""
+    return sorted({entry.result.version for entry in entries}, key=version_key)
+
+
+def matrix(entries: Sequence[Entry]) -> list[Row]:
+    """A row a scenario, controls last; within both what reproduced comes first."""
+    versions = versions_of(entries)
+    found: dict[str, dict[str, list[Entry]]] = defaultdict(lambda: defaultdict(list))
+    for entry in entries:
+        found[scenario_of(entry.result)][entry.result.version].append(entry)
+    rows = [_row(scenario, by_version, versions) for scenario, by_version in found.items()]
+    return sorted(rows, key=lambda row: (row.control, _ORDER.index(row.result), row.scenario))
+
+
+def scenario_of(result: TrialResult) -> str:
+    """The node id without the version and the trial that pytest's parametrization put into its brackets."""
+    head, bracket, inner = result.scenario.rstrip("]").partition("[")
+    inner = re.sub(rf"(?:^|-)(?:{re.escape(result.version)}|(?:t|trial){result.trial})(?=-|$)", "", inner)
+    return f"{head}[{inner.strip('-')}]" if bracket and inner.strip("-") else head
+
+
+def _row(scenario: str, by_version: dict[str, list[Entry]], versions: Sequence[str]) -> Row:
+    first = next(iter(by_version.values()))[0]
+    return Row(
+        scenario=scenario,
+        title=first.result.title or scenario.rpartition("::")[2],
+        issue=first.result.issue,
+        control=bool(first.info and first.info.control),
+        cells=tuple(_cell(version, by_version[version]) if version in by_version else None for version in versions),
+    )
+
+
+def _cell(version: str, entries: Sequence[Entry]) -> Cell:
+    results = Counter(entry.says for entry in entries)
+    k, n = results[Result.REPRODUCED], results[Result.REPRODUCED] + results[Result.NOT_SEEN]
+    result = Result.REPRODUCED if k else Result.NOT_SEEN if n else Result.INCONCLUSIVE
+    telling = [entry for entry in entries if entry.says is result]
+    return Cell(
+        version=version,
+        k=k,
+        n=n,
+        inconclusive=results[Result.INCONCLUSIVE],
+        verdict=Counter(called(entry.result) for entry in telling).most_common(1)[0][0],
+        reason=telling[0].result.reason,
+        result=result,
+        anchor=next((entry.anchor for entry in telling), ""),
+        expected=tuple(sorted({entry.result.expected for entry in entries} - {""})),
+    )
+
+
+def called(result: TrialResult) -> str:
+    """The verdict; for a process that is well while its stored state is not, what was found there."""
+    kinds = dict.fromkeys(finding.kind for finding in result.findings if finding.kind != "off-loopback")
+    hung = result.verdict in {verdict.value for verdict in Verdict if verdict.hung}
+    told = result.result == Result.REPRODUCED and kinds and not hung
+    return ", ".join([*kinds][:2]) if told else result.verdict
+
+
+def tally(rows: Iterable[Row]) -> list[Tally]:
+    """How many scenarios have which result."""
+    counts = Counter(row.result for row in rows if not row.control)
+    ordered = (Result.REPRODUCED, Result.NOT_SEEN, Result.INCONCLUSIVE)
+    return [
+        Tally(result=result, glyph=GLYPHS[result], word=WORDS[result], count=counts[result]) for result in ordered
+    ]
+
+
+def headline(rows: Sequence[Row]) -> str:
+    """The run in one sentence."""
+    claims = [row for row in rows if not row.control] or list(rows)
+    if not claims:
+        return "Nothing was run"
+    bad = [row for row in claims if row.result is Result.REPRODUCED]
+    if not bad:
+        versions = listed({cell.version for row in claims for cell in row.cells if cell})
+        doubt = any(row.result is Result.INCONCLUSIVE for row in claims)
+        what = "Inconclusive" if doubt else "Not seen"
+        return f"{what}: none of {plural(len(claims), 'scenario')} reproduced on opencode {versions}"
+    where = listed({cell.version for row in bad for cell in row.cells if cell and cell.k})
+    if len(claims) == 1:
+        k = sum(cell.k for cell in bad[0].cells if cell)
+        n = sum(cell.n for cell in bad[0].cells if cell)
+        return f"Reproduced in {k} of {plural(n, 'trial')} on opencode {where}: {bad[0].title}"
+    return f"{len(bad)} of {plural(len(claims), 'scenario')} reproduced on opencode {where}"
+
+
+def plural(count: int, noun: str) -> str:
+    """``1 trial``, ``2 trials``."""
+    return f"{count} {noun}{'' if count == 1 else 's'}"
+
+
+def listed(versions: Iterable[str]) -> str:
+    """Versions as a sentence has them; of many the first and the last."""
+    ordered = sorted(versions, key=version_key)
+    if len(ordered) > 5:  # noqa: PLR2004 - a sentence, not a table
+        return f"{ordered[0]} … {ordered[-1]} ({len(ordered)} versions)"
+    return " and ".join([", ".join(ordered[:-1]), ordered[-1]] if len(ordered) > 1 else ordered) or "(unknown)"

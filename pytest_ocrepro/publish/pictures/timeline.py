@@ -1,0 +1,236 @@
+"""A trial as it is drawn: lanes, marks and spans, from its history and its judgement."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from pytest_ocrepro.history import (
+    Event,
+    FaultHealed,
+    FaultInjected,
+    LightSample,
+    MilestoneReached,
+    OffLoopback,
+    ProcessExited,
+    ProcessFound,
+    ProcessStarted,
+    ProgressSeen,
+    ProviderReply,
+    ProviderRequest,
+    RegistryRequest,
+    SignalSent,
+    SnapshotTaken,
+    TrialStarted,
+)
+from pytest_ocrepro.judge.judgement import Verdict
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from pytest_ocrepro.history import History
+    from pytest_ocrepro.judge.judgement import Judgement
+
+MAX_LANES = 16
+
+
+class Lane(msgspec.Struct, frozen=True, kw_only=True):
+    """One row: a process, or a server of ours. Seconds since the trial's start."""
+
+    label: str
+    pid: int | None
+    start_s: float
+    end_s: float
+    ending: str  # "exit 1", "SIGKILL by us", "alive"
+    subject: bool = True
+
+
+class Mark(msgspec.Struct, frozen=True, kw_only=True):
+    """Something that happened at one moment. ``lane`` None: to the whole trial."""
+
+    lane: int | None
+    at_s: float
+    kind: str  # milestone, request, signal, snapshot, sample
+    label: str
+
+
+class Span(msgspec.Struct, frozen=True, kw_only=True):
+    """Something that lasted. ``lane`` None: a fault, which is behind all lanes."""
+
+    lane: int | None
+    start_s: float
+    end_s: float
+    kind: str  # fault, waits, holds, holds-too (a further one of the same process)
+    label: str
+
+
+class Timeline(msgspec.Struct, frozen=True, kw_only=True):
+    """A trial as it is drawn, and as its table twin lists it. ``more``: lanes that were left out."""
+
+    lanes: tuple[Lane, ...]
+    marks: tuple[Mark, ...]
+    spans: tuple[Span, ...]
+    end_s: float
+    more: int = 0
+
+
+def timeline(history: History, judgement: Judgement | None) -> Timeline:
+    """What the swimlane of this history shows."""
+    return _Tracer(list(history), judgement).trace()
+
+
+class _Tracer:
+    """Collects lanes first, then what happened in them."""
+
+    def __init__(self, events: Sequence[Event], judgement: Judgement | None) -> None:
+        self._events = events
+        self._judgement = judgement
+        self._origin_ns = next((e.at_ns for e in events if isinstance(e, TrialStarted)), _first_ns(events))
+        self._end_s = max((self._s(event.at_ns) for event in events), default=0.0)
+        self._lanes: list[Lane] = []
+        self._lane_of: dict[int, int] = {}
+
+    def trace(self) -> Timeline:
+        more = self._processes()
+        marks = [*self._marks(), *self._servers()]
+        spans = (*self._faults(), *self._holds(), *self._waits())
+        return Timeline(lanes=tuple(self._lanes), marks=tuple(marks), spans=spans, end_s=self._end_s, more=more)
+
+    def _s(self, at_ns: int) -> float:
+        return max(0.0, (at_ns - self._origin_ns) / 1e9)
+
+    def _processes(self) -> int:
+        born = {e.id.pid: e for e in reversed(self._events) if isinstance(e, (ProcessStarted, ProcessFound))}
+        exits = {e.pid: e for e in self._events if isinstance(e, ProcessExited)}
+        ordered = sorted(born.values(), key=lambda e: (isinstance(e, ProcessFound), e.at_ns))
+        for event in ordered[:MAX_LANES]:
+            pid = event.id.pid
+            self._lane_of[pid] = len(self._lanes)
+            gone = exits.get(pid)
+            self._lanes.append(
+                Lane(
+                    label=event.role,
+                    pid=pid,
+                    start_s=self._s(event.at_ns),
+                    end_s=self._s(gone.at_ns) if gone else self._end_s,
+                    ending=_ending(gone),
+                    subject=event.is_subject,
+                )
+            )
+        return max(0, len(ordered) - MAX_LANES)
+
+    def _marks(self) -> Iterable[Mark]:
+        for event in self._events:
+            at_s = self._s(event.at_ns)
+            match event:
+                case MilestoneReached(pid=pid, milestone=milestone) if pid in self._lane_of:
+                    yield Mark(lane=self._lane_of[pid], at_s=at_s, kind="milestone", label=milestone)
+                case SignalSent(pid=pid, signal=signal, why=why) if pid in self._lane_of:
+                    yield Mark(
+                        lane=self._lane_of[pid], at_s=at_s, kind="signal", label=f"{signal}: {why}" if why else signal
+                    )
+                case SnapshotTaken(snapshot=snapshot):
+                    yield Mark(lane=None, at_s=at_s, kind="snapshot", label=f"snapshot {snapshot.number}")
+                case LightSample():
+                    yield Mark(lane=None, at_s=at_s, kind="sample", label="sample")
+                case _:
+                    pass
+
+    def _servers(self) -> Iterable[Mark]:
+        for label, kinds in (
+            ("provider", (ProviderRequest, ProviderReply)),
+            ("registry", (RegistryRequest,)),
+            ("off loopback", (OffLoopback,)),
+        ):
+            events = [event for event in self._events if isinstance(event, kinds)]
+            if not events:
+                continue
+            number = len(self._lanes)
+            asked = sum(not isinstance(event, ProviderReply) for event in events)
+            self._lanes.append(
+                Lane(
+                    label=label,
+                    pid=None,
+                    start_s=0.0,
+                    end_s=self._end_s,
+                    ending=f"{asked} request{'s' * (asked != 1)}",
+                    subject=False,
+                )
+            )
+            for event in events:
+                kind = "reply" if isinstance(event, ProviderReply) else "request"
+                yield Mark(lane=number, at_s=self._s(event.at_ns), kind=kind, label=_asked(event))
+
+    def _faults(self) -> Iterable[Span]:
+        for number, event in enumerate(self._events):
+            if isinstance(event, FaultInjected):
+                healed = (
+                    e.at_ns for e in self._events[number:] if isinstance(e, FaultHealed) and e.fault == event.fault
+                )
+                end = next(healed, None)
+                yield Span(
+                    lane=None,
+                    start_s=self._s(event.at_ns),
+                    end_s=self._end_s if end is None else self._s(end),
+                    kind="fault",
+                    label=f"{event.fault}: {event.detail}" if event.detail else event.fault,
+                )
+
+    def _holds(self) -> Iterable[Span]:
+        seen: dict[tuple[int, str], list[float]] = defaultdict(list)
+        for event in self._events:
+            if isinstance(event, SnapshotTaken):
+                for lock in event.snapshot.lock_directories:
+                    if lock.holder_pid in self._lane_of:
+                        at_s = self._s(event.at_ns)
+                        seen[lock.holder_pid, lock.key or lock.path] += [at_s - (lock.age_s or 0.0), at_s]
+        held = Counter(pid for pid, _ in seen)
+        for (pid, key), moments in seen.items():
+            number = self._lane_of[pid]
+            start_s = max(min(moments), self._lanes[number].start_s)
+            more, held[pid] = held[pid] - 1, 0  # the first one's label speaks for all: they lie on one line
+            kind, label = ("holds", f"holds {key}") if more >= 0 else ("holds-too", f"holds {key}")
+            label += f" and {more} more" if more > 0 else ""
+            yield Span(lane=number, start_s=start_s, end_s=max(moments), kind=kind, label=label)
+
+    def _waits(self) -> Iterable[Span]:
+        for process in self._judgement.processes if self._judgement else ():
+            number = self._lane_of.get(process.pid)
+            if number is None or not (process.verdict.hung or process.verdict is Verdict.WAITING_FOR_INPUT):
+                continue
+            lane = self._lanes[number]
+            end_s = min(lane.start_s + process.seconds, lane.end_s)
+            start_s = max((s for s in self._progress(process.pid) if s < end_s), default=lane.start_s)
+            label = f"no progress for {end_s - start_s:.1f} s: {process.verdict}"
+            yield Span(lane=number, start_s=start_s, end_s=end_s, kind="waits", label=label)
+
+    def _progress(self, pid: int) -> Iterable[float]:
+        kinds = (ProgressSeen, MilestoneReached, ProviderRequest, RegistryRequest)
+        return (self._s(e.at_ns) for e in self._events if isinstance(e, kinds) and e.pid == pid)
+
+
+def _first_ns(events: Sequence[Event]) -> int:
+    return min((event.at_ns for event in events), default=0)
+
+
+def _ending(gone: ProcessExited | None) -> str:
+    if gone is None:
+        return "alive"
+    how = f"signal {-gone.code}" if gone.code < 0 else f"exit {gone.code}"
+    return f"{how}, by us" if gone.ours else how
+
+
+def _asked(event: Event) -> str:
+    match event:
+        case ProviderRequest():
+            return f"pid {event.pid} asks for {event.model}{' (title)' if event.title else ''}"
+        case ProviderReply():
+            return f"request {event.request}: {event.what}"
+        case RegistryRequest():
+            return f"pid {event.pid} asks for {event.path}: {event.reply}"
+        case OffLoopback():
+            return f"pid {event.pid} refused: {event.destination}"
+        case _:
+            return ""
