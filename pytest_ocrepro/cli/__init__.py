@@ -1,11 +1,12 @@
 """The command ``ocrepro``: a door without logic, one module a family of commands.
 
-builds: which opencode, and what this machine can observe. stored: what can be done with a run on disk.
+builds: which opencode, and what this machine can observe. stored: what can be done with a run on disk. exports: what
+can be made of it.
 
 Exit codes: 0 done, 1 the answer is no (each command says when), 2 our error or a usage error in one line.
 """
 
-from pytest_ocrepro.cli import builds, stored
+from pytest_ocrepro.cli import builds, exports, stored
 from pytest_ocrepro.cli.group import main
 
-__all__ = ["builds", "main", "stored"]
+__all__ = ["builds", "exports", "main", "stored"]

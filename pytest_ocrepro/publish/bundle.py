@@ -9,6 +9,7 @@
                            receipt.json   3. when it is judged: what was masked,
                            result.json       the line of results.jsonl,
                            judgement.json    and last, so that its presence means "complete", the Judgement
+                           origin.json    in a merged run only: where it is from (Origin)
     <reports>/latest                      a link to the newest run (a text file where links cannot be made)
 
 A pytest that is killed leaves a bundle without phase 3 and perhaps with half a last line: both are ordinary
@@ -37,6 +38,7 @@ from pytest_ocrepro.publish import storage
 from pytest_ocrepro.publish.records import (
     SCHEMA,
     Fact,
+    Origin,
     ProcessRow,
     Receipt,
     RunInfo,
@@ -69,6 +71,7 @@ __all__ = [
 
 MAX_SLUG = 120
 LATEST = "latest"
+SAFE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,149}")  # of a directory in a run: no path, and never hidden
 # in the order in which they are written; judgement.json last: it says "complete"
 BUNDLE_FILES = ("trial.json", "history.jsonl", "origin.json", "receipt.json", "result.json", "judgement.json")
 
@@ -150,13 +153,13 @@ class RunDir:
                 found = [Path(entry.path) for entry in entries if entry.is_dir(follow_symlinks=False)]
         except FileNotFoundError:
             return ()
-        return tuple(sorted(path for path in found if _SAFE_NAME.fullmatch(path.name)))
+        return tuple(sorted(path for path in found if SAFE_NAME.fullmatch(path.name)))
 
     def bundle_of(self, result: TrialResult) -> Path:
         """The bundle that a result names. Raises BundleError unless it is one of this run's directories."""
         head, _, slug = result.bundle.partition("/")
         path = self.path / "trials" / slug
-        if head != "trials" or not _SAFE_NAME.fullmatch(slug) or path.is_symlink() or not path.is_dir():
+        if head != "trials" or not SAFE_NAME.fullmatch(slug) or path.is_symlink() or not path.is_dir():
             raise BundleError(f"results.jsonl names a bundle that is not in this run: {result.bundle!r:.120}")
         return path
 
@@ -166,7 +169,7 @@ class RunDir:
 
     def write_product(self, relative: str, content: bytes) -> Path:
         """Replace a file that was rendered from the evidence: ``name`` or ``folder/name``, gated already."""
-        if not all(_SAFE_NAME.fullmatch(part) for part in relative.split("/")):
+        if not all(SAFE_NAME.fullmatch(part) for part in relative.split("/")):
             raise BundleError(f"{relative!r:.120} is no name for a file of a run; use letters, digits and dots")
         path = self.path / relative
         try:
@@ -254,6 +257,7 @@ class TrialBundle:
             masked=receipt.masked if receipt else (),
             torn=bool(problems),
             problems=tuple(problems),
+            origin=storage.read_optional(path / "origin.json", Origin),
         )
 
     @staticmethod
@@ -285,7 +289,6 @@ def slug(scenario: str, version: str, trial: int) -> str:
     return f"{whole[: MAX_SLUG - 9].rstrip('-.')}-{digest}"
 
 
-_SAFE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,149}")
 _result_decoder = msgspec.json.Decoder(TrialResult)
 
 
@@ -294,7 +297,7 @@ def _safe(text: str, *, limit: int | None = MAX_SLUG) -> str:
 
 
 def _make_run_directory(reports_dir: Path, run_id: str | None) -> Path:
-    if run_id is not None and not _SAFE_NAME.fullmatch(run_id):
+    if run_id is not None and not SAFE_NAME.fullmatch(run_id):
         raise UsageError(f"{run_id!r:.80} cannot be a run id: use letters, digits, '.', '_' and '-'")
     try:
         reports_dir.mkdir(parents=True, exist_ok=True)
@@ -309,7 +312,7 @@ def _make_run_directory(reports_dir: Path, run_id: str | None) -> Path:
 
 def _fresh_run(reports_dir: Path) -> Path:
     while True:
-        run_id = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(2)}"
+        run_id = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(4)}"
         if not (reports_dir / run_id).exists():
             return _new_directory(reports_dir / run_id)
 
@@ -345,11 +348,11 @@ def _point_latest(reports_dir: Path, run_id: str) -> None:
 def _run_directory(path: Path) -> Path:
     if path.name == LATEST and (path.is_symlink() or path.is_file()):
         path = path.parent / _latest_name(path)
-    elif not _is_run(path) and ((path / LATEST).is_symlink() or (path / LATEST).is_file()):
+    elif not is_run(path) and ((path / LATEST).is_symlink() or (path / LATEST).is_file()):
         path = path / _latest_name(path / LATEST)
-    elif not _is_run(path):  # copied without its link, as artifact stores do; run ids sort by time
-        path = max((child for child in path.glob("*") if _is_run(child)), default=path)
-    if not _is_run(path):
+    elif not is_run(path):  # copied without its link, as artifact stores do; run ids sort by time
+        path = max((child for child in path.glob("*") if is_run(child)), default=path)
+    if not is_run(path):
         raise UsageError(f"there is no run in {path}; give a directory that holds a run.json")
     return path
 
@@ -360,12 +363,13 @@ def _latest_name(path: Path) -> str:
         name = str(path.readlink()) if path.is_symlink() else path.read_text(encoding="ascii")[:200].strip()
     except (OSError, ValueError) as error:
         raise UsageError(f"{path} cannot be read ({error}); give the run directory itself") from None
-    if not _SAFE_NAME.fullmatch(name):
+    if not SAFE_NAME.fullmatch(name):
         raise UsageError(f"{path} does not name a run beside it; give the run directory itself")
     return name
 
 
-def _is_run(path: Path) -> bool:
+def is_run(path: Path) -> bool:
+    """Whether this directory is a run, whole or not."""
     return any((path / name).exists() for name in ("run.json", "results.jsonl", "trials"))
 
 

@@ -29,7 +29,10 @@ class Subject(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RunInfo(msgspec.Struct, frozen=True, kw_only=True):
-    """The frame of a run. ``started`` is UTC ISO 8601."""
+    """The frame of a run. ``started`` is UTC ISO 8601.
+
+    Of a merged run: ``parts`` are the frames of the runs in it, ``left_out`` says what could not be taken over.
+    """
 
     schema: int = SCHEMA
     run_id: str
@@ -39,6 +42,8 @@ class RunInfo(msgspec.Struct, frozen=True, kw_only=True):
     machine: tuple[Fact, ...] = ()
     subjects: tuple[Subject, ...] = ()
     options: tuple[Fact, ...] = ()
+    parts: tuple[RunInfo, ...] = ()
+    left_out: tuple[str, ...] = ()
 
 
 class ProcessRow(msgspec.Struct, frozen=True, kw_only=True):
@@ -102,6 +107,21 @@ class TrialInfo(msgspec.Struct, frozen=True, kw_only=True):
     control: bool = False  # meant never to fail: it shows that the scenario's ingredient is the cause
 
 
+class Origin(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a bundle of a merged run is from: origin.json. The whole frame is in RunInfo.parts.
+
+    ``bundle``: its directory's name there. ``copies``: digests of all the copies that were met; more than one says
+    that they differed, and that the most complete one was kept.
+    """
+
+    run_id: str
+    bundle: str
+    started: str = ""
+    plugin_version: str = ""
+    system: str = ""
+    copies: tuple[str, ...] = ()
+
+
 class StoredTrial(msgspec.Struct, frozen=True, kw_only=True):
     """A bundle as read back. ``torn``: it ended before it was complete; ``problems`` says in which way."""
 
@@ -113,6 +133,7 @@ class StoredTrial(msgspec.Struct, frozen=True, kw_only=True):
     masked: tuple[Masked, ...] = ()
     torn: bool
     problems: tuple[str, ...] = ()
+    origin: Origin | None = None  # in a merged run
 
 
 class Receipt(msgspec.Struct, frozen=True):

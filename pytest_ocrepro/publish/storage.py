@@ -23,7 +23,7 @@ Gate = Callable[[str], str]
 
 _S = TypeVar("_S", bound=msgspec.Struct)
 _L = TypeVar("_L")
-_UNDECODABLE = (msgspec.MsgspecError, ValueError, RecursionError)
+UNDECODABLE = (msgspec.MsgspecError, ValueError, RecursionError)
 
 
 def gated(record: _S, gate: Gate | None) -> _S:
@@ -74,25 +74,28 @@ def mend(fd: int) -> None:
         os.ftruncate(fd, size - len(tail) + tail.rfind(b"\n") + 1)
 
 
-def _open(path: Path, limit_bytes: int) -> Any:
-    """A regular file for reading: never through a link, never a pipe that would make us wait."""
+def open_regular(path: Path, limit_bytes: int) -> Any:
+    """A regular file for reading, or None: never through a link, never a pipe that would make us wait.
+
+    Raises BundleError for anything else, and for a file of more than ``limit_bytes``.
+    """
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | NOFOLLOW)
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise BundleError(f"{_where(path)} cannot be read: {error.strerror}") from None
+        raise BundleError(f"{where(path)} cannot be read: {error.strerror}") from None
     status = os.fstat(fd)
     if stat.S_ISREG(status.st_mode) and status.st_size <= limit_bytes:
         return os.fdopen(fd, "rb")
     os.close(fd)
     what = f"has {status.st_size} bytes, more than {limit_bytes}" if stat.S_ISREG(status.st_mode) else "is not a file"
-    raise BundleError(f"{_where(path)} {what}; it was not read")
+    raise BundleError(f"{where(path)} {what}; it was not read")
 
 
 def read_bytes(path: Path, limit_bytes: int = MAX_LINE_BYTES) -> bytes | None:
     """The whole file; None where there is none. Raises BundleError."""
-    file = _open(path, limit_bytes)
+    file = open_regular(path, limit_bytes)
     if file is None:
         return None
     with file:
@@ -104,7 +107,7 @@ def read_one(path: Path, kind: type[_S]) -> _S:
     """The record in a file. Raises BundleError where there is none."""
     record = read_optional(path, kind)
     if record is None:
-        raise BundleError(f"{_where(path)} is missing; the bundle says nothing without it")
+        raise BundleError(f"{where(path)} is missing; the bundle says nothing without it")
     return record
 
 
@@ -115,40 +118,42 @@ def read_optional(path: Path, kind: type[_S]) -> _S | None:
         return None
     try:
         record = msgspec.json.decode(content, type=kind)
-    except _UNDECODABLE as error:
-        raise BundleError(f"{_where(path)} is corrupt: {short(error)}") from None
+    except UNDECODABLE as error:
+        raise BundleError(f"{where(path)} is corrupt: {short(error)}") from None
     if getattr(record, "schema", SCHEMA) > SCHEMA:
-        raise BundleError(f"{_where(path)} was written by a newer pytest-ocrepro; update this one to read it")
+        raise BundleError(f"{where(path)} was written by a newer pytest-ocrepro; update this one to read it")
     return record
 
 
 def read_lines(path: Path, decode: Callable[[bytes], _L]) -> tuple[tuple[_L, ...], int]:
     """All lines, and the number of the last if it was cut off (else 0)."""
-    file = _open(path, MAX_FILE_BYTES)
+    file = open_regular(path, MAX_FILE_BYTES)
     if file is None:
         return (), 0
     found: list[_L] = []
     with file:
-        for number, line in enumerate(_lines(file, path), start=1):
+        for number, line in enumerate(each_line(file, path), start=1):
             try:
                 found.append(decode(line))
-            except _UNDECODABLE as error:
+            except UNDECODABLE as error:
                 if not line.endswith(b"\n"):
                     return tuple(found), number
-                raise BundleError(f"{_where(path)} line {number} is corrupt: {short(error)}") from None
+                raise BundleError(f"{where(path)} line {number} is corrupt: {short(error)}") from None
     return tuple(found), 0
 
 
-def _lines(file: Any, path: Path) -> Iterator[bytes]:
+def each_line(file: Any, path: Path) -> Iterator[bytes]:
+    """The lines of an open file with their ends. Raises BundleError at one that is too long to be read."""
     number = 1
     while line := file.readline(MAX_LINE_BYTES + 1):
         if len(line) > MAX_LINE_BYTES:
-            raise BundleError(f"{_where(path)} line {number} is longer than {MAX_LINE_BYTES} bytes; it was not read")
+            raise BundleError(f"{where(path)} line {number} is longer than {MAX_LINE_BYTES} bytes; it was not read")
         yield line
         number += 1
 
 
-def _where(path: Path) -> str:
+def where(path: Path) -> str:
+    """The file with its directory: enough to find it in a run."""
     return f"{path.parent.name}/{path.name}"
 
 
