@@ -24,6 +24,7 @@ import psutil
 import pytest
 
 from pytest_ocrepro import __version__
+from pytest_ocrepro.catalogue import CATALOGUE, catalogue
 from pytest_ocrepro.errors import BundleError, NotReachedError, OcreproError, UsageError
 from pytest_ocrepro.harness import Session, Trial, secrets_around_us
 from pytest_ocrepro.judge.judgement import Judgement
@@ -41,7 +42,6 @@ from pytest_ocrepro.versions.releases import cache_root
 TRIAL: pytest.StashKey[Trial] = pytest.StashKey()
 PROPERTIES = ("result", "verdict", "grade", "version", "signature")
 SOFT_SHARE = 0.8  # of pytest-timeout's time: our own waits end there, so that a report is left
-CATALOGUE = "scenarios"
 SHOWN_BYTES = 1_000_000
 ATTACHABLE_BYTES = 24_000_000
 
@@ -407,13 +407,6 @@ def _choose_paths(config: pytest.Config) -> tuple[str, ...]:
     check_root(config)
     own = tuple(str(config.rootpath / path) for path in config.getini("ocrepro_scenarios") or ())
     return own or (str(catalogue()),)
-
-
-def catalogue() -> Path:
-    """Where the shipped scenarios are: in the wheel beneath the package, in a checkout beside it."""
-    package = Path(__file__).parent
-    inside = package / CATALOGUE
-    return inside if inside.is_dir() else package.parent / CATALOGUE
 
 
 def _scenario(item: Any) -> str:
