@@ -19,6 +19,10 @@ class BuildError(OcreproError):
     """An opencode build cannot be had or cannot be run here."""
 
 
+class UnfitBuildError(BuildError):
+    """A build that can never run on this machine: another try would not help."""
+
+
 class StageError(OcreproError):
     """The closed world cannot be built or kept: supervisor, sandbox, provider, registry."""
 

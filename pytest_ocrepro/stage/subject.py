@@ -32,7 +32,7 @@ import filelock
 import msgspec
 import semver
 
-from pytest_ocrepro.errors import BuildError
+from pytest_ocrepro.errors import BuildError, UnfitBuildError
 from pytest_ocrepro.versions import releases
 from pytest_ocrepro.versions.releases import Machine, cache_root, platform_package, this_machine
 
@@ -514,9 +514,9 @@ def _check_format(file: Path) -> None:
         theirs = _elf_machine(head)
         if theirs != _OUR_CPU.get(ours.lower(), theirs):
             cpu = _CPUS.get(theirs, f"ELF machine {theirs}")
-            raise BuildError(f"{file} is built for {cpu}, this CPU is {ours}: give a build for {ours}")
+            raise UnfitBuildError(f"{file} is built for {cpu}, this CPU is {ours}: give a build for {ours}")
     elif not (head.startswith(_MACH_O) and platform.system() == "Darwin"):
-        raise BuildError(f"{file} is {_kind(head)}, no program for {platform.system()}: give an opencode build")
+        raise UnfitBuildError(f"{file} is {_kind(head)}, no program for {platform.system()}: give an opencode build")
 
 
 def _elf_machine(head: bytes) -> int:
@@ -578,19 +578,21 @@ def _identify(file: Path, root: Path) -> _Identity:
 def _ask_version(file: Path) -> str:
     """What ``--version`` prints in an empty home, off the network. Raises BuildError."""
     if not _mentions_opencode(file):
-        raise BuildError(f"{file} is not opencode: nothing in it says so; give the path of an opencode executable")
+        raise UnfitBuildError(
+            f"{file} is not opencode: nothing in it says so; give the path of an opencode executable"
+        )
     with tempfile.TemporaryDirectory(prefix="ocrepro-version-", ignore_cleanup_errors=True) as home:
         try:
             done = releases.run_bounded(
                 [str(file), "--version"], timeout_s=VERSION_TIMEOUT_S, env=_closed(home), cwd=Path(home)
             )
         except OSError as error:
-            raise BuildError(
+            raise UnfitBuildError(
                 f"{file} cannot be started ({error.strerror}): its loader or interpreter is missing here"
             ) from error
     printed = done.out.strip()
     if done.cut or done.code != 0 or not semver.Version.is_valid(printed):
-        raise BuildError(f"{file} is not an opencode that runs here: --version {_what_it_did(done)}")
+        raise UnfitBuildError(f"{file} is not an opencode that runs here: --version {_what_it_did(done)}")
     return printed
 
 

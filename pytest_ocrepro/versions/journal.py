@@ -52,10 +52,11 @@ class Plan(Record, frozen=True, kw_only=True, tag="plan"):
 
 
 class Opened(Record, frozen=True, kw_only=True, tag="opened"):
-    """Somebody began, or went on; ``wall`` is UTC ISO 8601."""
+    """Somebody began, or went on; ``wall`` is UTC ISO 8601. ``away``: versions that cannot be had this time."""
 
     tool: str = ""
     wall: str = ""
+    away: tuple[str, ...] = ()
 
 
 class Chosen(Record, frozen=True, kw_only=True, tag="chosen"):

@@ -29,7 +29,7 @@ import msgspec
 import platformdirs
 import semver
 
-from pytest_ocrepro.errors import BuildError
+from pytest_ocrepro.errors import BuildError, UnfitBuildError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -57,7 +57,7 @@ class RegistryError(BuildError):
     """The npm registry does not answer."""
 
 
-class UnknownVersionError(BuildError):
+class UnknownVersionError(UnfitBuildError):
     """No such version is published for this platform."""
 
 
@@ -256,15 +256,17 @@ def run_bounded(
     env: dict[str, str] | None = None,
     cwd: Path | None = None,
     tick: Callable[[], None] | None = None,
+    tied: bool = False,
 ) -> Finished:
     """Run a program in a session of its own, for so long and with so much output at most; raises OSError.
 
     Its process group is killed when it does not end, or leaves something behind that holds its output.
+    ``tied``: its standard input is a pipe that breaks when we are gone.
     """
     deadline = time.monotonic() + timeout_s
     with subprocess.Popen(
         argv,
-        stdin=subprocess.DEVNULL,
+        stdin=subprocess.PIPE if tied else subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         env=env,

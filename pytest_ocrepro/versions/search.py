@@ -16,7 +16,7 @@ from enum import StrEnum
 import msgspec
 
 from pytest_ocrepro import __version__
-from pytest_ocrepro.errors import OcreproError
+from pytest_ocrepro.errors import OcreproError, UnfitBuildError
 from pytest_ocrepro.judge.rates import Rate
 from pytest_ocrepro.versions.bisection import (
     HITS_WANTED,
@@ -116,7 +116,8 @@ def fold(records: Sequence[AnyRecord], *, signature: str | None = None) -> State
     wanted = _wanted(plan.signature if signature is None else signature, tried)
     told = [(one, hit_of(one, wanted)) for one in tried]
     settled = [pair for pair in told[: _fresh_from(tried)] if pair[1] is not None]
-    closed = {one.version: one.reason for one in records if isinstance(one, Skipped)} | _given_up(told)
+    closed = _away(records) | {one.version: one.reason for one in records if isinstance(one, Skipped)}
+    closed |= _given_up(told)
     reproduced = Counter(
         one.signs[0] if one.signs else "" for one, hit in told if one.result == "reproduced" and not hit
     )
@@ -219,17 +220,16 @@ class Here(msgspec.Struct, frozen=True, kw_only=True):
     sha256: str
 
 
-class UnfitError(OcreproError):
-    """A version that can never be tried on this machine; it is skipped and stays a hypothesis."""
-
-
-Fetch = Callable[[str], Here]  # raises UnfitError for good reasons, OcreproError for passing ones
+Fetch = Callable[[str], Here]  # raises UnfitBuildError for good reasons, OcreproError for passing ones
 Run = Callable[[Chosen], Iterable[Tried]]  # in any order, each as soon as it is over
 Tell = Callable[[str], None]
 
 
 class Search:
-    """Runs a bisection over an open journal until it ends, or the budget (seconds, trials) is spent."""
+    """Runs a bisection over an open journal until it ends, or the budget (seconds, trials) is spent.
+
+    ``away``: versions that cannot be had this time.
+    """
 
     def __init__(
         self,
@@ -240,6 +240,7 @@ class Search:
         tell: Tell,
         budget_s: float | None = None,
         most_trials: int = MOST_TRIALS,
+        away: Sequence[str] = (),
     ) -> None:
         self._journal = journal
         self._run = run
@@ -249,7 +250,8 @@ class Search:
         self._most_trials = most_trials
         self._here: dict[str, str] = {one.version: one.sha256 for one in journal.records if isinstance(one, Fetched)}
         self._sure: set[str] = set()  # fetched by this process: the cache may have lost what an old journal says
-        journal.append(Opened(tool=__version__, wall=datetime.now(UTC).isoformat(timespec="seconds")))
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        journal.append(Opened(tool=__version__, wall=now, away=tuple(away)))
 
     def to_the_end(self) -> tuple[State, Why]:
         """The state at the end and why it ended. Raises OcreproError; the journal then is good to go on with."""
@@ -287,7 +289,7 @@ class Search:
         started = time.monotonic()
         try:
             here = self._fetch(version)
-        except UnfitError as error:
+        except UnfitBuildError as error:
             self._tell(f"{version} cannot be tried: {error}")
             self._journal.append(Skipped(version=version, reason=str(error)))
             return
@@ -361,6 +363,12 @@ def _rates(told: Sequence[tuple[Tried, bool | None]]) -> dict[str, Rate]:
     return {version: Rate(k=sum(hits), n=len(hits)) for version, hits in outcomes.items()}
 
 
+def _away(records: Sequence[AnyRecord]) -> dict[str, str]:
+    """Of the last time that somebody began or went on."""
+    last = next((one for one in reversed(records) if isinstance(one, Opened)), Opened())
+    return dict.fromkeys(last.away, "not in the cache, and npm was not to be asked")
+
+
 def _given_up(told: Sequence[tuple[Tried, bool | None]]) -> dict[str, str]:
     """Versions of which several trials told nothing and none told anything, while others did."""
     found = {}
@@ -387,8 +395,8 @@ def _cost(
     fetched = [one for one in records if isinstance(one, Fetched)]
     slow = [one.seconds for one in fetched if one.version not in plan.cached]
     here = set(plan.cached) | {one.version for one in fetched}
-    by_hand = {one.version for one in records if isinstance(one, Skipped) and one.by_hand}
-    broken = [order.index(version) for version in closed if version in order and version not in by_hand]
+    no_matter = {one.version for one in records if isinstance(one, Skipped) and one.by_hand} | _away(records).keys()
+    broken = [order.index(version) for version in closed if version in order and version not in no_matter]
     silent = Counter(one.version for one, hit in told if hit is None)
     return Cost(
         trial_s=sum(seconds) / len(seconds) if seconds else TRIAL_S,

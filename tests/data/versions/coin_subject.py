@@ -13,8 +13,9 @@ from pathlib import Path
 
 import msgspec
 
+from pytest_ocrepro.errors import UnfitBuildError
 from pytest_ocrepro.versions.journal import Chosen, Journal, Plan, Tried
-from pytest_ocrepro.versions.search import Here, Search, State, UnfitError, Why
+from pytest_ocrepro.versions.search import Here, Search, State, Why
 
 VERSIONS = tuple(f"1.{minor}.{patch}" for minor in range(8) for patch in range(5))
 FIRST_BAD = "1.4.2"
@@ -53,7 +54,7 @@ class World(msgspec.Struct, frozen=True, kw_only=True):
 
     def fetch(self, version: str) -> Here:
         if version in self.unfit:
-            raise UnfitError(f"opencode {version} is not published")
+            raise UnfitBuildError(f"opencode {version} is not published")
         return Here(version=version, sha256={later: first for first, later in self.twins}.get(version, version))
 
     def plan(self, **fields: object) -> Plan:
