@@ -25,7 +25,8 @@ MAY_IMPORT = {
     "judge": {"history", "readings"},
     "observe": {"history", "readings", "errors"},
     "stage": {"history", "readings", "errors", "observe.procfs", "observe.proctext", "versions.releases"},
-    "versions": {"errors", "judge"},
+    "versions": {"errors", "catalogue", "judge", "publish", "stage.subject"},
+    "catalogue": {"errors"},
     "publish": {"judge", "history", "readings", "errors"},
     "expect": {"stage", "judge", "history", "readings", "errors"},
     "roster": {"stage", "observe", "history", "readings"},
@@ -50,6 +51,7 @@ MAY_IMPORT = {
     "outcome": {"settings", "publish", "judge"},
     "plugin": {"pytest_session", "harness"},
     "pytest_session": {
+        "catalogue",
         "outcome",
         "settings",
         "progress",

@@ -1,12 +1,12 @@
 """The command ``ocrepro``: a door without logic, one module a family of commands.
 
 builds: which opencode, and what this machine can observe. stored: what can be done with a run on disk. exports: what
-can be made of it.
+can be made of it. search: over many builds.
 
 Exit codes: 0 done, 1 the answer is no (each command says when), 2 our error or a usage error in one line.
 """
 
-from pytest_ocrepro.cli import builds, exports, stored
+from pytest_ocrepro.cli import builds, exports, search, stored
 from pytest_ocrepro.cli.group import main
 
-__all__ = ["builds", "exports", "main", "stored"]
+__all__ = ["builds", "exports", "main", "search", "stored"]

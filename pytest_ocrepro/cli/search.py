@@ -1,0 +1,89 @@
+"""Commands over many builds: ``bisect``."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from pytest_ocrepro.cli.group import complain, main
+from pytest_ocrepro.progress import progress_on
+
+_UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
+INTERRUPTED = 130  # as a shell says of Ctrl-C
+
+
+def seconds(context: click.Context, parameter: click.Parameter, value: str | None) -> float | None:
+    """``90``, ``90s``, ``30m``, ``1h30m`` in seconds; a usage error for anything else."""
+    if value is None:
+        return None
+    parts = re.findall(r"(\d+(?:\.\d+)?)([smh]?)", value)
+    if not parts or "".join(number + unit for number, unit in parts) != value:
+        raise click.BadParameter(f"{value!r} is no duration: write 90s, 30m or 1h30m", context, parameter)
+    return sum(float(number) * _UNITS[unit] for number, unit in parts)
+
+
+@main.command()
+@click.argument("scenario", required=False)
+@click.option("--good", metavar="V", help="A build expected clean: the older end, with --find-fix the newer one.")
+@click.option("--bad", metavar="V", help="A build expected to fail: the newer end, with --find-fix the older one.")
+@click.option("--find-fix", is_flag=True, help="Ask for the first clean build instead of the first failing one.")
+@click.option("--confidence", type=click.FloatRange(0.5, 0.999), default=0.95, show_default=True)
+@click.option("--journal", type=click.Path(path_type=Path), help="Default: ocrepro-bisect-SCENARIO.jsonl, here.")
+@click.option("--resume", is_flag=True, help="Go on where the journal stands.")
+@click.option(
+    "--replay", type=click.Path(path_type=Path), metavar="JOURNAL", help="Show what a journal says; run nothing."
+)
+@click.option("--skip", multiple=True, metavar="V", help="Never try this build (repeatable); it stays a hypothesis.")
+@click.option("--max-trials", "most_trials", type=click.IntRange(1), default=1000, show_default=True)
+@click.option(
+    "--time-budget",
+    "budget_s",
+    callback=seconds,
+    metavar="TIME",
+    help="Stop after so long (90s, 30m, 1h30m); --resume goes on.",
+)
+@click.option("--signature", default="", help="Only this failure counts: the beginning of a sign, or 'any'.")
+@click.option(
+    "--assume-monotone", "monotone", is_flag=True, help="One change only: fewer trials, no warning if not so."
+)
+@click.option(
+    "--certain-oracle", "oracle_is_certain", is_flag=True, help="A healthy build can never show this failure."
+)
+@click.option("--across-lines", is_flag=True, help="Allow ends of different major versions.")
+@click.option(
+    "-n", "--workers", type=click.IntRange(1, 64), default=1, show_default=True, help="Trials at the same time."
+)
+@click.option("--seed", type=click.IntRange(0), default=0, help="Seed of the first trial.")
+@click.option("--reports", type=click.Path(path_type=Path), default=Path("reports/bisect"), show_default=True)
+@click.option("--offline", is_flag=True, help="Only builds that are in the cache.")
+@click.pass_context
+def bisect(context: click.Context, /, scenario: str | None, replay: Path | None, **asked: Any) -> None:
+    """Find the build that brought (or fixed) a failure which shows in some trials only.
+
+    Exit code 0: an answer that fresh trials confirm; 1: the evidence does not reach one; 3: too many trials were
+    inconclusive; 2: our error or a usage error.
+    """
+    from pytest_ocrepro.versions import campaign
+    from pytest_ocrepro.versions.rendering import as_markdown
+
+    if replay is not None:
+        told, line = campaign.replay_journal(replay)
+        click.echo(as_markdown(told))
+        complain(line)
+        context.exit(told.exit_code)
+    if scenario is None:
+        raise click.UsageError("Missing argument 'SCENARIO'.", context)
+    wanted = campaign.Wanted(scenario=scenario, **asked)
+    try:
+        with progress_on(sys.stderr) as progress:
+            done = campaign.bisect(wanted, tell=lambda line: click.echo(line, err=True), progress=progress)
+    except KeyboardInterrupt:
+        complain("interrupted; the journal is kept, go on with --resume")
+        context.exit(INTERRUPTED)
+    click.echo(as_markdown(done.certificate, picture=False))
+    click.echo(f"certificate: {done.markdown}\npicture: {done.page.resolve().as_uri()}")
+    context.exit(done.certificate.exit_code)

@@ -1,0 +1,229 @@
+"""What the command ``bisect`` does: the range, the plan, the journal, the builds, the trials, the certificate."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import msgspec
+import semver
+
+from pytest_ocrepro import __version__
+from pytest_ocrepro.catalogue import find_scenario
+from pytest_ocrepro.errors import UsageError
+from pytest_ocrepro.publish.redaction import Redactor
+from pytest_ocrepro.publish.storage import replace
+from pytest_ocrepro.stage import subject
+from pytest_ocrepro.versions import releases
+from pytest_ocrepro.versions.certificate import Certificate, certify
+from pytest_ocrepro.versions.journal import Journal, Plan, Skipped, read_journal
+from pytest_ocrepro.versions.releases import Releases
+from pytest_ocrepro.versions.rendering import as_markdown, as_page
+from pytest_ocrepro.versions.search import MOST_TRIALS, Here, Run, Search, Why, fold, next_step, plan_of, replay
+from pytest_ocrepro.versions.trials import Trials
+
+FEWEST = 2
+SAME_QUESTION = ("kind", "scenarios", "find_fix", "confidence", "monotone", "oracle_is_certain", "signature")
+
+
+class Wanted(msgspec.Struct, frozen=True, kw_only=True):
+    """What a user asked ``ocrepro bisect`` for. ``budget_s`` None: until there is an answer."""
+
+    scenario: str
+    good: str | None = None
+    bad: str | None = None
+    find_fix: bool = False
+    confidence: float = 0.95
+    journal: Path | None = None
+    resume: bool = False
+    budget_s: float | None = None
+    most_trials: int = MOST_TRIALS
+    skip: tuple[str, ...] = ()
+    signature: str = ""
+    monotone: bool = False
+    oracle_is_certain: bool = False
+    across_lines: bool = False
+    workers: int = 1
+    seed: int = 0
+    reports: Path = Path("reports/bisect")
+    offline: bool = False
+
+
+class Outcome(msgspec.Struct, frozen=True, kw_only=True):
+    """The certificate and where it lies as Markdown and as a page."""
+
+    certificate: Certificate
+    markdown: Path
+    page: Path
+
+
+def bisect(
+    wanted: Wanted,
+    *,
+    tell: Callable[[str], None],
+    progress: subject.Progress | None = None,
+    secrets: Mapping[str, str] | None = None,
+    run: Run | None = None,
+) -> Outcome:
+    """Begin, or go on where the journal stands; to the end, the budget or trouble. Raises OcreproError."""
+    scenario = find_scenario(wanted.scenario)
+    path = wanted.journal or journal_name(scenario.test, find_fix=wanted.find_fix)
+    if path.exists() and path.stat().st_size and not wanted.resume:
+        raise UsageError(f"{path} exists: go on with --resume, look at it with --replay, or name another --journal")
+    if wanted.resume and not path.exists():
+        raise UsageError(f"there is no journal {path} to go on with: leave --resume out, or name one with --journal")
+    released = releases.obtain(releases.platform_package(releases.this_machine()), offline=wanted.offline)
+    if released.note:
+        tell(released.note)
+    made = Trials(wanted.reports, find=lambda name: find_scenario(name).node, workers=wanted.workers)
+    with Journal(path) as journal:
+        _begin(journal, wanted, scenario.name, released)
+        for line in journal.read.warnings(str(path)):
+            tell(line)
+        plan = plan_of(journal.records)
+        tell(f"{plan.scenarios[0]} on {len(plan.versions)} builds, {plan.versions[0]} to {plan.versions[-1]}: {path}")
+        search = Search(
+            journal,
+            run=run or made.run,
+            fetch=lambda version: _fetch(version, progress, offline=wanted.offline),
+            tell=tell,
+            budget_s=wanted.budget_s,
+            most_trials=wanted.most_trials,
+            away=_away(plan) if wanted.offline else (),
+        )
+        _, why = search.to_the_end()
+        told = certify(journal.records, why, edited=journal.read.edited)
+    return _write(told, path, secrets or {})
+
+
+def replay_journal(path: Path) -> tuple[Certificate, str]:
+    """The certificate of a journal as it stands, and one line on whether its choices are what we would choose."""
+    read = read_journal(path)
+    if not read.records:
+        raise UsageError(f"{path} is empty: nothing to replay")
+    if plan_of(read.records).kind != "bisect":
+        raise UsageError(f"{path} is the journal of a matrix: `ocrepro matrix --resume` shows it")
+    batches, wrong = replay(read.records)
+    why = next_step(fold(read.records)).ended or Why.BUDGET
+    odd = f"; not ours: batch {', '.join(map(str, wrong[:10]))}" if wrong else ""
+    line = f"{batches - len(wrong)} of {batches} choices follow from the trials before them{odd}"
+    return certify(read.records, why, edited=read.edited), "; ".join([line, *read.warnings(path.name)])
+
+
+def journal_name(test: str, *, find_fix: bool) -> Path:
+    """``ocrepro-bisect-<test>.jsonl`` in the working directory."""
+    word = "fix-" if find_fix else ""
+    return Path(f"ocrepro-bisect-{word}{test.removeprefix('test_').replace('_', '-')}.jsonl")
+
+
+def in_range(released: Releases, oldest: str | None, newest: str | None, *, across_lines: bool) -> tuple[str, ...]:
+    """Releases from one to the other, both included; without an older end from the first of its major version.
+
+    Pre-releases only where they are named. Raises UsageError: reversed, across major versions.
+    """
+    last = released.resolve(newest) if newest else released.latest
+    if not last:
+        raise UsageError(f"{released.package} has no release: `ocrepro versions` lists what there is")
+    line = [one for one in released.versions if _major(one) == _major(last) and not _parsed(one).prerelease]
+    first = released.resolve(oldest) if oldest else line[0]
+    low, high = _parsed(first), _parsed(last)
+    if low > high:
+        raise UsageError(
+            f"the range is reversed: {first} is newer than {last}; --good is the older end, with --find-fix the newer"
+        )
+    if _major(first) != _major(last) and not across_lines:
+        raise UsageError(
+            f"{first} and {last} are of different major versions, which are no single line of development: "
+            "choose both ends in one, or insist with --across-lines"
+        )
+    return tuple(
+        one
+        for one in released.versions
+        if low <= _parsed(one) <= high and (not _parsed(one).prerelease or one in (first, last))
+    )
+
+
+# --- below: how
+
+
+def _parsed(version: str) -> semver.Version:
+    return semver.Version.parse(version)
+
+
+def _major(version: str) -> int:
+    return _parsed(version).major
+
+
+def _begin(journal: Journal, wanted: Wanted, scenario: str, released: Releases) -> None:
+    old_end, new_end = (wanted.bad, wanted.good) if wanted.find_fix else (wanted.good, wanted.bad)
+    old = journal.plan
+    keep = old is not None and not old_end and not new_end
+    versions = (
+        old.versions if keep and old else in_range(released, old_end, new_end, across_lines=wanted.across_lines)
+    )
+    if len(versions) < FEWEST:
+        raise UsageError(
+            f"the range holds {len(versions)} build, {versions[0]}: a bisection needs two (see `ocrepro versions`)"
+        )
+    unknown = sorted(set(wanted.skip) - set(versions))
+    if unknown:
+        raise UsageError(f"--skip {', '.join(unknown)} is not in the range {versions[0]} to {versions[-1]}")
+    plan = Plan(
+        tool=__version__,
+        kind="bisect",
+        scenarios=(scenario,),
+        versions=versions,
+        cached=tuple(sorted({one.version for one in subject.stored()} & set(versions))),
+        find_fix=wanted.find_fix,
+        confidence=wanted.confidence,
+        monotone=wanted.monotone,
+        oracle_is_certain=wanted.oracle_is_certain,
+        signature=wanted.signature,
+        workers=wanted.workers,
+        seed=wanted.seed,
+    )
+    if old is None:
+        journal.append(plan)
+    else:
+        _check_same(old, plan, journal.path)
+    known = {one.version for one in journal.records if isinstance(one, Skipped)}
+    for version in wanted.skip:
+        if version not in known:
+            journal.append(Skipped(version=version, reason="skipped by hand", by_hand=True))
+
+
+def _check_same(old: Plan, new: Plan, path: Path) -> None:
+    """A journal goes on only with the same question."""
+    for field in SAME_QUESTION:
+        if getattr(old, field) != getattr(new, field):
+            raise UsageError(
+                f"{path} is the journal of another question ({field} {getattr(old, field)!r}, now "
+                f"{getattr(new, field)!r}): ask that one, or name another --journal"
+            )
+    if old.versions != new.versions:
+        raise UsageError(
+            f"{path} is the journal of {_span(old)}, now {_span(new)}: leave the ends out, or name another --journal"
+        )
+
+
+def _span(plan: Plan) -> str:
+    return f"{len(plan.versions)} builds, {plan.versions[0]} to {plan.versions[-1]}"
+
+
+def _away(plan: Plan) -> tuple[str, ...]:
+    here = {one.version for one in subject.stored()}
+    return tuple(version for version in plan.versions if version not in here)
+
+
+def _fetch(version: str, progress: subject.Progress | None, *, offline: bool) -> Here:
+    build = subject.fetch(version, progress=progress, offline=offline)
+    return Here(version=build.version, sha256=build.sha256)
+
+
+def _write(told: Certificate, journal: Path, secrets: Mapping[str, str]) -> Outcome:
+    """Beside the journal; what the trials said has passed the gate, the scenario's path has not."""
+    gate = Redactor(secrets, {str(Path.cwd()): "$PROJECT"})
+    markdown, page = journal.with_suffix(".md"), journal.with_suffix(".html")
+    replace(markdown, gate(as_markdown(told)).encode())
+    replace(page, gate(as_page(told)).encode())
+    return Outcome(certificate=told, markdown=markdown, page=page)
