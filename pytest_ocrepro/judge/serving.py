@@ -17,7 +17,7 @@ from pytest_ocrepro.judge.life import Life
 from pytest_ocrepro.judge.living import STILL_S, Living, Named, View, at_deadline, early, suspended, with_chain
 from pytest_ocrepro.judge.progress import looks_of, pair_of, progress_of, spent_s
 from pytest_ocrepro.judge.sessions import open_questions, session_in
-from pytest_ocrepro.judge.signs import event_loop_of
+from pytest_ocrepro.judge.signs import event_loop_of, outside_of_its_loop
 from pytest_ocrepro.readings import Snapshot
 
 REFUSED = 400  # and above: a status that says no
@@ -75,7 +75,7 @@ def owing(history: History, life: Life, call: Call, cut_ns: int) -> Living:
         f"it owes an answer to {call.words} for {(view.cut_ns - call.begun_ns) / 1e9:.1f} s",
         f"no progress for {view.quiet_s:.1f} s; the last step: {view.last}",
         *([view.rest.words] if view.rest else []),
-        *filter(None, (_loop(view), _probed(history, life, call))),
+        *filter(None, (_loop(view), _elsewhere(history, view, call), _probed(history, life, call))),
     )
     named = suspended(history, view) or _named(history, view, call)
     return Living(named=named, facts=facts, chain=waitgraph.in_words(view.graph, view.chain))
@@ -161,7 +161,7 @@ def _named(history: History, view: View, call: Call) -> Named:
         return verdict, grade, f"its event loop spins: {why}"
     if verdict is not Verdict.STALLED:
         return verdict, grade, why
-    if _loop(view):
+    if _loop(view) or _elsewhere(history, view, call):
         return verdict, grade, "its event loop is blocked in a call that nobody here is seen to answer"
     if _answers_others(history, view.life, call):
         return verdict, grade, "its event loop runs and it waits for nobody: nobody is going to answer this call"
@@ -178,6 +178,16 @@ def _loop(view: View) -> str:
     if view.pair is None or not _backlog(view.pair.before, view.life):
         return ""
     return _backlog(view.pair.after, view.life)
+
+
+def _elsewhere(history: History, view: View, call: Call) -> str:
+    """The same without a backlog, since it had accepted the one who asks: it sleeps elsewhere, and answers nobody."""
+    probe = _probe_of(history, view.life, call)
+    readings = [view.life.reading(look) for look in (view.pair.before, view.pair.after)] if view.pair else []
+    places = {outside_of_its_loop(reading) if reading else "" for reading in readings}
+    if probe is None or not probe.timed_out or len(places) != 1 or "" in places:
+        return ""
+    return f"its main thread is in {places.pop()} at both looks, and not in its event loop"
 
 
 def _probe_of(history: History, life: Life, call: Call) -> HttpCall | None:

@@ -133,6 +133,14 @@ def event_loop_of(snapshot: Snapshot, process: ProcessReading) -> str:
     return f"its event loop accepts nobody: {count} connection(s) wait at {waiting[0].local}, its main thread {where}"
 
 
+def outside_of_its_loop(process: ProcessReading) -> str:
+    """The system call that its main thread sleeps in, where that is none that an event loop sleeps in; else empty."""
+    main = _main_thread(process)
+    if main is None or main.syscall in (None, "none", "running") or main.syscall in LOOPS:
+        return ""
+    return main.syscall or ""
+
+
 def reads_stdin(process: ProcessReading) -> str:
     """Who reads fd 0, in words; empty when nobody does."""
     for thread in process.threads:

@@ -35,9 +35,11 @@ def timed_out(at: float = ASKED_AT, **more: Any) -> h.HttpCall:
     return call(0, at, TIMEOUT_S, error="no answer within 5 s", timed_out=True, **more)
 
 
-def probe(status: int) -> h.HttpCall:
+def probe(status: int, **more: Any) -> h.HttpCall:
     path = "/global/health"
-    return call(status, ASKED_AT + TIMEOUT_S + 0.01, method="GET", path=path, purpose=h.HEALTH_PROBE, number=999)
+    return call(
+        status, ASKED_AT + TIMEOUT_S + 0.01, method="GET", path=path, purpose=h.HEALTH_PROBE, number=999, **more
+    )
 
 
 def listener(pid: int = 20, waiting: int = 0) -> r.SocketReading:
@@ -95,6 +97,14 @@ def test_a_blocked_event_loop_is_named_by_its_backlog_and_its_call() -> None:
     assert told.verdict is Verdict.STALLED
     assert any("accepts nobody: 1 connection(s) wait at 127.0.0.1:4096" in fact for fact in told.because)
     assert "event loop is blocked" in told.because[-1]
+
+
+def test_a_blocked_event_loop_has_no_backlog_when_it_had_accepted_the_one_who_asks() -> None:
+    told = judged(timed_out(), looks(BLOCKED), probe(0, timed_out=True))
+    assert "event loop is blocked" in told.because[-1]
+    assert "its main thread is in flock at both looks, and not in its event loop" in told.because
+    for near_miss in ((looks(BLOCKED), probe(200)), (looks(PARKED), probe(0, timed_out=True)), (looks(BLOCKED),)):
+        assert "blocked" not in judged(timed_out(), *near_miss).because[-1]
 
 
 def test_a_spinning_event_loop_is_a_livelock() -> None:
