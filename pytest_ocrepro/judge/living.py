@@ -9,7 +9,9 @@ slow is not hung.
 
 from __future__ import annotations
 
-from pytest_ocrepro.history import FaultHealed, History, ProviderReply, SignalSent
+from itertools import takewhile
+
+from pytest_ocrepro.history import FaultHealed, History, ProviderReply, ProviderRequest, SignalSent
 from pytest_ocrepro.judge import waitgraph
 from pytest_ocrepro.judge.foreign import TOOL_RUNS, is_blind
 from pytest_ocrepro.judge.judgement import Edge, Grade, Graph, Node, Record, Verdict
@@ -81,7 +83,7 @@ class View(Record, frozen=True, kw_only=True):
 
     @property
     def patience_s(self) -> float:
-        """So long without a step, or with so much CPU for it, is no slow process."""
+        """So long without a step is no slow process."""
         return max(QUIET_S, min(STILL_S, STILL_SHARE * self.deadline_s))
 
     @property
@@ -221,7 +223,7 @@ def at_deadline(view: View) -> Named:
         return Verdict.INCONCLUSIVE, Grade.WEAK, "a tool of it runs, and nobody knows how long that is to take"
     if root is not None and waitgraph.has_no_way_out(view.graph, view.key, 0.0):
         return _rooted(view, root)
-    if view.spent_s >= view.patience_s:  # however slow the machine is
+    if not rest.idle and view.spent_s >= BUSY_SHARE * view.patience_s:  # however slow the machine is
         why = f"busy for {view.quiet_s:.1f} s without a step, with {view.spent_s:.1f} s of CPU, at the deadline"
         return Verdict.LIVELOCK, Grade.STRONG, why
     if rest.starved:
@@ -244,15 +246,17 @@ def _rooted(view: View, root: Node) -> Named:
 
 def _retrying(history: History, view: View) -> Named | None:
     """At the deadline, the same request again and again, each time with an error: steps, but no progress."""
-    requests = asked(history, view.life, view.cut_ns)
     words = {event.request: event.what for event in history.of_type(ProviderReply) if event.at_ns <= view.cut_ns}
-    repeated = requests[-REPEATS:]
-    alike = {(one.path, one.model, one.last_text) for one in repeated}
-    failed = all(words.get(one.request) == "error" for one in repeated)
-    if not view.late or len(repeated) < REPEATS or len(alike) != 1 or not failed:
+    over = [one for one in asked(history, view.life, view.cut_ns) if one.request in words]
+    repeated = list(takewhile(lambda one: words[one.request] == "error" and _alike(one, over[-1]), reversed(over)))
+    if not view.late or len(repeated) < REPEATS:
         return None
-    if pair_of(history, view.life, repeated[0].at_ns, view.cut_ns) is None:
+    if pair_of(history, view.life, repeated[-1].at_ns, view.cut_ns) is None:
         return None
-    period_s = (repeated[-1].at_ns - repeated[0].at_ns) / 1e9 / (REPEATS - 1)
-    why = f"it asked {len(requests)} times and got an error each time, about every {period_s:.1f} s, to the deadline"
+    period_s = (repeated[0].at_ns - repeated[-1].at_ns) / 1e9 / (len(repeated) - 1)
+    why = f"it asked {len(repeated)} times and got an error each time, about every {period_s:.1f} s, to the deadline"
     return Verdict.LIVELOCK, Grade.PROVED, why
+
+
+def _alike(one: ProviderRequest, other: ProviderRequest) -> bool:
+    return (one.path, one.model, one.last_text) == (other.path, other.model, other.last_text)

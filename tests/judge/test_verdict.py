@@ -471,7 +471,9 @@ def test_who_has_had_the_time_spins_however_busy_the_machine_is() -> None:
     judged = judge_process(alone(46.0, share=0.45, cpu=0.25, threads=starved), 20)
     assert (judged.verdict, judged.grade) == (Verdict.LIVELOCK, Grade.STRONG)
     assert "with 20.2 s of CPU" in judged.because[-1]
-    assert verdict(alone(46.0, share=0.2, cpu=0.1, threads=starved)) is Verdict.INCONCLUSIVE
+    assert verdict(alone(46.0, share=0.1, cpu=0.05, threads=starved)) is Verdict.INCONCLUSIVE
+    parked = alone(46.0, share=0.15, cpu=0.1)
+    assert verdict(parked) is Verdict.STALLED, "the timers of a parked process add up, too"
 
 
 def retries(number: int, what: str = "error", *, until: float = 46.0, last_text: str = "") -> h.History:
@@ -488,6 +490,20 @@ def test_the_same_request_with_an_error_each_time_is_a_livelock() -> None:
     assert verdict(retries(8, "finished")) is not Verdict.LIVELOCK
     assert verdict(retries(8, last_text="another prompt")) is not Verdict.LIVELOCK
     assert verdict(retries(2)) is not Verdict.LIVELOCK
+
+
+def test_a_livelock_may_be_fast_and_may_just_have_asked_again() -> None:
+    """Three requests of it lie nearer to one another than two looks can."""
+    fast = [(w.asked(20, 40 + n / 10, n), w.replied(20, 40.05 + n / 10, "error", n)) for n in range(1, 60)]
+    looks = (*w.samples((20,), 0, 46.0), *w.twice(45.0, w.process(20, "run")))
+    history = w.of(w.started(20, "run"), [event for pair in fast for event in pair], looks)
+    judged = judge_process(history, 20)
+    assert judged.verdict is Verdict.LIVELOCK
+    assert "it asked 59 times and got an error each time, about every 0.1 s" in judged.because[-1]
+    assert verdict(w.of(history, w.asked(20, 45.99, 60))) is Verdict.LIVELOCK
+    for word in ("begun", "finished"):
+        answered = w.replied(20, 45.995, word, 60)
+        assert verdict(w.of(history, w.asked(20, 45.99, 60), answered)) is not Verdict.LIVELOCK
 
 
 def test_without_an_obligation_nothing_is_hung() -> None:
