@@ -17,11 +17,12 @@ from pytest_ocrepro.harness import Trial
 from pytest_ocrepro.judge.judgement import Verdict
 from pytest_ocrepro.stage.process import OpenPipe, Process
 from pytest_ocrepro.stage.provider import error, for_ever, late, never_ending, paced, stall_after, text
+from pytest_ocrepro.stage.server import Server
 
 VICTIMS = Path(__file__).parent / "victims"
 FAR_S = 40.0  # a deadline that none of them comes near
 SOON_S = 7.0  # one for what only a deadline tells
-QUIET_FOR_S = 6.0  # how long the healthy ones look hung
+QUIET_FOR_S = 5.0  # how long the healthy ones look hung
 PATIENCE_S = 30.0
 
 
@@ -33,10 +34,10 @@ class Expected(msgspec.Struct, frozen=True):
 
 
 class Case(msgspec.Struct, frozen=True):
-    """``play`` sets the stage and returns the process that is watched; ``expected`` by role."""
+    """``play`` sets the stage and returns the process that is watched, or the server; ``expected`` by role."""
 
     name: str
-    play: Callable[[Trial], Process]
+    play: Callable[[Trial], Process | Server]
     expected: dict[str, Expected]
 
 
@@ -159,6 +160,29 @@ def own_pid_lent(trial: Trial) -> Process:
     return act(trial, "finds_the_lock_of_another", "30 own", deadline_s=25.0)
 
 
+def called(victim: str, path: str, word: str = "-", timeout_s: float = 6.0) -> Callable[[Trial], Server]:
+    """A server that has answered one call, and is then called once more."""
+
+    def play(trial: Trial) -> Server:
+        server = trial.serve(args=["-m", f"victim/{victim}", word])
+        server.call("GET", "/session")
+        server.call("POST", path, timeout_s=timeout_s)
+        return server
+
+    return play
+
+
+def loop_waits_for_a_lock(trial: Trial) -> Server:
+    aid(trial, "keeps_a_file_lock", "for-ever", "holder")
+    reached(trial, "locked")
+    return called("locks_in_its_event_loop", "/lock")(trial)
+
+
+def prompt_to_a_silent_model(trial: Trial) -> Server:
+    trial.provider.script(never_ending())
+    return called("serves_answers_of_the_model", "/session/ses_1/message")(trial)
+
+
 # -- not hung, but not done either
 
 
@@ -172,6 +196,23 @@ def suspended(trial: Trial) -> Process:
     trial.provider.wait_for_request()
     process.suspend()
     return process
+
+
+def question_open(trial: Trial) -> Server:
+    server = trial.serve(args=["-m", "victim/asks_the_user"])
+    server.wait_for_question("ses_1")
+    server.call("POST", "/session/ses_1/message", timeout_s=3.0)
+    return server
+
+
+def idle_server(trial: Trial) -> Server:
+    """Looked at again and again while nobody wants anything of it."""
+    server = trial.serve(args=["-m", "victim/serves"])
+    server.call("GET", "/session")
+    for _ in range(4):
+        server.process.wait(1.5)
+        trial.sampler.snapshot()
+    return server
 
 
 def slow_to_the_deadline(trial: Trial) -> Process:
@@ -269,16 +310,16 @@ def writer_commits(trial: Trial) -> Process:
     return act(trial, "sqlite_waiter", "300")
 
 
-def starved(trial: Trial, deadline_s: float = FAR_S) -> Process:
+def starved(trial: Trial, for_s: float = QUIET_FOR_S, deadline_s: float = FAR_S) -> Process:
     trial.provider.script(for_ever(text("done")))
     neighbour = VICTIMS / "is_a_neighbour.py"
-    trial.spawn([sys.executable, str(neighbour), str(QUIET_FOR_S)], role="neighbour", deadline_s=FAR_S)
-    return act(trial, "is_starved", "1", deadline_s=deadline_s)
+    trial.spawn([sys.executable, str(neighbour), str(for_s)], role="neighbour", deadline_s=FAR_S)
+    return act(trial, "is_starved", deadline_s=deadline_s)
 
 
 def starved_to_the_deadline(trial: Trial) -> Process:
     """Its deadline moves by as long as it has waited for its core."""
-    return starved(trial, deadline_s=QUIET_FOR_S - 1.0)
+    return starved(trial, for_s=4.0, deadline_s=3.5)
 
 
 def killed(trial: Trial) -> Process:
@@ -363,6 +404,47 @@ CASES = (
         "output kept open",
         alone("waits_for_output", "300", SOON_S),
         {"first": Expected(Verdict.BLOCKED, "first waits for output of sleep-#")},
+    ),
+    Case(
+        "call lost",
+        called("forgets_a_call", "/lost"),
+        {"server": Expected(Verdict.STALLED, "nobody is going to answer this call")},
+    ),
+    Case(
+        "event loop blocked",
+        called("blocks_its_event_loop", "/block", "for-ever"),
+        {"server": Expected(Verdict.STALLED, "its event loop is blocked in a call")},
+    ),
+    Case(
+        "event loop behind a lock",
+        loop_waits_for_a_lock,
+        {"server": Expected(Verdict.BLOCKED, "lock on .*/whole is held by holder")},
+    ),
+    Case(
+        "event loop spins",
+        called("spins_in_its_event_loop", "/spin", "for-ever"),
+        {"server": Expected(Verdict.LIVELOCK, "its event loop spins")},
+    ),
+    Case(
+        "prompt to a silent model",
+        prompt_to_a_silent_model,
+        {"server": Expected(Verdict.BLOCKED, "turn 'never-ending' says nothing more")},
+    ),
+    Case(
+        "question open",
+        question_open,
+        {"server": Expected(Verdict.WAITING_FOR_INPUT, "waits for an answer to its question")},
+    ),
+    Case("idle server", idle_server, {"server": Expected(Verdict.ALIVE, "answered 1 of 1 calls")}),
+    Case(
+        "slow handler",
+        called("blocks_its_event_loop", "/block", str(QUIET_FOR_S), 2 * QUIET_FOR_S),
+        {"server": Expected(Verdict.ALIVE, "answered 2 of 2 calls")},
+    ),
+    Case(
+        "handler spins for a while",
+        called("spins_in_its_event_loop", "/spin", str(QUIET_FOR_S), 3 * QUIET_FOR_S),
+        {"server": Expected(Verdict.ALIVE, "answered 2 of 2 calls")},
     ),
     Case("open stdin", open_stdin, {"first": Expected(Verdict.WAITING_FOR_INPUT, "standard input")}),
     Case("suspended by us", suspended, {"first": Expected(Verdict.ALIVE, "the scenario has suspended it")}),

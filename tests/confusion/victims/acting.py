@@ -11,10 +11,12 @@ import hashlib
 import http.client
 import json
 import os
+import selectors
 import shutil
 import socket
 import sys
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -129,3 +131,30 @@ def wait_for_lock() -> None:
 def release_lock() -> None:
     """Let go of it."""
     shutil.rmtree(LOCK)
+
+
+def serve(handle: Callable[[str], str | None]) -> None:
+    """One thread and one loop, as opencode's: a handler that blocks it blocks everybody. None: no answer, ever."""
+    port = int(sys.argv[sys.argv.index("--port") + 1])
+    with socket.create_server(("127.0.0.1", port)) as listener, selectors.EpollSelector() as loop:
+        loop.register(listener, selectors.EVENT_READ)
+        print(f"opencode server listening on http://127.0.0.1:{port}", flush=True)
+        while True:
+            for key, _ in loop.select():
+                if key.fileobj is listener:
+                    line = listener.accept()[0]
+                    loop.register(line, selectors.EVENT_READ, line)
+                else:
+                    _serve_one(loop, key.data, handle)
+
+
+def _serve_one(loop: selectors.BaseSelector, line: socket.socket, handle: Callable[[str], str | None]) -> None:
+    request = line.recv(1 << 16).decode()
+    body = handle(request.split(" ")[1]) if request else ""
+    if body is None:
+        return
+    if request:
+        head = f"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n"
+        line.sendall(f"{head}Connection: close\r\n\r\n{body}".encode())
+    loop.unregister(line)
+    line.close()

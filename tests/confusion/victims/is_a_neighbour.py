@@ -3,10 +3,11 @@
 import os
 import time
 
-from acting import WORD, wait_for
+from acting import WORD, hold, wait_for
 
 os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
 wait_for("starved")
 end = time.monotonic() + float(WORD)
 while time.monotonic() < end:
     pass
+hold("neighbour-gone")

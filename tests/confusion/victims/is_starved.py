@@ -1,15 +1,13 @@
-"""Gets next to nothing of its core, because a neighbour has it; when the neighbour ends it goes on."""
+"""Gets next to nothing of its core because a neighbour has it; when the neighbour has ended it goes on."""
 
 import os
-import time
 
-from acting import WORD, answer, begin, hold
+from acting import PROJECT, answer, begin, hold
 
 begin()
 os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
-os.nice(19)
+os.nice(10)
 hold("starved")
-spent = time.process_time() + float(WORD)
-while time.process_time() < spent:
+while not (PROJECT / "neighbour-gone").exists():
     pass
 answer()
