@@ -1,4 +1,4 @@
-"""Commands that make something else of stored runs: ``merge``."""
+"""Commands that make something else of stored runs: ``merge``, ``diff``."""
 
 from __future__ import annotations
 
@@ -24,3 +24,22 @@ def merge(runs: tuple[Path, ...], output: Path) -> None:
     for line in merged.warnings:
         complain(line)
     click.echo(f"{merged.runs} runs, {merged.trials} trials: {merged.page.resolve().as_uri()}")
+
+
+@main.command()
+@click.argument("first", type=_PATH)
+@click.argument("second", type=_PATH)
+@click.option("--across", is_flag=True, help="Compare each scenario on FIRST's versions with it on SECOND's others.")
+@click.option("--markdown", "form", flag_value="markdown", help="Print a Markdown table.")
+@click.option("--json", "form", flag_value="json", help="Print the record.")
+@click.pass_context
+def diff(context: click.Context, first: Path, second: Path, *, across: bool, form: str | None) -> None:
+    """Compare two run sets (each a run, or a folder of them); exit 1 where something got worse beyond chance."""
+    from pytest_ocrepro.publish import comparison as room
+
+    found = room.compare_paths([first], [second], across=across)
+    shown = {"json": room.in_json, "markdown": room.in_markdown}.get(form or "", room.in_text)(found)
+    for line in (*found.first.left_out, *found.second.left_out):
+        complain(f"left out: {line}")
+    click.echo(shown)
+    context.exit(int(bool(found.worse)))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Sequence
 from statistics import NormalDist
 
 import msgspec
@@ -111,6 +112,20 @@ def fisher(k1: int, n1: int, k2: int, n2: int) -> float:
     weights = [math.exp(log - scale) for log in logs]
     limit = weights[k1 - lowest] * (1 + _SAME)
     return min(1.0, math.fsum(weight for weight in weights if weight <= limit) / math.fsum(weights))
+
+
+def holm(ps: Sequence[float]) -> tuple[float, ...]:
+    """Each p corrected for there being several, in the same order (Holm 1979, Scand. J. Stat. 6:65).
+
+    The smallest is multiplied by how many there are, the next by one less, and so on, never falling; whichever are
+    below a limit then, the chance that any of them is so by chance alone is at most that limit.
+    """
+    adjusted = [0.0] * len(ps)
+    highest = 0.0
+    for rank, number in enumerate(sorted(range(len(ps)), key=ps.__getitem__)):
+        highest = max(highest, min(1.0, ps[number] * (len(ps) - rank)))
+        adjusted[number] = highest
+    return tuple(adjusted)
 
 
 def newcombe(k1: int, n1: int, k2: int, n2: int, confidence: float = _IN_USE) -> Interval:

@@ -23,6 +23,7 @@ from pytest_ocrepro.history import decode_event
 from pytest_ocrepro.judge.judgement import Judgement
 from pytest_ocrepro.publish import storage
 from pytest_ocrepro.publish.bundle import BUNDLE_FILES, SAFE_NAME, is_run
+from pytest_ocrepro.publish.counting import Entry, place, unjudged
 from pytest_ocrepro.publish.records import SCHEMA, Origin, Receipt, RunInfo, TrialInfo, TrialResult
 from pytest_ocrepro.publish.redaction import Redactor
 
@@ -74,9 +75,21 @@ def runs_at(path: Path) -> tuple[Path, ...]:
     return found
 
 
-def read_contents(run: Path) -> Contents:
-    """All that can be taken over from one run directory; never raises for what is in it."""
-    return _Reader(run).read()
+def read_contents(run: Path, *, evidence: bool = True) -> Contents:
+    """All that can be taken over from one run directory; never raises for what is in it.
+
+    Without ``evidence`` histories and judgements are not opened: enough to count by, and cheap.
+    """
+    return _Reader(run, evidence=evidence).read()
+
+
+def entries_of(contents: Contents) -> tuple[Entry, ...]:
+    """The trials as they are counted, each once."""
+    found = [Entry(result=line) for name, line in contents.lines.items() if name not in contents.copies]
+    for name, copy in contents.copies.items():
+        result = copy.result or contents.lines.get(name) or unjudged(copy.origin.run_id, copy.info, copy.path)
+        found.append(Entry(result=result, info=copy.info, path=copy.path))
+    return tuple(sorted(found, key=place))
 
 
 def trial_name(run_id: str, bundle: str) -> str:
@@ -88,8 +101,9 @@ def trial_name(run_id: str, bundle: str) -> str:
 class _Reader:
     """Reads one run, and keeps a list of what it could not read."""
 
-    def __init__(self, run: Path) -> None:
+    def __init__(self, run: Path, *, evidence: bool) -> None:
         self._run = run
+        self._evidence = evidence
         self._left_out: set[str] = set()
         self._gate = Redactor({}, {})
         info = self._small(run / "run.json", RunInfo)
@@ -137,9 +151,9 @@ class _Reader:
             return None
         for other in sorted(set(_names(path)) - set(BUNDLE_FILES)):
             self._leave_out(f"trials/{path.name}/{other}", "is no file of a bundle")
-        history = self._history(path / "history.jsonl")
+        history = self._history(path / "history.jsonl") if self._evidence else None
         result = self._small(path / "result.json", TrialResult)
-        judgement = self._small(path / "judgement.json", Judgement)
+        judgement = self._small(path / "judgement.json", Judgement) if self._evidence else None
         receipt = self._small(path / "receipt.json", Receipt)
         found = {"history.jsonl": history, "receipt.json": receipt, "judgement.json": judgement}
         said = (info, None if result is None else msgspec.structs.replace(result, bundle=""), judgement, receipt)

@@ -4,6 +4,8 @@ import math
 import random
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pytest_ocrepro.judge.rates import (
     Looks,
@@ -12,6 +14,7 @@ from pytest_ocrepro.judge.rates import (
     clopper_pearson,
     excludes,
     fisher,
+    holm,
     needed,
     newcombe,
     percent,
@@ -171,3 +174,18 @@ def test_confidence_must_be_a_fraction() -> None:
         wilson(1, 2, 95)
     with pytest.raises(ValueError, match="cannot be excluded"):
         needed(0)
+
+
+def test_holm_as_published() -> None:
+    """The worked example of the article on the method in Wikipedia."""
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx((0.03, 0.06, 0.06, 0.02))
+    assert holm([]) == ()
+    assert holm([0.2]) == (0.2,)
+    assert holm([0.9, 0.8]) == (1.0, 1.0)
+
+
+@given(st.lists(st.floats(0, 1), max_size=8))
+def test_holm_never_makes_a_p_smaller_nor_changes_their_order(ps: list[float]) -> None:
+    adjusted = holm(ps)
+    assert all(p <= corrected <= 1 for p, corrected in zip(ps, adjusted, strict=True))
+    assert [corrected for _, corrected in sorted(zip(ps, adjusted, strict=True))] == sorted(adjusted)

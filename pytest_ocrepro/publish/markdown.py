@@ -1,0 +1,25 @@
+"""Text of the subject on its way into Markdown: it stays text, on one line, whatever it holds."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+
+from pytest_ocrepro.publish.text import cut, flat
+
+MOST_CHARACTERS = 400  # of one cell
+
+# What GitHub's Markdown could take for markup, a link, an emoji, a formula or HTML. CommonMark lets every ASCII
+# punctuation character be escaped.
+_SPECIAL = re.compile(r"[\\`*_{}\[\]<>()#|~&$!@:]")
+
+
+def escaped(text: str, most: int = MOST_CHARACTERS) -> str:
+    """Visible, on one line, cut to ``most`` characters, and with nothing left that Markdown would act on."""
+    return _SPECIAL.sub(r"\\\g<0>", cut(flat(text), most))
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table of cells that are Markdown already."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
