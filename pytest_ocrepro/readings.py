@@ -100,6 +100,23 @@ class SocketReading(Reading, frozen=True, kw_only=True):
     peer_pid: int | None = None  # who holds the other end on loopback
 
 
+class UnixSocketReading(Reading, frozen=True, kw_only=True):
+    """One UNIX socket of an observed process; opencode reads what its tools print through such pairs.
+
+    One that several processes have inherited is told once for each of them, and so is its peer.
+    """
+
+    pid: int
+    fd: int
+    inode: int
+    name: str  # a path, "@" and an abstract name, or "" (one of a pair)
+    state: str  # ESTABLISHED, LISTEN, UNCONNECTED
+    rx_queue_bytes: int | None = None  # for LISTEN: connections not yet accepted
+    tx_queue_bytes: int | None = None  # for LISTEN: how many of them there may be
+    peer_inode: int | None = None
+    peer_pid: int | None = None  # the first process that has the other end, or that listens and has not accepted
+
+
 class FileLock(Reading, frozen=True, kw_only=True):
     """A POSIX, OFD or flock lock on a file, held or waited for (proc_locks(5))."""
 
@@ -204,6 +221,7 @@ class Snapshot(Reading, frozen=True, kw_only=True):
     full: bool
     processes: tuple[ProcessReading, ...] = ()
     sockets: tuple[SocketReading, ...] = ()
+    unix_sockets: tuple[UnixSocketReading, ...] = ()
     locks: tuple[FileLock, ...] = ()
     wal_indexes: tuple[WalIndex, ...] = ()
     lock_directories: tuple[LockDirectory, ...] = ()

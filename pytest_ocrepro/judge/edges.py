@@ -15,6 +15,7 @@ from pytest_ocrepro.history import History
 from pytest_ocrepro.judge.foreign import foreign_waits
 from pytest_ocrepro.judge.judgement import Edge, Graph, Node
 from pytest_ocrepro.judge.life import Life, lives, tail_of
+from pytest_ocrepro.judge.outputs import kept_outputs
 from pytest_ocrepro.judge.outsiders import Outsiders
 from pytest_ocrepro.judge.progress import progress_of
 from pytest_ocrepro.judge.sessions import asks_permission, open_questions, pending_tool
@@ -48,7 +49,6 @@ STARTING = frozenset({"bootstrapping", "config-loading", "plugins-loading"})
 STALE_AFTER_S = 60.0  # `staleMs:60000`, read from the builds: the next waiter breaks a lock whose heartbeat is older
 BUSY_TIMEOUT_S = 5.0  # set by every build measured (1.14.48 to 1.18.34)
 NPM_TIMEOUT_S = 300.0  # npm's own default of fetch-timeout
-STDERR = 2
 STOPPED = ("T", "t")
 
 
@@ -84,7 +84,7 @@ class EdgeBuilder:
         self._input(process)
         self._foreign(process)
         if process.is_subject:
-            self._pipes(process)
+            self._outputs(process)
             self._answers_of_users(process)
         self._children(process)
 
@@ -367,21 +367,11 @@ class EdgeBuilder:
             key = self._node(f"tool:{life.pid}", "tool", f"its own {pending.tool} tool")
             self._edge(self._process(life.pid), key, "inferred", "waits for", *facts, binding=False)
 
-    def _pipes(self, process: ProcessReading) -> None:
-        """A read end here, a write end there: an output that a tool's descendant keeps open."""
-        reads = {fd.inode for fd in process.fds if fd.kind is FdKind.PIPE and fd.writable is False and fd.fd > STDERR}
-        for other in self._snapshot.processes:
-            shared = [fd for fd in other.fds if fd.kind is FdKind.PIPE and fd.writable and fd.inode in reads]
-            if shared and not other.is_subject and shared[0].inode is not None:
-                fact = f"pipe:[{shared[0].inode}] is read here and written there"
-                self._edge(
-                    self._process(process.id.pid),
-                    self._process(other.id.pid),
-                    "proved",
-                    "waits for output of",
-                    fact,
-                    binding=False,
-                )
+    def _outputs(self, process: ProcessReading) -> None:
+        """An output that a tool's descendant keeps open."""
+        for other, fact in kept_outputs(self._snapshot, process):
+            ends = self._process(process.id.pid), self._process(other.id.pid)
+            self._edge(*ends, "proved", "waits for output of", fact, binding=False)
 
     def _children(self, process: ProcessReading) -> None:
         for child in self._snapshot.processes:

@@ -169,7 +169,11 @@ class Reader:
         """Rows of net/tcp and net/tcp6 of the network namespace that the process is in."""
         return (self._text(f"{pid}/net/tcp") or "") + (self._text(f"{pid}/net/tcp6") or "")
 
-    def net_namespace(self, pid: int) -> str | None:
+    def net_unix(self, pid: int | str = "self") -> str:
+        """Rows of net/unix of the network namespace that the process is in."""
+        return self._text(f"{pid}/net/unix") or ""
+
+    def net_namespace(self, pid: int | str) -> str | None:
         """The namespace's name, equal for processes that share it; None: unreadable."""
         return self.namespace(pid, "net")
 
@@ -228,6 +232,17 @@ class Reader:
             if any(self._link(f"{pid}/fd/{name}") == wanted for name in self._entries(f"{pid}/fd")):
                 return pid
         return None
+
+    def owners_of_sockets(self, inodes: Container[int]) -> dict[int, int]:
+        """Socket -> the first process that has it open; those that nobody visible has are left out."""
+        found: dict[int, int] = {}
+        for pid in self.pids():
+            for name in self._entries(f"{pid}/fd"):
+                target = self._link(f"{pid}/fd/{name}") or ""
+                inode = int(target[8:-1]) if target.startswith("socket:[") and target[8:-1].isdecimal() else 0
+                if inode in inodes:
+                    found.setdefault(inode, pid)
+        return found
 
     # --- below: how
 

@@ -97,6 +97,18 @@ class TcpRow(Reading, frozen=True):
     inode: int
 
 
+class UnixRow(Reading, frozen=True):
+    """One UNIX socket, from net/unix (no queues, no peer) or from sock_diag(7)."""
+
+    inode: int
+    state: str
+    name: str = ""
+    rx_queue_bytes: int | None = None
+    tx_queue_bytes: int | None = None
+    peer_inode: int | None = None
+    unaccepted: tuple[int, ...] = ()  # of a listener: inodes of the clients that wait
+
+
 def _numbered(table: str) -> Iterator[tuple[int, str]]:
     words = iter(table.split())
     return ((int(number), next(words)) for number in words)
@@ -264,6 +276,27 @@ def _tcp_row(words: list[str]) -> TcpRow | None:
         )
     except ValueError:
         return None
+
+
+_UNIX_FIELDS: Final = 7  # up to the inode
+_ACCEPTS: Final = 0x10000  # __SO_ACCEPTCON of include/linux/net.h
+_CONNECTED: Final = 3  # SS_CONNECTED
+
+
+def parse_net_unix(text: str) -> tuple[UnixRow, ...]:
+    """Rows of net/unix; the head and rubbish are left out."""
+    rows = (_unix_row(line.split(maxsplit=_UNIX_FIELDS)) for line in text.splitlines())
+    return tuple(row for row in rows if row is not None)
+
+
+def _unix_row(words: list[str]) -> UnixRow | None:
+    if len(words) < _UNIX_FIELDS or not words[0].endswith(":"):
+        return None
+    flags, state, inode = _integer(words[3], 16), _integer(words[5], 16), _integer(words[6])
+    if flags is None or state is None or inode is None:
+        return None
+    told = "LISTEN" if flags & _ACCEPTS else "ESTABLISHED" if state == _CONNECTED else "UNCONNECTED"
+    return UnixRow(inode=inode, state=told, name=words[7] if len(words) > _UNIX_FIELDS else "")
 
 
 def _address(text: str) -> str:

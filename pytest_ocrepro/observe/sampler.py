@@ -23,6 +23,7 @@ from pytest_ocrepro.observe.lock_history import LockHistory
 from pytest_ocrepro.observe.locks import file_locks, lock_directories, probe
 from pytest_ocrepro.observe.logs import LogTailer
 from pytest_ocrepro.observe.sockets import sockets
+from pytest_ocrepro.observe.unix_sockets import unix_sockets
 from pytest_ocrepro.observe.wal_index import HEADER_BYTES, parse_wal_index
 from pytest_ocrepro.readings import Snapshot
 
@@ -277,6 +278,7 @@ class Sampler:
             full=full,
             processes=processes,
             sockets=sockets(self._reader, processes, harness_pids=places.harness_pids) if full else (),
+            unix_sockets=unix_sockets(self._reader, processes, missing) if full else (),
             locks=self._locks(processes, places.databases, missing) if full else (),
             wal_indexes=self._wal_indexes(places.databases, missing) if full else (),
             lock_directories=lock_directories(

@@ -248,6 +248,28 @@ def test_pipe_and_child() -> None:
     assert not waitgraph.has_no_way_out(graph, "pid:20", 1.0)
 
 
+def pair_end(pid: int, fd: int, inode: int, peer: int | None) -> r.UnixSocketReading:
+    return r.UnixSocketReading(pid=pid, fd=fd, inode=inode, name="", state="ESTABLISHED", peer_inode=peer)
+
+
+def test_an_output_kept_open_through_a_socket_pair() -> None:
+    """What opencode's bash tool gives its child: measured on 1.14.48 and 1.18.34."""
+    run, tool, other = w.process(20, "run"), w.process(30, "sh", is_subject=False, parent_pid=1), w.process(21, "run")
+    ours, theirs = pair_end(20, 28, 696, 697), pair_end(30, 2, 697, 696)
+    (edge,) = graph_of(run, tool, unix_sockets=(ours, theirs)).edges
+    assert (edge.waiter, edge.holder, edge.verb, edge.grade) == ("pid:20", "pid:30", "waits for output of", "proved")
+    assert not edge.binding, "opencode may have other work"
+    near_misses = [
+        (tool, (ours, pair_end(30, 0, 697, 696))),  # its input
+        (tool, (pair_end(20, 1, 696, 697), theirs)),  # our own output
+        (tool, (pair_end(20, 28, 696, None), theirs)),  # the peer is not known
+        (tool, (ours, pair_end(30, 2, 999, 696))),
+        (other, (ours, pair_end(21, 9, 697, 696))),  # another opencode is no tool
+    ]
+    for holder, sockets in near_misses:
+        assert graph_of(run, holder, unix_sockets=sockets).edges == ()
+
+
 def test_suspended_by_us_and_by_somebody() -> None:
     sent = [w.signal(20, "run", 2.0, "SIGSTOP")]
     ours = graph_of(w.process(20, "run", state="T"), events=sent)

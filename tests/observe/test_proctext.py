@@ -169,6 +169,24 @@ def test_tcp_rows_of_both_families() -> None:
     ]
 
 
+UNIX = (
+    "Num       RefCount Protocol Flags    Type St Inode Path\n"
+    "00000000bc5d5a92: 00000002 00000000 00010000 0001 01  1035 /run/a socket\n"
+    "00000000e3b8b7b2: 00000003 00000000 00000000 0001 03 22057\n"
+    "00000000e3b8b7b3: 00000003 00000000 00000000 0002 01 22058 @abstract\n"
+    "rubbish: 1 2 x 4 y z\n"
+)
+
+
+def test_unix_rows() -> None:
+    assert [(row.inode, row.state, row.name) for row in proctext.parse_net_unix(UNIX)] == [
+        (1035, "LISTEN", "/run/a socket"),
+        (22057, "ESTABLISHED", ""),
+        (22058, "UNCONNECTED", "@abstract"),
+    ]
+    assert {row.rx_queue_bytes for row in proctext.parse_net_unix(UNIX)} == {None}, "not told there"
+
+
 @pytest.mark.parametrize(
     ("target", "flags", "kind"),
     [
@@ -195,6 +213,7 @@ PARSERS: list[tuple[Callable[[str], object], str]] = [
     (proctext.parse_locks, LOCKS),
     (proctext.parse_fdinfo, LOCKED_FILE + EPOLL + TIMER + EVENTFD),
     (proctext.parse_net_tcp, TCP + TCP6),
+    (proctext.parse_net_unix, UNIX),
     (proctext.fd_kind, "anon_inode:[eventpoll]"),
     (lambda text: proctext.parse_environ(text.encode(errors="replace")), "A=1\0B=2"),
 ]
