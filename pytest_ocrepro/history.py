@@ -366,6 +366,8 @@ AnyEvent = (
 E = TypeVar("E", bound=Event)
 Gate = Callable[[str], str]
 Sink = Callable[[bytes], None]
+Excerpt = Callable[[str, int], str]  # History.excerpt
+LONGEST_SECRET = 8192  # characters; half of a longer one could pass where a text is cut
 
 _decoder: msgspec.json.Decoder[AnyEvent] = msgspec.json.Decoder(AnyEvent)
 _encoder = msgspec.json.Encoder()
@@ -407,13 +409,17 @@ class History:
     def excerpt(self, text: str, limit: int) -> str:
         """The first ``limit`` characters, or the last ones where it is negative, as the gate lets them through.
 
-        The gate comes before the cut: a secret that is cut in two would pass it in halves. Of a long text only four
-        times as much is looked at; a piece at that outer edge lies outside the cut.
+        The gate comes before the cut: a secret that is cut in two would pass it in halves. Of a long text only the
+        nearer part is looked at; what stands at its outer edge may itself be half a secret and is dropped.
         """
         width = abs(limit)
-        piece = text[: 4 * width] if limit > 0 else text[-4 * width :]
+        sign = 1 if limit > 0 else -1
+        piece = cut(text, sign * (width + 3 * LONGEST_SECRET))
+        whole = len(piece) == len(text)
         piece = self._gate(piece) if self._gate is not None else piece
-        return piece[:width] if limit > 0 else piece[-width:]
+        if not whole:
+            piece = cut(piece, sign * max(0, len(piece) - LONGEST_SECRET))
+        return cut(piece, limit)
 
     def __iter__(self) -> Iterator[Event]:
         with self._changed:
@@ -435,6 +441,11 @@ class History:
                     return False
                 self._changed.wait(left_s)
         return True
+
+
+def cut(text: str, limit: int) -> str:
+    """The first ``limit`` characters, or the last ones where it is negative; an Excerpt without a gate."""
+    return text[:limit] if limit >= 0 else text[limit:]
 
 
 def decode_event(line: bytes | str) -> Event:

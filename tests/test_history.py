@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_ocrepro.history import History, Note, Trouble, decode_event, now_ns
+from pytest_ocrepro.history import LONGEST_SECRET, History, Note, Trouble, decode_event, now_ns
 from pytest_ocrepro.publish.redaction import Redactor
 
 SECRET = "sk-live-0123456789abcdefghijABCDEFGHIJ"
@@ -58,3 +58,21 @@ def test_no_cut_lets_half_a_secret_through(before: int, limit: int, end: bool) -
         assert SECRET[:length] not in shown
         assert SECRET[-length:] not in shown
     assert "box-47" not in shown
+
+
+@pytest.mark.parametrize("end", [False, True])
+@pytest.mark.parametrize("secret", ["q" * 1000, "q" * LONGEST_SECRET], ids=["long", "longest"])
+def test_what_stands_at_the_edge_of_the_part_that_is_looked_at_is_dropped(secret: str, end: bool) -> None:  # noqa: FBT001
+    """Masks are shorter than what they stand for: half a secret at the edge would come into the cut."""
+    history = History(gate=Redactor({"KEY": secret}, {}, names={}))
+    for before in range(0, LONGEST_SECRET, 97):
+        parts = ["." * before, secret * (5 * LONGEST_SECRET // len(secret))]
+        shown = history.excerpt("".join(reversed(parts) if end else parts), -200 if end else 200)
+        assert "q" not in shown
+
+
+def test_a_short_text_is_whole_and_no_limit_is_nothing() -> None:
+    history = History()
+    assert history.excerpt("short", 100) == history.excerpt("short", -100) == "short"
+    assert history.excerpt("short", 0) == ""
+    assert history.excerpt("x" * 100_000 + "end", -5) == "xxend"

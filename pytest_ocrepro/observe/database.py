@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 from msgspec import structs
 
+from pytest_ocrepro.history import LONGEST_SECRET, Excerpt, cut
 from pytest_ocrepro.readings import DatabaseReading, UnfinishedMessage, UnfinishedPart
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ _BESIDE: Final = ("-wal", "-shm", "-journal")
 _TABLES: Final = ("session", "message", "part")
 _ROWS: Final = 1000  # of each kind; more would drown the evidence
 _DETAIL: Final = 300  # characters
+_READ: Final = _DETAIL + 4 * LONGEST_SECRET  # of a detail; more than an excerpt looks at
 _HEADER_BYTES: Final = 100  # https://www.sqlite.org/fileformat.html, 1.3; byte 18 is the write version, 2 for WAL
 _UNREADABLE: Final = (sqlite3.Error, UnicodeDecodeError)  # sqlite3 decodes its own messages, which quote the file
 _JOURNAL_MODES: Final = {1: "delete", 2: "wal"}
@@ -50,14 +52,17 @@ _TOUCHED: Final = "SELECT session_id, max(time_updated) FROM part GROUP BY sessi
 _SESSIONS: Final = 20
 
 
-def read_database(db_path: Path, scratch: Path, *, copy: Copy = shutil.copyfile) -> DatabaseReading:
+def read_database(
+    db_path: Path, scratch: Path, excerpt: Excerpt = cut, *, copy: Copy = shutil.copyfile
+) -> DatabaseReading:
     """Copy db, -wal, -shm (and -journal) into ``scratch``, read the copy, remove it again.
 
     ``copy`` opens and closes the originals: a process that has locks of its own on them must let another do it (see
     deputy).
 
     The copy is made anew, up to five times, when the files changed meanwhile or the copy fails its check.
-    Whatever cannot be read is told in ``error``; nothing is raised for the state of the files.
+    Whatever cannot be read is told in ``error``; nothing is raised for the state of the files. ``excerpt`` cuts long
+    texts of rows: the trial's own, so that no cut goes through a secret (History.excerpt).
     """
     reading = _nothing(db_path, "")
     scratch.mkdir(parents=True, exist_ok=True)
@@ -70,7 +75,16 @@ def read_database(db_path: Path, scratch: Path, *, copy: Copy = shutil.copyfile)
         if not steady:
             changed = f"changed under every one of {_TRIES} copies; suspend its writers and read again"
             reading = structs.replace(reading, error="; ".join(filter(None, (reading.error, changed))))
-    return reading
+    return _shortened(reading, excerpt)
+
+
+def _shortened(reading: DatabaseReading, excerpt: Excerpt) -> DatabaseReading:
+    messages, parts = reading.unfinished_messages, reading.unfinished_parts
+    return structs.replace(
+        reading,
+        unfinished_messages=tuple(structs.replace(one, error=excerpt(one.error, _DETAIL)) for one in messages),
+        unfinished_parts=tuple(structs.replace(one, detail=excerpt(one.detail, _DETAIL)) for one in parts),
+    )
 
 
 def _try_once(db_path: Path, folder: Path, copy: Copy) -> tuple[bool, DatabaseReading]:
@@ -194,7 +208,7 @@ def _messages(connection: sqlite3.Connection) -> Iterator[UnfinishedMessage]:
         yield UnfinishedMessage(
             session=str(session),
             message=str(message),
-            error=str(error)[:_DETAIL],
+            error=str(error)[:_READ],
             created=created / 1000 if isinstance(created, int | float) else None,
         )
 
@@ -208,5 +222,5 @@ def _parts(connection: sqlite3.Connection) -> Iterator[UnfinishedPart]:
             tool=str(tool or ""),
             status=str(status),
             started=bool(started),
-            detail=str(detail)[:_DETAIL],
+            detail=str(detail)[:_READ],
         )

@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from pytest_ocrepro.history import Excerpt, cut
 from pytest_ocrepro.observe.proctext import fd_kind
 from pytest_ocrepro.readings import MILESTONES, FdKind, LogLine, LogTail
 
@@ -55,9 +56,10 @@ _BY_MESSAGE: Final = (
 )
 
 
-def parse_line(text: str) -> LogLine:
-    """One line of either dialect; of anything else only ``text`` (cut to 2000 characters)."""
-    text = text[:_LINE_CHARACTERS]
+def parse_line(text: str, excerpt: Excerpt = cut) -> LogLine:
+    """One line of either dialect; of anything else only ``text``. ``excerpt`` cuts it to 2000 characters."""
+    if len(text) > _LINE_CHARACTERS:
+        text = excerpt(text, _LINE_CHARACTERS)
     modern = _MODERN.fullmatch(text)
     if modern:
         return _modern(text, modern["rest"])
@@ -157,9 +159,11 @@ class _Writer:
 class _File:
     """One log file, read from where we left off."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, excerpt: Excerpt) -> None:
         self.path = path
         self.size_bytes = 0
+        self._excerpt = excerpt
+        self._torn = False  # what comes next is the end of a line: half of what it holds may be a secret
         self.writers: OrderedDict[str, _Writer] = OrderedDict()  # run id, or "" for the file's only process
         self._ends: OrderedDict[int, str] = OrderedDict()
         self._offset: int | None = None
@@ -184,20 +188,23 @@ class _File:
     def _rewind(self) -> None:
         if self._offset is None:
             self._offset = max(0, self.size_bytes - _START_BYTES)
+            self._torn = self._offset > 0
         elif self._offset > self.size_bytes:
-            self._offset, self._rest = 0, b""
+            self._offset, self._rest, self._torn = 0, b"", False
         elif self.size_bytes - self._offset > _BEHIND_BYTES:
-            self._offset, self._rest = self.size_bytes - _START_BYTES, b""
+            self._offset, self._rest, self._torn = self.size_bytes - _START_BYTES, b"", True
 
     def _take(self, data: bytes) -> None:
         start = (self._offset or 0) - len(self._rest)
         self._offset = (self._offset or 0) + len(data)
         *lines, self._rest = (self._rest + data).split(b"\n")
-        if len(self._rest) > _CHUNK_BYTES:  # no line of opencode's is that long
-            self._rest = b""
         for line in lines:
             start += len(line) + 1
-            self._add(parse_line(line[: 4 * _LINE_CHARACTERS].decode(errors="replace")), start, len(line) + 1)
+            if not self._torn:
+                self._add(parse_line(line.decode(errors="replace"), self._excerpt), start, len(line) + 1)
+            self._torn = False
+        if len(self._rest) > _CHUNK_BYTES:  # no line of opencode's is that long
+            self._rest, self._torn = b"", True
 
     def _add(self, line: LogLine, end: int, size_bytes: int) -> None:
         run = line.run if self.shared else ""
@@ -221,11 +228,13 @@ class _File:
 class LogTailer:
     """Follows the logs of several processes; ``poll`` is cheap enough for four times a second.
 
-    Memory is bounded: 400 lines a process, 64 processes a file. ``shown_lines`` of them go into a tail.
+    Memory is bounded: 400 lines a process, 64 processes a file. ``shown_lines`` of them go into a tail. ``excerpt``
+    cuts long lines: the trial's own, so that no cut goes through a secret (History.excerpt).
     """
 
-    def __init__(self, reader: Reader, *, shown_lines: int = 100) -> None:
+    def __init__(self, reader: Reader, *, shown_lines: int = 100, excerpt: Excerpt = cut) -> None:
         self._reader = reader
+        self._excerpt = excerpt
         self._shown_lines = shown_lines
         self._files: dict[str, _File] = {}
         self._open: dict[int, tuple[int, str]] = {}  # pid -> (its descriptor of the log, path)
@@ -240,7 +249,7 @@ class LogTailer:
         """Take in what was added; what ``poll`` does before it makes the tails."""
         positions = {pid: found for pid in pids if (found := self._position(pid)) is not None}
         for path in self._log_files(log_dirs):
-            self._files.setdefault(path, _File(path)).read()
+            self._files.setdefault(path, _File(path, self._excerpt)).read()
         for pid, (path, position) in positions.items():
             self._learn(pid, path, position)
 

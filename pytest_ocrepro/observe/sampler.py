@@ -107,7 +107,7 @@ class Sampler:
         self._history = history
         self._reader = reader
         self._period_s = period_s
-        self._tailer = LogTailer(reader)
+        self._tailer = LogTailer(reader, excerpt=history.excerpt)
         self._holders = LockHistory(reader)
         self._lock = threading.Lock()
         self._stop = threading.Event()

@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Protocol
 
 from pytest_ocrepro.errors import NotReachedError, StageError
-from pytest_ocrepro.history import History, ProcessExited, SignalSent, now_ns
+from pytest_ocrepro.history import LONGEST_SECRET, History, ProcessExited, SignalSent, now_ns
 from pytest_ocrepro.readings import ProcessId
 from pytest_ocrepro.stage.supervisor import Exited, Supervisor
 
 OUTPUT_TAIL_BYTES = 8000
+TAIL_READ_BYTES = 4 * (OUTPUT_TAIL_BYTES + 4 * LONGEST_SECRET)  # 4 a character; more than an excerpt looks at
 LOOK_S = 0.5  # between two looks whether the supervisor, who tells the end, is still there
 ENDING = frozenset({signal.SIGTERM, signal.SIGKILL, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGABRT})
 
@@ -230,7 +231,7 @@ def _text(path: Path, *, tail: bool = False) -> str:
     with contextlib.suppress(OSError), path.open("rb") as file:
         if tail:
             size = file.seek(0, os.SEEK_END)
-            file.seek(max(0, size - 4 * OUTPUT_TAIL_BYTES))  # a character has at most 4 bytes
+            file.seek(max(0, size - TAIL_READ_BYTES))
         return file.read().decode(errors="replace")
     return ""
 

@@ -227,6 +227,7 @@ class Provider:
 
     def note_unexpected(self, client: str, what: str) -> None:
         """Record a request that is no question to a model."""
+        what = self._history.excerpt(what, 200)
         self._tell(f"the provider cannot read {what} (pid {self._asker(client)}); see that build's provider client")
 
     def _tell(self, what: str) -> None:
@@ -281,7 +282,7 @@ def _handler_for(provider: Provider) -> type[Handler]:
             self._give(turn, number, pid, streaming=bool(body.get("stream")))
 
         def _refuse(self) -> None:
-            provider.note_unexpected(self.client, f"{self.command} {self.path[:200]}")
+            provider.note_unexpected(self.client, f"{self.command} {self.path}")
             self.close_connection = True
             self.answer(400, _error_body("the scripted model cannot read this request"))
 

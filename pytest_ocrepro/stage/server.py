@@ -95,7 +95,7 @@ class Server:
             what=f"{self.role} (pid {self.process.pid}) listening",
         )
         if not self.process.alive:
-            said = " ".join(self.process.output[-SAID_BYTES:].split()) or "nothing"
+            said = " ".join(self._history.excerpt(self.process.output, -SAID_BYTES).split()) or "nothing"
             raise NotReachedError(
                 f"{self.role} ended with {self.process.exit_code} before it listened; it said: {said}"
             )
@@ -193,12 +193,16 @@ class Server:
             )
         )
 
+    def _said(self, answer: Answer) -> str:
+        shown = self._history.excerpt(answer.body or answer.error, SAID_BYTES)
+        return f"{answer.status or 'no answer'}: {' '.join(shown.split())}"
+
     def new_session(self) -> str:
         """The id of a fresh session. Raises NotReachedError."""
         answer = self.call("POST", "/session", {}, purpose="make a session")
         made = answer.json
         if not answer.accepted or not isinstance(made, dict) or "id" not in made:
-            raise NotReachedError(f"{self.role} made no session: {_said(answer)}")
+            raise NotReachedError(f"{self.role} made no session: {self._said(answer)}")
         return str(made["id"])
 
     def prompt(self, session: str, words: str, *, model: str = "m1") -> Answer:
@@ -222,7 +226,7 @@ class Server:
         """The session's messages as the API gives them. Raises NotReachedError when it gives none."""
         answer = self.call("GET", f"/session/{session}/message", purpose="read the messages")
         if not answer.accepted or not isinstance(answer.json, list):
-            raise NotReachedError(f"{self.role} did not list the messages of {session}: {_said(answer)}")
+            raise NotReachedError(f"{self.role} did not list the messages of {session}: {self._said(answer)}")
         return _records(answer.json)
 
     def busy(self, session: str) -> bool:
@@ -277,10 +281,6 @@ def _whole(response: http.client.HTTPResponse, line: socket.socket, deadline: fl
 
 def _records(value: Any) -> list[dict[str, Any]]:
     return [one for one in value if isinstance(one, dict)] if isinstance(value, list) else []
-
-
-def _said(answer: Answer) -> str:
-    return f"{answer.status or 'no answer'}: {' '.join((answer.body[:SAID_BYTES] or answer.error).split())}"
 
 
 def prompt_body(words: str, model: str = "m1") -> dict[str, object]:

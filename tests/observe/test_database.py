@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pytest_ocrepro.history import History
 from pytest_ocrepro.observe.database import read_database
 from pytest_ocrepro.observe.procfs import Reader
 
@@ -103,6 +104,23 @@ def test_what_is_not_finished(tmp_path: Path) -> None:
         ("prt_2", "bash", "pending", False, "{}"),
     ]
     assert reading.wal_bytes > 0
+
+
+def test_a_long_text_of_a_row_is_cut_behind_the_gate(tmp_path: Path) -> None:
+    secret = "0123456789abcdefghij"
+    history = History(gate=lambda text: text.replace(secret, "*"))
+    path = tmp_path / "opencode.db"
+    with opencode_database(path) as connection:
+        for number, before in enumerate((285, 295, 25_000)):
+            told = "x" * before + secret + "y" * 50_000
+            message(
+                connection, f"msg_{number}", {"role": "assistant", "time": {}, "error": {"data": {"message": told}}}
+            )
+            part(connection, f"prt_{number}", tool("running", input={"command": told}))
+        reading = read_database(path, tmp_path / "scratch", history.excerpt)
+    shown = [one.error for one in reading.unfinished_messages] + [one.detail for one in reading.unfinished_parts]
+    assert [len(one) for one in shown] == [300] * 6
+    assert not [one for one in shown if "0123" in one or "ghij" in one]
 
 
 def test_the_original_is_left_as_it_is(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pytest_ocrepro.history import History
 from pytest_ocrepro.observe.logs import LogTailer, parse_line, rank, written_at
 from pytest_ocrepro.observe.procfs import Reader
 from pytest_ocrepro.readings import MILESTONES
@@ -284,3 +285,50 @@ def test_no_bytes_make_it_raise(data: bytes, tmp_path_factory: pytest.TempPathFa
 )
 def test_when_a_line_was_written(text: str, at: float | None) -> None:
     assert written_at(text) == at
+
+
+SECRET = "0123456789abcdefghij-the-secret-itself-KLMNOPQRSTUVWXYZ"
+
+
+def halves() -> list[str]:
+    return [SECRET[:length] for length in range(8, len(SECRET))] + [
+        SECRET[-length:] for length in range(8, len(SECRET))
+    ]
+
+
+@pytest.mark.parametrize("at", [100, 1950, 1980, 1992, 2000, 7980, 26_500])
+def test_a_long_line_is_cut_behind_the_gate(folder: Path, at: int) -> None:
+    history = History(gate=lambda text: text.replace(SECRET, "*"))
+    folder.mkdir(parents=True)
+    before = "x" * (at - len(modern("aaaa", "")))
+    (folder / "opencode.log").write_text(modern("aaaa", before + SECRET + "y" * 40_000) + "\n")
+    (tail,) = LogTailer(Reader(), excerpt=history.excerpt).poll([folder], [])
+    (line,) = tail.lines
+    assert len(line.text) == 2000
+    assert not [half for half in halves() if half in line.text + line.message]
+
+
+def test_the_rest_of_a_line_whose_beginning_was_skipped_is_not_shown(folder: Path) -> None:
+    """It could begin in the middle of a secret, which no gate would know."""
+    folder.mkdir(parents=True)
+    path = folder / "2026.log"
+    growing = LogTailer(Reader())
+    with writer(path) as one, path.open("a") as file:
+        one.write("first")
+        growing.poll([folder], [one.pid])
+        file.write("x" * (1 << 20) + SECRET[:20])
+        file.flush()
+        for _ in range(3):
+            growing.poll([folder], [one.pid])
+        file.write(SECRET[20:] + "x" * 100 + "\nlast\n")
+        file.flush()
+        for _ in range(3):
+            (seen,) = growing.poll([folder], [one.pid])
+        (late,) = LogTailer(Reader()).poll([folder], [one.pid])
+        file.write("x" * (9 << 20) + SECRET + "y" * ((1 << 20) - 30) + "\nafter the flood\n")
+        file.flush()
+        for _ in range(3):
+            (flooded,) = growing.poll([folder], [one.pid])
+    assert [line.text for line in seen.lines] == ["first", "last"]
+    assert [line.text for line in late.lines] == ["last"]
+    assert [line.text for line in flooded.lines] == ["first", "last", "after the flood"]
