@@ -40,7 +40,7 @@ from pytest_ocrepro.observe.procfs import Reader
 from pytest_ocrepro.observe.sampler import Sampler, is_subject
 from pytest_ocrepro.observe.sockets import owner_of_address
 from pytest_ocrepro.publish.bundle import ProcessRow, RunDir, TrialInfo, TrialResult
-from pytest_ocrepro.publish.redaction import Redactor
+from pytest_ocrepro.publish.redaction import Redactor, Rule
 from pytest_ocrepro.readings import DatabaseReading
 from pytest_ocrepro.roster import Roster
 from pytest_ocrepro.stage.faults import AtLockDirectory, AtMilestone, AtRequest, DatabaseLock, SignalAt, Trigger
@@ -63,10 +63,12 @@ class Session:
     """What all trials of one pytest process share.
 
     ``ledger`` is a directory that tells the next session about this one; what a killed one left is swept at once.
+    ``rules`` are the user's own for what is never stored.
     """
 
-    def __init__(self, run_dir: RunDir, *, ledger: Path | None = None) -> None:
+    def __init__(self, run_dir: RunDir, *, ledger: Path | None = None, rules: Sequence[Rule] = ()) -> None:
         self.run_dir = run_dir
+        self.rules = tuple(rules)
         self.reader = Reader()
         self._ledger = ledger
         self.supervisor = Supervisor(ledger=ledger)
@@ -111,7 +113,7 @@ class Trial:
         self.build = build
         self.info = info
         self._session = session
-        self._redactor = Redactor(secrets_around_us(), {}, ())
+        self._redactor = Redactor(secrets_around_us(), {}, session.rules)
         self._bundle = session.run_dir.open_trial(slug, info, gate=self._redactor)
         self._bundle_failure: BundleError | None = None
         self._expired = threading.Event()
@@ -124,7 +126,7 @@ class Trial:
         self.registry = Registry(self.history, asker=self._asker)
         self.provider: Provider = RecordedProvider(self.history, asker=self._asker)
         self.sandbox = self._make_sandbox()
-        self._box_gate = Redactor({}, {str(self.sandbox.root): "$SANDBOX", **_interpreter()}, (), names={})
+        self._box_gate = Redactor({}, {str(self.sandbox.root): "$SANDBOX", **_interpreter()}, names={})
         self.roster = Roster(
             self.sandbox,
             session.reader,
@@ -260,9 +262,8 @@ class Trial:
 
     def database(self, when: str, path: Path | None = None) -> DatabaseReading:
         """Read a byte copy of the database; ``when`` says at which point of the scenario."""
-        reading = read_database(
-            path or self.sandbox.database, self.sandbox.root / "scratch", copy=self._session.deputy.copy
-        )
+        scratch, copy = self.sandbox.root / "scratch", self._session.deputy.copy
+        reading = read_database(path or self.sandbox.database, scratch, self.history.excerpt, copy=copy)
         self.history.append(DatabaseRead(at_ns=now_ns(), when=when, reading=reading))
         return reading
 

@@ -70,6 +70,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         ("expect", "string", "known, clean, reproduced or any"),
         ("profile", "string", "smoke, ci or soak"),
         ("reports", "string", "directory of reports, relative to the root directory"),
+        ("redact", "linelist", "more to mask in what is stored: one 'NAME = REGEX' a line"),
         ("scenarios", "args", "paths that --ocrepro runs when none is given, relative to the root directory"),
     ):
         parser.addini(f"ocrepro_{name}", text, type=kind, default=None)  # type: ignore[arg-type]

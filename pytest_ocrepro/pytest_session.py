@@ -34,6 +34,7 @@ from pytest_ocrepro.publish.bundle import Fact, RunDir, RunInfo, Subject, TrialI
 from pytest_ocrepro.publish.page import write_report
 from pytest_ocrepro.publish.prose import summary_table
 from pytest_ocrepro.publish.redaction import Redactor
+from pytest_ocrepro.publish.rules import read_rules
 from pytest_ocrepro.settings import PROFILES, Mark, Settings, check_root, read_mark, read_settings
 from pytest_ocrepro.stage import subject
 from pytest_ocrepro.stage.subject import Build
@@ -77,6 +78,7 @@ class OcreproSession:
         self._scenarios = 0
         self._page: Path | None = None
         self._page_error = ""
+        self._rules = read_rules(config.getini("ocrepro_redact") or (), f"ocrepro_redact in {config.inipath}")
         if self._worker is None:
             self.share = self._prepare()
         else:
@@ -115,7 +117,7 @@ class OcreproSession:
 
     def _gate(self) -> Redactor:
         """What run.json and results.jsonl pass: trials have gates of their own."""
-        return Redactor(secrets_around_us(), {str(self.config.rootpath): "$PROJECT"})
+        return Redactor(secrets_around_us(), {str(self.config.rootpath): "$PROJECT"}, self._rules)
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_configure_node(self, node: Any) -> None:
@@ -189,7 +191,7 @@ class OcreproSession:
     def _running(self) -> Session:
         if self._session is None:
             assert self._run_dir is not None  # noqa: S101  no item runs when collecting only
-            self._session = Session(self._run_dir, ledger=cache_root() / "supervisors")
+            self._session = Session(self._run_dir, ledger=cache_root() / "supervisors", rules=self._rules)
         return self._session
 
     def _info(self, item: Any, build: Build, number: int) -> TrialInfo:

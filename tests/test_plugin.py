@@ -484,3 +484,37 @@ def test_a_disk_that_is_full_ends_the_session_in_one_line(pytester: pytest.Pytes
 
 def test_the_help_offers_what_the_settings_take(pytester: pytest.Pytester) -> None:
     assert f"--ocrepro-expect={'|'.join(EXPECTATIONS)}" in pytester.runpytest_subprocess("--help").stdout.str()
+
+
+def test_rules_of_the_user_mask_before_anything_is_stored(pytester: pytest.Pytester, run: Run) -> None:
+    pytester.makeini("[pytest]\nocrepro_redact =\n    customer = CUST-\\d{6}\n")
+    pytester.makepyfile("""
+        def test_tells(ocrepro):
+            \"\"\"CUST-111111 saw it.\"\"\"
+            ocrepro.project.write("CUST-222222.txt", "of CUST-333333")
+            ocrepro.note("CUST-444444")
+            run = ocrepro.run("CUST-555555", role="CUST-666666", model="ask", TICKET="CUST-777777")
+            ocrepro.expect(run).to_finish()
+    """)
+    result = run("test_rules_of_the_user_mask_before_anything_is_stored.py", "--ocrepro-expect", "any")
+    stored = [path for path in (pytester.path / "reports/latest/").rglob("*") if path.is_file()]
+    assert len(stored) >= 6
+    for path in stored:
+        assert "CUST-" not in path.name
+        assert b"CUST-" not in path.read_bytes(), path
+    (receipt,) = [json.loads(path.read_text()) for path in stored if path.name == "receipt.json"]
+    counts = {one["kind"]: one["count"] for one in receipt["masked"]}
+    assert counts["customer"] >= 7
+    assert "[masked:customer]" in (pytester.path / "reports/latest/report.html").read_text()
+    assert result.ret == 0
+
+
+def test_a_bad_rule_is_a_usage_error_of_one_line(pytester: pytest.Pytester, run: Run) -> None:
+    pytester.makeini("[pytest]\nocrepro_redact =\n    customer = CUST-(\n")
+    pytester.makepyfile(FINISHES)
+    result = run("test_a_bad_rule_is_a_usage_error_of_one_line.py")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    (line,) = [line for line in result.errlines if line]
+    assert line.startswith("ERROR: ocrepro: ocrepro_redact in ")
+    assert "the pattern of 'customer' is no regular expression" in line
+    assert not (pytester.path / "reports").exists()

@@ -39,8 +39,12 @@ GENERIC_NAMES = frozenset(
     system test tester ubuntu user vagrant virtualbox vscode worker
     """.split()  # noqa: SIM905 - as a list it would fill fifty lines
 )
-# Our own closed sets of words: masking one would make a stored record unreadable.
-_VOCABULARY = frozenset([*FdKind, *Verdict, *Grade, *Result, *MILESTONES])
+# Words of ours that judge and page look for in a record: masking one would make it unreadable, or mean another thing.
+_MARKS = """
+    answer serve exit open-pipe begun stalled finished error client-left unexpected not-found refused reset served
+    registry provider database-lock network scenario sweep proved inferred declared
+""".split()  # noqa: SIM905 - as a list it would fill twenty lines
+VOCABULARY = frozenset([*FdKind, *Verdict, *Grade, *Result, *MILESTONES, *_MARKS])
 
 
 class Masked(msgspec.Struct, frozen=True, kw_only=True):
@@ -50,20 +54,27 @@ class Masked(msgspec.Struct, frozen=True, kw_only=True):
     count: int
 
 
+class Rule(msgspec.Struct, frozen=True, kw_only=True):
+    """What a user wants masked besides, as ``[masked:NAME]``; see :mod:`pytest_ocrepro.publish.rules`."""
+
+    name: str
+    pattern: re.Pattern[str]
+
+
 class Redactor:
     """Callable gate; safe to use from several threads, linear in the length of the text, idempotent.
 
     ``secrets`` maps a name to a value: the value (from 6 characters on) is replaced by ``[masked:NAME]``
     wherever it stands, also URL-quoted, JSON-escaped or in base64. ``places`` maps an absolute path to its
-    placeholder (``$SANDBOX``, ``~``). ``hooks`` are the user's own gates; they run first. ``names`` maps user
-    and host names to their placeholders; None takes this machine's, and with them its home as ``~``.
+    placeholder (``$SANDBOX``, ``~``). ``rules`` are the user's own; they come first. ``names`` maps user and host
+    names to their placeholders; None takes this machine's, and with them its home as ``~``.
     """
 
     def __init__(
         self,
         secrets: Mapping[str, str],
         places: Mapping[str, str],
-        hooks: Sequence[Callable[[str], str]] = (),
+        rules: Sequence[Rule] = (),
         *,
         names: Mapping[str, str] | None = None,
     ) -> None:
@@ -72,15 +83,13 @@ class Redactor:
         self._known = _known_values(secrets)
         self._places = _place_patterns(places)
         self._names = _name_patterns(names)
-        self._hooks = tuple(hooks)
+        self._rules = [(rule, f"[masked:{rule.name}]") for rule in rules]
         self._counts: Counter[str] = Counter()
         self._lock = threading.Lock()
         self._clean: set[str] = set()
 
     def __call__(self, text: str) -> str:
         """The text as it may be stored."""
-        for hook in self._hooks:
-            text = hook(text)
         if text in self._clean:
             return text
         before, text = text, self._once(text)
@@ -98,6 +107,8 @@ class Redactor:
             return tuple(Masked(kind=kind, count=count) for kind, count in sorted(self._counts.items()))
 
     def _once(self, text: str) -> str:
+        for rule, placeholder in self._rules:
+            text = self._sub(rule.name, rule.pattern, placeholder, text)
         if len(text) < MIN_NAME:
             return text
         for kind, value, placeholder in self._known:
@@ -169,6 +180,12 @@ def machine_homes() -> dict[str, str]:
         return {str(Path.home()): "~"}
     except RuntimeError:  # neither HOME nor a password entry
         return {}
+
+
+def kinds() -> frozenset[str]:
+    """The words that a receipt uses for what is masked without being asked."""
+    fixed = ("known-value", "key-name", "header", "place", "name")
+    return frozenset([*fixed, "by-key-name", *(shape.kind for shape in _SHAPES)])
 
 
 _MAX_ROUNDS = 8
@@ -276,7 +293,7 @@ def _known_values(secrets: Mapping[str, str]) -> list[tuple[str, str, str]]:
     for name, value in secrets.items():
         label = re.sub(r"[^A-Za-z0-9_.-]+", "-", name) or "secret"
         for form in _forms(value):
-            if len(form) >= MIN_SECRET and not any(form in word for word in _VOCABULARY) and form not in "[masked:":
+            if len(form) >= MIN_SECRET and not any(form in word for word in VOCABULARY) and form not in "[masked:":
                 found.setdefault(form, ("known-value", f"[masked:{label}]"))
     ordered = sorted(found.items(), key=lambda item: -len(item[0]))
     return [(kind, value, placeholder) for value, (kind, placeholder) in ordered]
@@ -314,5 +331,5 @@ def _name_patterns(names: Mapping[str, str]) -> list[tuple[str, re.Pattern[str],
             placeholder.replace("\\", r"\\"),
         )
         for name, placeholder in sorted(names.items(), key=lambda item: -len(item[0]))
-        if len(name) >= MIN_NAME and name.lower() not in GENERIC_NAMES and name.lower() not in _VOCABULARY
+        if len(name) >= MIN_NAME and name.lower() not in GENERIC_NAMES and name.lower() not in VOCABULARY
     ]

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 import time
 from urllib.parse import quote
 
@@ -10,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pytest_ocrepro import history as h
-from pytest_ocrepro.publish.redaction import Masked, Redactor, machine_homes, machine_names
+from pytest_ocrepro.publish.redaction import Masked, Redactor, Rule, machine_homes, machine_names
 
 CANARY = "Cn4ryXq7Zt9"
 # Put together here, so that no scanner of source code takes them for leaked ones.
@@ -182,9 +183,11 @@ def test_this_machine_is_known_without_being_told(monkeypatch: pytest.MonkeyPatc
     assert text == "~/x $USER@$HOST $SANDBOX"
 
 
-def test_hooks_run_and_what_they_let_through_is_still_gated() -> None:
-    redactor = Redactor({"K": "topsecret"}, {}, [lambda text: text.replace("ticket-77", "topsecret")], names={})
-    assert redactor("see ticket-77") == "see [masked:K]"
+def test_rules_of_the_user_come_first_and_what_they_leave_is_still_gated() -> None:
+    rule = Rule(name="ticket", pattern=re.compile("ticket-[0-9]+"))
+    redactor = Redactor({"K": "ticket-77-and-more"}, {}, [rule], names={})
+    assert redactor("ticket-77-and-more, " + TOKENS["npm"]) == "[masked:ticket]-and-more, [masked:npm-token]"
+    assert redactor.receipt() == (Masked(kind="npm-token", count=1), Masked(kind="ticket", count=1))
 
 
 def test_the_receipt_counts_kinds_and_never_holds_a_value() -> None:
