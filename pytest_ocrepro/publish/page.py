@@ -7,7 +7,6 @@ policy forbids both. All text goes through ``text.visible`` and jinja2's escapin
 from __future__ import annotations
 
 import functools
-import re
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +16,7 @@ import jinja2
 from markupsafe import Markup
 
 from pytest_ocrepro.errors import BundleError
-from pytest_ocrepro.judge import checkpoint
+from pytest_ocrepro.publish import drawing
 from pytest_ocrepro.publish.bundle import RunDir, TrialBundle
 from pytest_ocrepro.publish.counting import (
     GLYPHS,
@@ -33,10 +32,11 @@ from pytest_ocrepro.publish.counting import (
     unjudged,
     versions_of,
 )
+from pytest_ocrepro.publish.document import issue_url
 from pytest_ocrepro.publish.records import TrialResult
 from pytest_ocrepro.publish.redaction import Masked
 from pytest_ocrepro.publish.text import clip, visible
-from pytest_ocrepro.publish.trial_view import TrialView, trial_view
+from pytest_ocrepro.publish.trial_document import View, document, first_look, view_of
 
 DETAILED = 3  # trials of one (scenario, version, result) whose evidence is on the page; the others get a row
 MAX_EVIDENCE_CHARACTERS = 14_000_000  # beyond it trials get a row too: the page is to open, and to be attached
@@ -65,6 +65,7 @@ class _Page:
     def render(self) -> str:
         clearest = min((e for e in self._entries if shows(e)), key=clarity, default=None)
         shown = self._view(clearest) if clearest else None
+        card = [Markup(drawing.block(one)) for one in first_look(shown, uid="first")] if shown else []  # noqa: S704
         trials, rows = self._evidence(clearest)
         scenarios = matrix(self._entries)
         return (
@@ -77,7 +78,8 @@ class _Page:
                 controls=[row for row in scenarios if row.control],
                 versions=versions_of(self._entries),
                 matrix=scenarios,
-                clearest=shown,
+                clearest=shown.entry if shown else None,
+                card=card,
                 trials=trials,
                 rows=rows,
                 total=len(self._entries),
@@ -112,7 +114,6 @@ class _Page:
         trials: list[Markup] = []
         rows: list[Entry] = []
         taken: Counter[tuple[str, str, str]] = Counter()
-        template = _templates().get_template("trial.html.j2")
         size = 0
         for entry in self._entries:
             group = (scenario_of(entry.result), entry.result.version, entry.result.result)
@@ -121,11 +122,11 @@ class _Page:
                 rows.append(entry)
                 continue
             taken[group] += 1
-            trials.append(Markup(template.render(trial=view, opened=entry is clearest)))  # noqa: S704 - autoescaped
+            trials.append(drawing.trial(document(view, uid=str(self._views)), opened=entry is clearest))
             size += len(trials[-1])
         return trials, rows
 
-    def _view(self, entry: Entry) -> TrialView | None:
+    def _view(self, entry: Entry) -> View | None:
         if entry.path is None:
             return None
         try:
@@ -135,10 +136,7 @@ class _Page:
                 self._problems.append(str(error))
             return None
         self._views += 1
-        return trial_view(entry, stored, uid=str(self._views))
-
-
-_ISSUE = re.compile(r"([A-Za-z0-9][A-Za-z0-9-]{0,38})/([A-Za-z0-9._-]{1,100})#([0-9]{1,9})")
+        return view_of(entry, stored)
 
 
 @functools.cache
@@ -151,7 +149,7 @@ def _templates() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(checkpoint=checkpoint.told, clip=clip, issue_url=_issue_url, size=_size)
+    environment.filters.update(clip=clip, issue_url=issue_url)
     environment.globals.update(GLYPHS=dict(GLYPHS), WORDS=dict(WORDS))
     return environment
 
@@ -163,13 +161,3 @@ def _shown(value: Any) -> Any:
     if isinstance(value, Markup):
         return value
     return visible(value) if isinstance(value, str) else value
-
-
-def _issue_url(issue: str) -> str:
-    """Where an issue like ``owner/name#12`` is; empty for anything else, which is then shown as text."""
-    found = _ISSUE.fullmatch(issue)
-    return "https://github.com/{}/{}/issues/{}".format(*found.groups()) if found else ""
-
-
-def _size(size_bytes: int) -> str:
-    return f"{size_bytes:,} B" if size_bytes < 100_000 else f"{size_bytes / 1e6:,.1f} MB"  # noqa: PLR2004

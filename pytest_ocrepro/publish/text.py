@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from html import escape
 
 
 def visible(text: str) -> str:
@@ -11,6 +12,11 @@ def visible(text: str) -> str:
     Newline and tab stay. C0 controls become their pictures (U+2400 on), all others ``<U+202E>``.
     """
     return _HIDDEN.sub(_spelled, text)
+
+
+def escaped(text: str) -> str:
+    """Visible, and as it may stand in HTML and in SVG, between tags and in quoted attributes."""
+    return escape(visible(text))
 
 
 def flat(text: str) -> str:

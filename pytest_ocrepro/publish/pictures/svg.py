@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-from html import escape
 from typing import TYPE_CHECKING
 
-from pytest_ocrepro.publish.text import visible
+from pytest_ocrepro.publish.text import escaped
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-
-
-def escaped(text: str) -> str:
-    """Text as it may stand in a picture."""
-    return escape(visible(text).replace("\n", " "))
 
 
 def svg(kind: str, width: float, height: float, title: str, parts: Iterable[str]) -> str:

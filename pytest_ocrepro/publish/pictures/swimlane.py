@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pytest_ocrepro.publish.pictures.svg import box, escaped, label, svg
-from pytest_ocrepro.publish.text import cut
+from pytest_ocrepro.publish.pictures.svg import box, label, svg
+from pytest_ocrepro.publish.text import cut, escaped
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

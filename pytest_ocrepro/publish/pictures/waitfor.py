@@ -6,8 +6,8 @@ import re
 from collections import defaultdict
 from typing import TYPE_CHECKING
 
-from pytest_ocrepro.publish.pictures.svg import escaped, label, svg
-from pytest_ocrepro.publish.text import cut
+from pytest_ocrepro.publish.pictures.svg import label, svg
+from pytest_ocrepro.publish.text import cut, escaped
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -1,0 +1,266 @@
+"""What the snapshots of a trial show: threads, locks, sockets, descriptors, logs; and the stored database."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+
+import msgspec
+
+from pytest_ocrepro.history import DatabaseRead
+from pytest_ocrepro.judge import checkpoint
+from pytest_ocrepro.judge.threads import groups
+from pytest_ocrepro.publish.document import (
+    Block,
+    Bullets,
+    Paragraph,
+    Part,
+    Sheet,
+    Text,
+    Verbatim,
+    Words,
+    mono,
+    said,
+    seconds,
+    sheet,
+    soft,
+)
+from pytest_ocrepro.publish.text import clip
+from pytest_ocrepro.readings import (
+    DatabaseReading,
+    FdKind,
+    FileLock,
+    LockDirectory,
+    ProcessReading,
+    Snapshot,
+    ThreadReading,
+)
+
+_NEVER_SEEN = ThreadReading(tid=0, name="")
+_TELLING = (FdKind.DATABASE, FdKind.WAL, FdKind.SHM, FdKind.LOG, FdKind.SOCKET, FdKind.PIPE, FdKind.FILE)
+
+
+# --- threads ----------------------------------------------------------------------------------------------------
+
+
+class ThreadRow(msgspec.Struct, frozen=True, kw_only=True):
+    """What threads of one process that look alike have in common, between the last two full snapshots."""
+
+    name: str
+    state: str | None
+    wchan: str | None
+    syscall: str | None
+    waits: str
+    voluntary: int | None
+    involuntary: int | None
+    cpu_ms: float | None
+
+
+def threads(full: Sequence[Snapshot], anchor: str) -> Iterator[Block]:
+    """What every thread slept in, and what it did between the last two looks."""
+    looks: dict[tuple[int, int], list[tuple[int, ProcessReading]]] = defaultdict(list)
+    for snapshot in full:
+        for process in snapshot.processes:
+            looks[process.id.pid, process.id.start_ticks].append((snapshot.started_ns, process))
+    tables = tuple(_thread_table(seen) for seen in looks.values())
+    if tables:
+        yield Part(title="Threads", note=f"{len(full)} full snapshots", id=f"{anchor}-threads", blocks=tables)
+
+
+def _thread_table(seen: Sequence[tuple[int, ProcessReading]]) -> Sheet:
+    (before_ns, before), (after_ns, after) = seen[-2:] if len(seen) > 1 else (seen[0], seen[0])
+    apart_s = (after_ns - before_ns) / 1e9 if len(seen) > 1 else None
+    gap = "one look only" if apart_s is None else f"{apart_s:.1f} s between the last two looks"
+    earlier = {thread.tid: thread for thread in before.threads} if apart_s is not None else {}
+    heads = ["thread", "#tid", "state", "wchan", "syscall", "#voluntary switches", "#involuntary", "#cpu ms"]
+    rows = [_thread_cells(row, tids) for row, tids in _alike(earlier, after).items()]
+    return sheet(f"{after.role} (pid {after.id.pid}, state {after.state}): {gap}", heads, rows)
+
+
+def _alike(earlier: dict[int, ThreadReading], after: ProcessReading) -> dict[ThreadRow, list[int]]:
+    alike: dict[ThreadRow, list[int]] = defaultdict(list)
+    for group in groups(after):
+        shared = f"; all at futex {group.wait.futex}" if group.wait.futex and len(group.threads) > 1 else ""
+        for thread in group.threads:
+            row = _thread_row(earlier.get(thread.tid), thread, f"{group.wait.words}{shared}")
+            alike[row].append(thread.tid)
+    return alike
+
+
+def _thread_row(before: ThreadReading | None, after: ThreadReading, waits: str) -> ThreadRow:
+    before = before or _NEVER_SEEN
+    cpu_ns = _delta(before.cpu_ns, after.cpu_ns)
+    return ThreadRow(
+        name=after.name.rstrip("0123456789").rstrip() or after.name,  # the numbers of a pool tell nothing
+        state=after.state,
+        wchan=after.wchan,
+        syscall=after.syscall,
+        waits=waits,
+        voluntary=_delta(before.voluntary_switches, after.voluntary_switches),
+        involuntary=_delta(before.involuntary_switches, after.involuntary_switches),
+        cpu_ms=None if cpu_ns is None else round(cpu_ns / 1e6, 1),
+    )
+
+
+def _thread_cells(row: ThreadRow, tids: Sequence[int]) -> tuple[Text, ...]:
+    some = ", ".join(map(str, tids[:4])) + (" …" if len(tids) > 4 else "")  # noqa: PLR2004 - a hint, not a list
+    return (
+        said(f"{len(tids)} × " if len(tids) > 1 else "", row.name or "(unnamed)"),  # noqa: RUF001 - a sign
+        said(some),
+        said(row.state),
+        said(mono(row.wchan)),
+        said(mono(row.syscall), soft(f"\n{clip(row.waits, 200)}")),
+        said(_signed(row.voluntary)),
+        said(_signed(row.involuntary)),
+        said(_signed(row.cpu_ms)),
+    )
+
+
+def _delta(before: int | None, after: int | None) -> int | None:
+    return None if before is None or after is None else after - before
+
+
+def _signed(value: float | None) -> str | None:
+    return None if value is None else f"+{value}" if value >= 0 else f"{value}"
+
+
+# --- locks, sockets, descriptors --------------------------------------------------------------------------------
+
+
+def kernel(full: Sequence[Snapshot]) -> Iterator[Block]:
+    """Locks, sockets and file descriptors at the last full snapshot."""
+    if not full:
+        return
+    last = full[-1]
+    note = f"{len(last.lock_directories)} lock directories, {len(last.locks)} file locks, at the last full snapshot"
+    yield Part(title="Locks", note=note, blocks=tuple(_locks(last)))
+    note = f"{len(last.sockets)} of TCP, {len(last.unix_sockets)} of UNIX, at the last full snapshot"
+    yield Part(title="Sockets", note=note, blocks=tuple(_sockets(last)))
+    rows = [row for process in last.processes for row in _descriptors(process)]
+    if rows:
+        table = sheet("Open file descriptors", ["process", "kind", "#count", "which"], rows)
+        yield Part(title="File descriptors", note="grouped by kind, at the last full snapshot", blocks=(table,))
+
+
+def _locks(last: Snapshot) -> Iterator[Block]:
+    if last.lock_directories:
+        heads = ["key", "directory", "holder", "#heartbeat age s", "#age s"]
+        yield sheet("opencode's own lock directories", heads, map(_lock_directory, last.lock_directories))
+    if last.locks:
+        heads = ["file", "kind", "access", "bytes", "#pid", "", "source"]
+        yield sheet("POSIX, OFD and flock locks", heads, map(_file_lock, last.locks))
+    for index in last.wal_indexes:
+        told = said(mono(index.path), f": {checkpoint.told(index, last.locks)}")
+        yield Paragraph(text=told, css="small")
+
+
+def _lock_directory(lock: LockDirectory) -> tuple[Text, ...]:
+    alive = {None: "unknown whether alive", True: "alive", False: "dead"}[lock.holder_alive]
+    holder = None if lock.holder_pid is None else f"pid {lock.holder_pid}, {alive}"
+    key = clip(lock.key, 200) if lock.key else None
+    ages = (said(seconds(lock.heartbeat_age_s, 1)), said(seconds(lock.age_s, 1)))
+    return said(key), said(mono(lock.path)), said(holder), *ages
+
+
+def _file_lock(lock: FileLock) -> tuple[Text, ...]:
+    span = f"{lock.start}–{'end' if lock.end is None else lock.end}"  # noqa: RUF001 - a range
+    return (
+        said(mono(lock.path)),
+        said(lock.kind),
+        said(lock.access),
+        said(f"{lock.name} {span}".strip()),
+        said(lock.pid),
+        said("waits" if lock.waiting else "held"),
+        said(lock.source),
+    )
+
+
+def _sockets(last: Snapshot) -> Iterator[Block]:
+    queues = ["state", "#receive queue", "#send queue", "#peer pid"]
+    rows = [
+        (said(one.pid), said(one.fd), said(mono(one.local)), said(mono(one.remote)), said(one.state),
+         said(one.rx_queue_bytes), said(one.tx_queue_bytes), said(one.peer_pid))
+        for one in last.sockets
+    ]  # fmt: skip
+    yield sheet("TCP sockets", ["#pid", "#fd", "local", "remote", *queues], rows)
+    rows = [
+        (said(one.pid), said(one.fd), said(mono(one.name or "(a pair)")), said(one.peer_inode), said(one.state),
+         said(one.rx_queue_bytes), said(one.tx_queue_bytes), said(one.peer_pid))
+        for one in last.unix_sockets
+    ]  # fmt: skip
+    if rows:
+        yield sheet("UNIX sockets", ["#pid", "#fd", "name", "#peer inode", *queues], rows)
+
+
+def _descriptors(process: ProcessReading) -> Iterator[tuple[Text, ...]]:
+    kinds: dict[FdKind, list[str]] = defaultdict(list)
+    for fd in process.fds:
+        detail = f" ({fd.detail})" if fd.detail else ""
+        kinds[fd.kind].append(clip(f"{fd.fd} → {fd.target}{detail}", 160))
+    for kind in sorted(kinds, key=lambda kind: _TELLING.index(kind) if kind in _TELLING else len(_TELLING)):
+        which = kinds[kind]
+        more = [f"… {len(which) - 8} more"] if len(which) > 8 else []  # noqa: PLR2004 - what fits beside the others
+        told = said(mono("\n".join([*which[:8], *more]), 2000))
+        yield said(f"{process.role} (pid {process.id.pid})"), said(kind), said(len(which)), told
+
+
+# --- logs and the database --------------------------------------------------------------------------------------
+
+
+def logs(full: Sequence[Snapshot]) -> Iterator[Block]:
+    """The end of each log, at the last snapshot that has it."""
+    tails = {(tail.path, tail.pid): tail for snapshot in full for tail in snapshot.logs}
+    blocks: list[Block] = []
+    for tail in tails.values():
+        who = f"pid {tail.pid}" if tail.pid is not None else "shared"
+        last = f" · last milestone {tail.milestone}" if tail.milestone else ""
+        told = said(Words(who, "strong"), " ", mono(tail.path), f" · {size(tail.size_bytes)}{last}")
+        lines = "\n".join(("◆ " if line.milestone else "") + clip(line.text, 600) for line in tail.lines[-40:])
+        blocks += [Paragraph(text=told, css="small"), Verbatim(text=lines)]
+    if blocks:
+        yield Part(title="Logs", note="the end of each, at the last full snapshot", blocks=tuple(blocks))
+
+
+def databases(reads: Iterable[DatabaseRead]) -> Iterator[Block]:
+    """What a byte copy of the database said, and when."""
+    blocks = tuple(block for read in reads for block in _database(read))
+    if blocks:
+        yield Part(title="Database", note="read from a byte copy; the original is never opened", blocks=blocks)
+
+
+def _database(read: DatabaseRead) -> Iterator[Block]:
+    db = read.reading
+    sizes = f" {size(db.size_bytes)}, WAL {size(db.wal_bytes)}"
+    if db.readable:
+        counts = f"{len(db.sessions)} sessions, {db.messages} messages, {db.parts} parts"
+        state = Words(f" · journal mode {db.journal_mode or '–'} · integrity {db.integrity or '–'} · {counts}")  # noqa: RUF001
+    else:
+        state = Words(f" · unreadable: {clip(db.error, 200)}", "no")
+    yield Paragraph(text=said(Words(read.when, "strong"), " · ", mono(db.path), sizes, state), css="small")
+    rows = list(_unfinished(db))
+    if rows:
+        yield sheet("Not finished", ["what", "id", "session", "state"], rows)
+
+
+def _unfinished(db: DatabaseReading) -> Iterator[tuple[Text, ...]]:
+    for message in db.unfinished_messages:
+        state = said(clip(message.error, 160) or "no error")
+        yield said("message without time.completed"), said(mono(message.message)), said(mono(message.session)), state
+    for part in db.unfinished_parts:
+        begun = "" if part.started else ", never started"
+        state = said(f"{part.status}{begun} {clip(part.detail, 160)}".strip())
+        yield said(f"tool part {part.tool}"), said(mono(part.part)), said(mono(part.session)), state
+
+
+def missing(full: Iterable[Snapshot]) -> Iterator[Block]:
+    """What could not be read, with how often."""
+    reasons = Counter(reason for snapshot in full for reason in snapshot.missing)
+    items = tuple(said(clip(why, 300), soft(f" ({count} times)")) for why, count in sorted(reasons.items()))
+    if items:
+        title = "What could not be observed here"
+        yield Part(title=title, note=f"{len(items)} kinds", blocks=(Bullets(items=items),))
+
+
+def size(size_bytes: int) -> str:
+    """``1,338 B``; from 100 kB on ``0.1 MB``."""
+    return f"{size_bytes:,} B" if size_bytes < 100_000 else f"{size_bytes / 1e6:,.1f} MB"  # noqa: PLR2004
