@@ -1,4 +1,4 @@
-"""Commands that make something else of stored runs: ``merge``, ``diff``."""
+"""Commands that make something else of stored runs: ``merge``, ``diff``, ``trace``."""
 
 from __future__ import annotations
 
@@ -43,3 +43,18 @@ def diff(context: click.Context, first: Path, second: Path, *, across: bool, for
         complain(f"left out: {line}")
     click.echo(shown)
     context.exit(int(bool(found.worse)))
+
+
+@main.command()
+@click.argument("trial", type=_PATH)
+@click.option("-o", "--output", type=_PATH, default="trace.json.gz", show_default=True, help="The file to write.")
+def trace(trial: Path, output: Path) -> None:
+    """Write a trial as a trace that ui.perfetto.dev opens (TRIAL: its directory, or a run: the clearest of it)."""
+    from pytest_ocrepro.publish import storage
+    from pytest_ocrepro.publish import trace as room
+    from pytest_ocrepro.publish.bundle import TrialBundle
+    from pytest_ocrepro.publish.intake import clearest_at
+
+    bundle = TrialBundle.read(clearest_at(trial))
+    storage.replace(output, room.encode(bundle))
+    click.echo(f"{bundle.path.name}: {output.resolve().as_uri()}")

@@ -23,7 +23,7 @@ from pytest_ocrepro.history import decode_event
 from pytest_ocrepro.judge.judgement import Judgement
 from pytest_ocrepro.publish import storage
 from pytest_ocrepro.publish.bundle import BUNDLE_FILES, SAFE_NAME, is_run
-from pytest_ocrepro.publish.counting import Entry, place, unjudged
+from pytest_ocrepro.publish.counting import Entry, clarity, place, shows, unjudged
 from pytest_ocrepro.publish.records import SCHEMA, Origin, Receipt, RunInfo, TrialInfo, TrialResult
 from pytest_ocrepro.publish.redaction import Redactor
 
@@ -90,6 +90,17 @@ def entries_of(contents: Contents) -> tuple[Entry, ...]:
         result = copy.result or contents.lines.get(name) or unjudged(copy.origin.run_id, copy.info, copy.path)
         found.append(Entry(result=result, info=copy.info, path=copy.path))
     return tuple(sorted(found, key=place))
+
+
+def clearest_at(path: Path) -> Path:
+    """The bundle itself; of a run the one that says most of what reproduced, else its first. Raises UsageError."""
+    if (path / "trial.json").is_file():
+        return path
+    entries = [entry for run in runs_at(path)[-1:] for entry in entries_of(read_contents(run, evidence=False))]
+    found = min(filter(shows, entries), key=clarity, default=next((one for one in entries if one.path), None))
+    if found is None or found.path is None:
+        raise UsageError(f"there is no trial with its evidence in {path}; give the directory of one")
+    return found.path
 
 
 def trial_name(run_id: str, bundle: str) -> str:
