@@ -1,4 +1,4 @@
-"""Commands over many builds: ``bisect``."""
+"""Commands over many builds: ``bisect``, ``matrix``."""
 
 from __future__ import annotations
 
@@ -87,3 +87,46 @@ def bisect(context: click.Context, /, scenario: str | None, replay: Path | None,
     click.echo(as_markdown(done.certificate, picture=False))
     click.echo(f"certificate: {done.markdown}\npicture: {done.page.resolve().as_uri()}")
     context.exit(done.certificate.exit_code)
+
+
+@main.command()
+@click.argument("scenarios", nargs=-1)
+@click.option("--versions", default="", metavar="RANGE", help="1.2.1..1.18.34, 1.15.0.., or a list 1.14.48,latest.")
+@click.option("--trials", type=click.IntRange(1, 1000), default=5, show_default=True, help="Of each cell.")
+@click.option(
+    "--time-budget", "budget_s", callback=seconds, metavar="TIME", help="Stop after so long; --resume goes on."
+)
+@click.option("--journal", type=click.Path(path_type=Path), default=Path("ocrepro-matrix.jsonl"), show_default=True)
+@click.option("--resume", is_flag=True, help="Go on where the journal stands.")
+@click.option(
+    "--write-known", is_flag=True, help="Write k/n into the scenarios' marks (cells with 5 trials or more)."
+)
+@click.option(
+    "-n", "--workers", type=click.IntRange(1, 64), default=1, show_default=True, help="Trials at the same time."
+)
+@click.option("--seed", type=click.IntRange(0), default=0, help="Seed of the first trial.")
+@click.option("--reports", type=click.Path(path_type=Path), default=Path("reports/matrix"), show_default=True)
+@click.option("--offline", is_flag=True, help="Only builds that are in the cache.")
+@click.pass_context
+def matrix(context: click.Context, /, **asked: Any) -> None:
+    """Fill scenarios x versions, what tells most first (no SCENARIO: the whole catalogue).
+
+    Exit code 0: every cell has its trials; 1: ended before that.
+    """
+    from pytest_ocrepro.versions import survey
+
+    try:
+        with progress_on(sys.stderr) as progress:
+            done = survey.survey(
+                survey.Asked(**asked), tell=lambda line: click.echo(line, err=True), progress=progress
+            )
+    except KeyboardInterrupt:
+        complain("interrupted; the journal is kept, go on with --resume")
+        context.exit(INTERRUPTED)
+    click.echo(done.markdown.read_text(encoding="utf-8"))
+    for note in done.notes:
+        complain(note)
+    for file in done.changed:
+        click.echo(f"written: {file}")
+    click.echo(f"table: {done.markdown}\ndata: {done.json}\npage: {done.page.resolve().as_uri()}")
+    context.exit(1 if done.why else 0)

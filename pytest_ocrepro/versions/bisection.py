@@ -21,7 +21,7 @@ from pytest_ocrepro.versions.posterior import FALSE_RATES, Counts, Pair, Posteri
 BLOCKS = (1, 2, 4, 8)  # trials in a row that one download may be spread over
 BATCH_LOOKAHEAD = 3  # unseen outcomes that are averaged over; beyond it the oldest of a batch count as not asked
 CANDIDATES = 6  # of which larger blocks are worked out
-HITS_WANTED, HITS_WANTED_WHEN_RARE = 2, 5  # at the failing end, before anything else is tried
+HITS_WANTED, HITS_WANTED_WHEN_RARE = 2, 3  # at the failing end, before anything else is tried
 RARE = 0.2
 MOST_CALIBRATION = 60  # without a hit a rate above 5 % is excluded at 95 %
 STRICTER = 0.8  # of the error: what is right on average over all rates must be right at each of them

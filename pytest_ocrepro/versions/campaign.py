@@ -15,11 +15,12 @@ from pytest_ocrepro.publish.redaction import Redactor
 from pytest_ocrepro.publish.storage import replace
 from pytest_ocrepro.stage import subject
 from pytest_ocrepro.versions import releases
+from pytest_ocrepro.versions.batches import Here, Run, plan_of
 from pytest_ocrepro.versions.certificate import Certificate, certify
 from pytest_ocrepro.versions.journal import Journal, Plan, Skipped, read_journal
 from pytest_ocrepro.versions.releases import Releases
 from pytest_ocrepro.versions.rendering import as_markdown, as_page
-from pytest_ocrepro.versions.search import MOST_TRIALS, Here, Run, Search, Why, fold, next_step, plan_of, replay
+from pytest_ocrepro.versions.search import MOST_TRIALS, Search, Why, fold, next_step, replay
 from pytest_ocrepro.versions.trials import Trials
 
 FEWEST = 2

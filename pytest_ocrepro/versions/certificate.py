@@ -8,10 +8,11 @@ from collections.abc import Iterator, Sequence
 import msgspec
 
 from pytest_ocrepro.judge.rates import Rate, fisher
+from pytest_ocrepro.versions.batches import twins
 from pytest_ocrepro.versions.bisection import Boundary, answers, credible, uneven
 from pytest_ocrepro.versions.journal import AnyRecord, Fetched, Tried, trials_of
 from pytest_ocrepro.versions.posterior import posterior
-from pytest_ocrepro.versions.search import ANY, State, Why, fold, twins
+from pytest_ocrepro.versions.search import ANY, State, Why, fold
 
 COMPARE = "https://github.com/anomalyco/opencode/compare/v{}...v{}"
 LIKELY = 0.5
@@ -132,12 +133,10 @@ def certify(records: Sequence[AnyRecord], why: Why, *, edited: tuple[int, ...] =
 
 
 def _best(state: State, why: Why) -> Boundary | None:
-    """The confirmed answer is that of the settled trials; otherwise the likeliest, which nobody names."""
-    if why is Why.NEVER:
+    """The confirmed answer, that of the settled trials; what is not confirmed has no sides to be shown."""
+    if why not in (Why.FOUND, Why.ALWAYS):
         return None
-    counts = state.settled if why in (Why.FOUND, Why.ALWAYS) else state.counts
-    found = answers(state.question, posterior(state.question, counts))
-    return found[0] if found else None
+    return answers(state.question, posterior(state.question, state.settled))[0]
 
 
 def _answers(state: State) -> tuple[Answer, ...]:

@@ -6,18 +6,25 @@ rest on.
 
 from __future__ import annotations
 
-import itertools
-import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from datetime import UTC, datetime
+from collections.abc import Sequence
 from enum import StrEnum
 
 import msgspec
 
-from pytest_ocrepro import __version__
-from pytest_ocrepro.errors import OcreproError, UnfitBuildError
 from pytest_ocrepro.judge.rates import Rate
+from pytest_ocrepro.versions.batches import (
+    MOST_TROUBLE,
+    Batches,
+    Fetch,
+    Run,
+    Tell,
+    away,
+    pending,
+    plan_of,
+    trouble_in_a_row,
+    twins,
+)
 from pytest_ocrepro.versions.bisection import (
     HITS_WANTED,
     Boundary,
@@ -28,24 +35,13 @@ from pytest_ocrepro.versions.bisection import (
     decide,
     fresh_trials,
 )
-from pytest_ocrepro.versions.journal import (
-    AnyRecord,
-    Chosen,
-    Fetched,
-    Journal,
-    Opened,
-    Plan,
-    Skipped,
-    Tried,
-    trials_of,
-)
+from pytest_ocrepro.versions.journal import AnyRecord, Chosen, Fetched, Journal, Plan, Skipped, Tried, trials_of
 from pytest_ocrepro.versions.posterior import Counts, Posterior, Question, posterior
 
 TRIAL_S = 10.0  # until one was measured
 DOWNLOAD_S = 30.0
 MOST_TRIALS = 1000
 GIVEN_UP_AFTER = 3  # trials of one version that told nothing while others told something
-MOST_TROUBLE = 10  # inconclusive trials in a row, whatever the version: it is the machine, not a version
 ANY = "any"
 
 
@@ -88,8 +84,6 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
     inconclusive: int
     trouble_in_a_row: int
     trials: int
-    batches: int
-    seeds: int
     pending: Chosen | None
 
     def found(self) -> Posterior:
@@ -116,12 +110,11 @@ def fold(records: Sequence[AnyRecord], *, signature: str | None = None) -> State
     wanted = _wanted(plan.signature if signature is None else signature, tried)
     told = [(one, hit_of(one, wanted)) for one in tried]
     settled = [pair for pair in told[: _fresh_from(tried)] if pair[1] is not None]
-    closed = _away(records) | {one.version: one.reason for one in records if isinstance(one, Skipped)}
+    closed = away(records) | {one.version: one.reason for one in records if isinstance(one, Skipped)}
     closed |= _given_up(told)
     reproduced = Counter(
         one.signs[0] if one.signs else "" for one, hit in told if one.result == "reproduced" and not hit
     )
-    chosen = [one for one in records if isinstance(one, Chosen)]
     return State(
         plan=plan,
         order=order,
@@ -138,29 +131,10 @@ def fold(records: Sequence[AnyRecord], *, signature: str | None = None) -> State
         wanted=wanted,
         foreign=dict(reproduced),
         inconclusive=sum(one.result == "inconclusive" for one in tried),
-        trouble_in_a_row=_in_a_row(records),
+        trouble_in_a_row=trouble_in_a_row(records),
         trials=len(tried),
-        batches=len(chosen),
-        seeds=sum(len(one.trials) for one in chosen),
-        pending=_pending(chosen, tried, closed),
+        pending=pending(records, closed),
     )
-
-
-def plan_of(records: Sequence[AnyRecord]) -> Plan:
-    """The first record, which the journal's reader has made sure of."""
-    first = records[0]
-    assert isinstance(first, Plan)  # noqa: S101
-    return first
-
-
-def twins(records: Sequence[AnyRecord]) -> dict[str, str]:
-    """Versions that have the same bytes as the one before them: version -> the first of such a row."""
-    here = {one.version: one.sha256 for one in records if isinstance(one, Fetched)}
-    found: dict[str, str] = {}
-    for before, version in itertools.pairwise(plan_of(records).versions):
-        if version in here and here[version] == here.get(before):
-            found[version] = found.get(before, before)
-    return found
 
 
 def hit_of(tried: Tried, wanted: Sequence[str]) -> bool | None:
@@ -213,18 +187,6 @@ def replay(records: Sequence[AnyRecord]) -> tuple[int, list[int]]:
     return len(chosen), wrong
 
 
-class Here(msgspec.Struct, frozen=True, kw_only=True):
-    """A build that can be run now."""
-
-    version: str
-    sha256: str
-
-
-Fetch = Callable[[str], Here]  # raises UnfitBuildError for good reasons, OcreproError for passing ones
-Run = Callable[[Chosen], Iterable[Tried]]  # in any order, each as soon as it is over
-Tell = Callable[[str], None]
-
-
 class Search:
     """Runs a bisection over an open journal until it ends, or the budget (seconds, trials) is spent.
 
@@ -243,77 +205,26 @@ class Search:
         away: Sequence[str] = (),
     ) -> None:
         self._journal = journal
-        self._run = run
-        self._fetch = fetch
         self._tell = tell
-        self._deadline = None if budget_s is None else time.monotonic() + budget_s
+        self._batches = Batches(journal, run=run, fetch=fetch, tell=tell, away=away, budget_s=budget_s)
         self._most_trials = most_trials
-        self._here: dict[str, str] = {one.version: one.sha256 for one in journal.records if isinstance(one, Fetched)}
-        self._sure: set[str] = set()  # fetched by this process: the cache may have lost what an old journal says
-        now = datetime.now(UTC).isoformat(timespec="seconds")
-        journal.append(Opened(tool=__version__, wall=now, away=tuple(away)))
 
     def to_the_end(self) -> tuple[State, Why]:
         """The state at the end and why it ended. Raises OcreproError; the journal then is good to go on with."""
         while True:
             state = fold(self._journal.records)
-            if state.pending is not None:
-                if self._all_here([version for _, version, _ in state.pending.trials]):
-                    self._try(state.pending)
-                continue
-            step = next_step(state, budget_spent=self._spent(), most_trials=self._most_trials)
-            if step.ended is not None:
-                return state, step.ended
-            if self._all_here(step.versions):
-                self._try(self._write(state, step))
+            chosen = state.pending
+            if chosen is None:
+                step = next_step(state, budget_spent=self._batches.spent(), most_trials=self._most_trials)
+                if step.ended is not None:
+                    return state, step.ended
+                scenario = state.plan.scenarios[0]
+                chosen = self._batches.choose(step.phase, [(scenario, version) for version in step.versions])
+            if chosen is not None:
+                self._batches.run(chosen, self._say)
 
-    def _spent(self) -> bool:
-        return self._deadline is not None and time.monotonic() >= self._deadline
-
-    def _write(self, state: State, step: Step) -> Chosen:
-        first = state.plan.seed + state.seeds
-        trials = [(state.plan.scenarios[0], version, first + at) for at, version in enumerate(step.versions)]
-        chosen = Chosen(batch=state.batches + 1, phase=step.phase, trials=tuple(trials))
-        self._journal.append(chosen)
-        return chosen
-
-    def _all_here(self, versions: Sequence[str]) -> bool:
-        """False: something came to be known; decide again, so that a replay sees what we saw."""
-        before = len(self._journal.records)
-        for version in dict.fromkeys(versions):
-            if version not in self._sure:
-                self._obtain(version)
-        return len(self._journal.records) == before
-
-    def _obtain(self, version: str) -> None:
-        started = time.monotonic()
-        try:
-            here = self._fetch(version)
-        except UnfitBuildError as error:
-            self._tell(f"{version} cannot be tried: {error}")
-            self._journal.append(Skipped(version=version, reason=str(error)))
-            return
-        except OcreproError as error:
-            raise type(error)(f"{error}; the journal {self._journal.path} is kept, go on with --resume") from error
-        self._sure.add(version)
-        if self._here.get(version) == here.sha256:
-            return
-        self._here[version] = here.sha256
-        before = twins(self._journal.records)
-        took = round(time.monotonic() - started, 2)
-        self._journal.append(Fetched(version=version, sha256=here.sha256, seconds=took))
-        for later, first in twins(self._journal.records).items():
-            if later not in before:
-                self._tell(f"{later} has the same bytes as {first}: one build")
-
-    def _try(self, chosen: Chosen) -> None:
-        for tried in self._run(chosen):
-            self._journal.append(msgspec.structs.replace(tried, batch=chosen.batch, phase=chosen.phase))
-            self._say(tried.seed)
-
-    def _say(self, seed: int) -> None:
+    def _say(self, tried: Tried) -> None:
         state = fold(self._journal.records)
-        tried = next(one for one in reversed(list(trials_of(self._journal.records))) if one.seed == seed)
         best = state.answers()[:1]
         told = f"; {_span(state, best[0])} {best[0].probability:.0%}" if best else ""
         self._tell(
@@ -363,12 +274,6 @@ def _rates(told: Sequence[tuple[Tried, bool | None]]) -> dict[str, Rate]:
     return {version: Rate(k=sum(hits), n=len(hits)) for version, hits in outcomes.items()}
 
 
-def _away(records: Sequence[AnyRecord]) -> dict[str, str]:
-    """Of the last time that somebody began or went on."""
-    last = next((one for one in reversed(records) if isinstance(one, Opened)), Opened())
-    return dict.fromkeys(last.away, "not in the cache, and npm was not to be asked")
-
-
 def _given_up(told: Sequence[tuple[Tried, bool | None]]) -> dict[str, str]:
     """Versions of which several trials told nothing and none told anything, while others did."""
     found = {}
@@ -395,7 +300,7 @@ def _cost(
     fetched = [one for one in records if isinstance(one, Fetched)]
     slow = [one.seconds for one in fetched if one.version not in plan.cached]
     here = set(plan.cached) | {one.version for one in fetched}
-    no_matter = {one.version for one in records if isinstance(one, Skipped) and one.by_hand} | _away(records).keys()
+    no_matter = {one.version for one in records if isinstance(one, Skipped) and one.by_hand} | away(records).keys()
     broken = [order.index(version) for version in closed if version in order and version not in no_matter]
     silent = Counter(one.version for one, hit in told if hit is None)
     return Cost(
@@ -410,25 +315,6 @@ def _chance(at: int, broken: Sequence[int]) -> float:
     """What a build is worth beside one that does not run: its neighbours often do not either."""
     nearest = min((abs(at - other) for other in broken if other != at), default=None)
     return 1.0 if nearest is None else 1 - 0.5**nearest
-
-
-def _in_a_row(records: Sequence[AnyRecord]) -> int:
-    """Inconclusive trials at the end, since somebody went on."""
-    number = 0
-    for one in reversed(records):
-        if isinstance(one, Opened) or (isinstance(one, Tried) and one.result != "inconclusive"):
-            break
-        number += isinstance(one, Tried)
-    return number
-
-
-def _pending(chosen: Sequence[Chosen], tried: Sequence[Tried], closed: dict[str, str]) -> Chosen | None:
-    """What is left of the last batch."""
-    if not chosen:
-        return None
-    done = {one.seed for one in tried if one.batch == chosen[-1].batch}
-    left = tuple(one for one in chosen[-1].trials if one[2] not in done and one[1] not in closed)
-    return msgspec.structs.replace(chosen[-1], trials=left) if left else None
 
 
 # --- below: the steps

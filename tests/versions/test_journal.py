@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pytest_ocrepro.errors import UsageError
@@ -59,6 +59,7 @@ def test_each_record_is_on_disk_before_the_next(tmp_path: Path, monkeypatch: pyt
     assert synced[-1] == size
 
 
+@settings(deadline=None, max_examples=50)
 @given(cut=st.integers(min_value=0))
 def test_cut_anywhere_it_holds_the_whole_lines_and_goes_on(
     tmp_path_factory: pytest.TempPathFactory, cut: int

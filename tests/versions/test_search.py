@@ -10,6 +10,7 @@ import msgspec
 import pytest
 
 from pytest_ocrepro.errors import BuildError, OcreproError
+from pytest_ocrepro.versions.batches import MOST_TROUBLE, Here
 from pytest_ocrepro.versions.journal import (
     AnyRecord,
     Chosen,
@@ -20,7 +21,7 @@ from pytest_ocrepro.versions.journal import (
     read_journal,
     trials_of,
 )
-from pytest_ocrepro.versions.search import MOST_TROUBLE, Here, Why, fold, next_step, replay
+from pytest_ocrepro.versions.search import Why, fold, next_step, replay
 
 DATA = Path(__file__).parents[1] / "data/versions"
 if TYPE_CHECKING:

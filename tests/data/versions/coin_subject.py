@@ -14,8 +14,9 @@ from pathlib import Path
 import msgspec
 
 from pytest_ocrepro.errors import UnfitBuildError
+from pytest_ocrepro.versions.batches import Here
 from pytest_ocrepro.versions.journal import Chosen, Journal, Plan, Tried
-from pytest_ocrepro.versions.search import Here, Search, State, Why
+from pytest_ocrepro.versions.search import Search, State, Why
 
 VERSIONS = tuple(f"1.{minor}.{patch}" for minor in range(8) for patch in range(5))
 FIRST_BAD = "1.4.2"

@@ -1,0 +1,165 @@
+"""A matrix for people and for machines: Markdown, JSON, and an inert page."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from html import escape
+
+import msgspec
+
+from pytest_ocrepro.judge.rates import clopper_pearson
+from pytest_ocrepro.versions.matrix import Cell, Grid, Row
+
+STYLE = """
+:root{color-scheme:light dark}body{font:14px/1.45 system-ui,sans-serif;margin:2em}
+table{border-collapse:collapse}th,td{border:1px solid #8886;padding:.15em .45em;text-align:center}
+th{font-weight:600}th.v{writing-mode:vertical-rl}th.s{text-align:left;max-width:26em;font-weight:400}
+td.none{color:#8889}td.clean{background:#2471a322}td.some{background:#c0392b33}td.most{background:#c0392b77}
+"""
+MOST = 0.5
+
+
+class StoredCell(msgspec.Struct, frozen=True, kw_only=True):
+    """One line of the JSON: k reproductions in n conclusive trials, exact 95 % interval, why it was not tried."""
+
+    scenario: str
+    version: str
+    k: int
+    n: int
+    low: float
+    high: float
+    inconclusive: int
+    signatures: tuple[str, ...]
+    not_tried: str = ""
+    same_as: str = ""
+
+
+class StoredGrid(msgspec.Struct, frozen=True, kw_only=True):
+    """The JSON file."""
+
+    schema: int = 1
+    trials: int
+    cells: tuple[StoredCell, ...]
+    changes: tuple[dict[str, str], ...]
+
+
+def as_json(grid: Grid) -> bytes:
+    """One object, cells by scenario and release order."""
+    changes = tuple(
+        {"scenario": row.scenario, "before": one.before, "after": one.after, "appears": str(one.appears).lower()}
+        for row in grid.rows
+        for one in row.changes
+    )
+    stored = StoredGrid(trials=grid.trials, cells=tuple(_cells(grid)), changes=changes)
+    return msgspec.json.format(msgspec.json.encode(stored), indent=1) + b"\n"
+
+
+def as_markdown(grid: Grid, why: str) -> str:
+    """A table with a column a scenario and a row a version, then what changes where."""
+    return "\n".join(_lines(grid, why)).rstrip() + "\n"
+
+
+def as_page(grid: Grid, why: str) -> str:
+    """One file, no script, no request; a row a scenario, a column a version."""
+    policy = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
+    versions = _with_twins(grid)
+    head = "".join(f'<th class="v" scope="col">{escape(version)}</th>' for version in versions)
+    rows = "".join(
+        f'<tr><th class="s" scope="row">{escape(_short(row))}</th>'
+        + "".join(_cell(grid, row, version) for version in versions)
+        + "</tr>"
+        for row in grid.rows
+    )
+    changes = "".join(f"<li>{escape(line)}</li>" for line in _changes(grid))
+    return (
+        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+        f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
+        '<meta name="viewport" content="width=device-width"><title>ocrepro matrix</title>'
+        f"<style>{STYLE}</style></head><body><h1>Scenarios and versions</h1><p>{escape(_summary(grid, why))}</p>"
+        f'<table><thead><tr><th class="s" scope="col">k of n reproduced</th>{head}</tr></thead><tbody>{rows}</tbody>'
+        f"</table><ul>{changes}</ul></body></html>\n"
+    )
+
+
+# --- below: how
+
+
+def _lines(grid: Grid, why: str) -> Iterator[str]:
+    yield _summary(grid, why)
+    yield ""
+    yield f"| version | {' | '.join(str(number) for number in range(1, len(grid.rows) + 1))} |"
+    yield f"|---|{'---|' * len(grid.rows)}"
+    for version in _with_twins(grid):
+        cells = [_text(grid, grid.cell(row.scenario, version)) for row in grid.rows]
+        same = f" (is {grid.same[version]})" if version in grid.same else ""
+        yield f"| {version}{same} | {' | '.join(cells)} |"
+    yield ""
+    yield from (f"{number}. {_short(row)}" for number, row in enumerate(grid.rows, 1))
+    yield ""
+    yield from (f"- {line}" for line in _changes(grid))
+    yield from (f"- {version} was not tried: {reason}" for version, reason in grid.closed.items())
+
+
+def _summary(grid: Grid, why: str) -> str:
+    cells = [cell for row in grid.rows for cell in row.cells]
+    tried = sum(bool(cell.rate.n) for cell in cells)
+    end = f"; ended early: {why}" if why else ""
+    return f"{grid.trials} trials, {tried} of {len(cells)} cells tried, each in fresh sandboxes{end}."
+
+
+def _changes(grid: Grid) -> Iterator[str]:
+    for row in grid.rows:
+        for one in row.changes:
+            before, after = grid.cell(row.scenario, one.before).rate, grid.cell(row.scenario, one.after).rate
+            word = "appears" if one.appears else "goes"
+            yield f"{_short(row)}: {word} between {one.before} ({before}) and {one.after} ({after})"
+
+
+def _with_twins(grid: Grid) -> tuple[str, ...]:
+    """All versions in release order, those with the same bytes as the one before them included."""
+    found: list[str] = []
+    for version in grid.versions:
+        found += [version, *(other for other, first in grid.same.items() if first == version)]
+    return tuple(found)
+
+
+def _short(row: Row) -> str:
+    return row.scenario.partition("::")[2].removeprefix("test_").replace("_", " ") or row.scenario
+
+
+def _text(grid: Grid, cell: Cell) -> str:
+    if cell.rate.n:
+        return str(cell.rate)
+    if cell.version in grid.closed:
+        return "n/a"
+    return f"? ({cell.inconclusive} inconclusive)" if cell.inconclusive else ""
+
+
+def _cell(grid: Grid, row: Row, version: str) -> str:
+    cell = grid.cell(row.scenario, version)
+    share = cell.rate.share
+    css = "none" if share is None else "clean" if not share else "most" if share > MOST else "some"
+    said = f"{version}: {cell.rate.in_words()}"
+    if cell.version in grid.closed:
+        said = f"{version} was not tried: {grid.closed[cell.version]}"
+    said += f"; {', '.join(cell.signatures)}" if cell.signatures else ""
+    return f'<td class="{css}" title="{escape(said)}">{escape(_text(grid, cell))}</td>'
+
+
+def _cells(grid: Grid) -> Iterator[StoredCell]:
+    for row in grid.rows:
+        for version in _with_twins(grid):
+            cell = grid.cell(row.scenario, version)
+            ends = clopper_pearson(cell.rate.k, cell.rate.n)
+            yield StoredCell(
+                scenario=row.scenario,
+                version=version,
+                k=cell.rate.k,
+                n=cell.rate.n,
+                low=round(ends.low, 4),
+                high=round(ends.high, 4),
+                inconclusive=cell.inconclusive,
+                signatures=cell.signatures,
+                not_tried=grid.closed.get(cell.version, ""),
+                same_as=grid.same.get(version, ""),
+            )
