@@ -11,7 +11,6 @@ import contextlib
 import shutil
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -24,6 +23,7 @@ from pytest_ocrepro.history import History, Trouble
 from pytest_ocrepro.judge.judgement import Verdict
 from pytest_ocrepro.judge.verdict import judge_life, judge_process
 from pytest_ocrepro.publish.bundle import RunDir, TrialInfo
+from pytest_ocrepro.stage.provider import for_ever, text
 from pytest_ocrepro.stage.server import Server
 from pytest_ocrepro.stage.subject import Build
 
@@ -82,6 +82,7 @@ class Theatre:
         trouble = "the case was not played to its end"
         try:
             played = case.play(trial)
+            trial.provider.script(for_ever(text("done")))  # whom the sweep lets go on may ask once more
             judged = (
                 judge_process(trial.history, played.process.pid)
                 if isinstance(played, Server)
@@ -130,22 +131,16 @@ def scores_of_programs(
     cases: list[cast.Case], folder: Path, *, programs: int, at_once: int, loaded: bool
 ) -> list[matrix.Score]:
     """Play the cases in several programs; each has its own part of them."""
-    found: list[list[matrix.Score]] = [[] for _ in range(programs)]
 
-    def run(number: int) -> None:
+    def run(number: int) -> list[matrix.Score]:
         names = "\n".join(case.name for case in cases[number::programs])
         own = folder / f"{'loaded' if loaded else 'unloaded'}-{number}"
         argv = [sys.executable, __file__, str(own), str(at_once), *(["--loaded"] if loaded else [])]
         said = subprocess.run(argv, input=names.encode(), stdout=subprocess.PIPE, check=True).stdout
-        for line in said.splitlines():
-            found[number] += msgspec.json.decode(line, type=list[matrix.Score])
+        return [score for line in said.splitlines() for score in msgspec.json.decode(line, type=list[matrix.Score])]
 
-    threads = [threading.Thread(target=run, args=(number,)) for number in range(programs)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return [score for part in found for score in part]
+    with ThreadPoolExecutor(programs) as pool:
+        return [score for part in pool.map(run, range(programs)) for score in part]
 
 
 def main(folder: Path, at_once: int, *, loaded: bool) -> None:
