@@ -216,7 +216,7 @@ def idle_server(trial: Trial) -> Server:
 
 
 def slow_to_the_deadline(trial: Trial) -> Process:
-    trial.provider.script(paced(1.5, text("one two three four five six seven eight")))
+    trial.provider.script(paced(1.5, text("one two three four five six seven eight nine ten eleven twelve")))
     return act(trial, "answers", deadline_s=SOON_S)
 
 

@@ -18,6 +18,7 @@ from pytest_ocrepro.judge.judgement import ProcessJudgement, Verdict
 from pytest_ocrepro.judge.life import Life, lives
 
 Judge = Callable[[History, Life], ProcessJudgement]
+STOPS_THE_WATCH = Verdict.WAITING_FOR_INPUT  # as does whatever is called hung
 RIGHT = 0.99  # of the hung ones: verdict and root cause
 
 
@@ -62,7 +63,7 @@ def _judged(history: History, role: str, judge: Judge) -> ProcessJudgement:
     for known in looks(history):
         life = _life(known, role)
         at_this_look = judge(known, life) if life is not None else None
-        if at_this_look is not None and at_this_look.verdict.hung:
+        if at_this_look is not None and (at_this_look.verdict.hung or at_this_look.verdict is STOPS_THE_WATCH):
             return at_this_look
     life = _life(history, role)
     assert life is not None, f"no process has the role {role}"

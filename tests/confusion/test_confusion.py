@@ -38,7 +38,7 @@ else:
     cast, matrix, trials = _load("cast"), _load("matrix"), _load("trials")
 
 RUNS = int(os.environ.get("OCREPRO_CONFUSION_RUNS", "20"))
-PROGRAMS, AT_ONCE = 3, 14
+PROGRAMS, AT_ONCE = 7, 6
 FEWER_AT_ONCE = 16  # in one process
 NEIGHBOURS = 2
 ENOUGH_RUNS, HEALTHY_RUNS = 20, 400
