@@ -1,14 +1,19 @@
 """The self-contained HTML page of a run.
 
-The page is rebuilt from the bundles at any time. It carries no script and asks for nothing: its content security
-policy forbids both. All text goes through ``text.visible`` and jinja2's escaping on its way in.
+The page is rebuilt from the bundles at any time. It asks for nothing and carries one script, ours, which its content
+security policy names by hash; without it everything of the first screen can still be read. All text goes through
+``text.visible`` and is escaped on its way in, and what travels compressed is put in by the script as text alone.
 """
 
 from __future__ import annotations
 
+import base64
 import functools
+import hashlib
+import secrets
 from collections import Counter
 from collections.abc import Iterator
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -26,20 +31,20 @@ from pytest_ocrepro.publish.counting import (
     headline,
     matrix,
     place,
-    scenario_of,
     shows,
     tally,
     unjudged,
     versions_of,
 )
 from pytest_ocrepro.publish.document import issue_url
+from pytest_ocrepro.publish.evidence import gather
+from pytest_ocrepro.publish.packing import index, packed
 from pytest_ocrepro.publish.records import TrialResult
 from pytest_ocrepro.publish.redaction import Masked
 from pytest_ocrepro.publish.text import clip, visible
-from pytest_ocrepro.publish.trial_document import View, document, first_look, view_of
+from pytest_ocrepro.publish.trial_document import View, first_look, view_of
 
-DETAILED = 3  # trials of one (scenario, version, result) whose evidence is on the page; the others get a row
-MAX_EVIDENCE_CHARACTERS = 14_000_000  # beyond it trials get a row too: the page is to open, and to be attached
+ROWS = 200  # of the table that is there without the script
 
 
 def write_report(run: RunDir) -> Path:
@@ -59,16 +64,16 @@ class _Page:
         self._run = run
         self._problems: list[str] = []
         self._masked: Counter[str] = Counter()
-        self._views = 0
         self._entries = sorted(self._gather(), key=place)
 
     def render(self) -> str:
         clearest = min((e for e in self._entries if shows(e)), key=clarity, default=None)
         shown = self._view(clearest) if clearest else None
         card = [Markup(drawing.block(one)) for one in first_look(shown, uid="first")] if shown else []  # noqa: S704
-        trials, rows = self._evidence(clearest)
+        evidence = gather(self._entries, self._view, clearest)
         scenarios = matrix(self._entries)
-        return (
+        size_mark = f"size-{secrets.token_hex(16)}"  # no text of the run can hold it
+        text = (
             _templates()
             .get_template("report.html.j2")
             .render(
@@ -80,13 +85,18 @@ class _Page:
                 matrix=scenarios,
                 clearest=shown.entry if shown else None,
                 card=card,
-                trials=trials,
-                rows=rows,
+                evidence=evidence,
+                entries=self._entries[:ROWS],
+                index=packed(index(self._entries, evidence.where, _template("pictures.css"))),
                 total=len(self._entries),
                 problems=self._problems,
                 masked=[Masked(kind=kind, count=count) for kind, count in sorted(self._masked.items())],
+                size_mark=size_mark,
+                script=Markup(script()),  # noqa: S704 - ours
+                script_hash=script_hash(),
             )
         )
+        return text.replace(size_mark, f"{len(text.encode()) / 1e6:.1f} MB")
 
     def _gather(self) -> Iterator[Entry]:
         seen = set()
@@ -109,23 +119,6 @@ class _Page:
             self._problems.append(str(error))
             return []
 
-    def _evidence(self, clearest: Entry | None) -> tuple[list[Markup], list[Entry]]:
-        """The detailed trials as HTML, and those that only get a row."""
-        trials: list[Markup] = []
-        rows: list[Entry] = []
-        taken: Counter[tuple[str, str, str]] = Counter()
-        size = 0
-        for entry in self._entries:
-            group = (scenario_of(entry.result), entry.result.version, entry.result.result)
-            view = self._view(entry) if taken[group] < DETAILED and size < MAX_EVIDENCE_CHARACTERS else None
-            if view is None:
-                rows.append(entry)
-                continue
-            taken[group] += 1
-            trials.append(drawing.trial(document(view, uid=str(self._views)), opened=entry is clearest))
-            size += len(trials[-1])
-        return trials, rows
-
     def _view(self, entry: Entry) -> View | None:
         if entry.path is None:
             return None
@@ -135,14 +128,28 @@ class _Page:
             if str(error) not in self._problems:
                 self._problems.append(str(error))
             return None
-        self._views += 1
         return view_of(entry, stored)
+
+
+def script() -> str:
+    """The page's one script; the page must hold exactly these bytes, or the policy stops it."""
+    return _template("report.js").strip()
+
+
+def script_hash() -> str:
+    """What the content security policy names it by."""
+    return "sha256-" + base64.b64encode(hashlib.sha256(script().encode()).digest()).decode()
+
+
+@functools.cache
+def _template(name: str) -> str:
+    return (resources.files("pytest_ocrepro") / "publish" / "templates" / name).read_text(encoding="utf-8")
 
 
 @functools.cache
 def _templates() -> jinja2.Environment:
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("pytest_ocrepro", "publish/templates"),
+        loader=jinja2.FunctionLoader(_template),
         autoescape=True,  # for every template, whatever it is called
         undefined=jinja2.StrictUndefined,
         finalize=_shown,

@@ -2,160 +2,35 @@
 
 from __future__ import annotations
 
-import base64
-import contextlib
 import importlib.util
-import os
-import select
-import shlex
-import shutil
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from types import ModuleType
+from typing import TYPE_CHECKING
 
-import msgspec
 import pytest
 
 from pytest_ocrepro.publish.page import write_report
 
 if TYPE_CHECKING:
-    from tests.data.publish import sample_run
+    from tests.data.publish import chromium, sample_run
 else:
-    _spec = importlib.util.spec_from_file_location(
-        "ocrepro_sample_run", Path(__file__).parents[1] / "data" / "publish" / "sample_run.py"
-    )
-    sample_run = importlib.util.module_from_spec(_spec)
-    _spec.loader.exec_module(sample_run)
 
+    def _loaded(name: str) -> ModuleType:
+        path = Path(__file__).parents[1] / "data" / "publish" / f"{name}.py"
+        spec = importlib.util.spec_from_file_location(f"ocrepro_{name}", path)
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module
+
+    sample_run, chromium = _loaded("sample_run"), _loaded("chromium")
+
+Browser = chromium.Browser
 pytestmark = pytest.mark.browser
 
-DEADLINE_S = 60.0
-FLAGS = shlex.split(
-    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
-    "--disable-component-update --disable-sync --hide-scrollbars --remote-debugging-pipe"
-)
-# DevTools' pipe is fixed: commands come in at descriptor 3, answers go out at 4
-PLUMB = """
-import fcntl, os, sys
-high = [fcntl.fcntl(int(fd), fcntl.F_DUPFD, 10) for fd in sys.argv[1:3]]
-for fd, place in zip(high, (3, 4)):
-    os.dup2(fd, place)
-    os.close(fd)
-os.execv(sys.argv[3], sys.argv[3:])
-"""
 # what the page would do if it could: three ways of asking and two of complaining
 GUILTY = """<!DOCTYPE html><title>guilty</title><img src="http://ocrepro-canary.invalid/a.png">
 <link rel=stylesheet href="http://ocrepro-canary.invalid/a.css"><script>console.error("guilty"); nowhere()</script>"""
-
-
-class Browser:
-    """One Chromium, one page."""
-
-    def __init__(self, home: Path) -> None:
-        self.net_log = home / "net.json"
-        chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-        if chromium is None:
-            # a laptop without a browser is told; where we land (CI is set) the page must have been opened
-            tell = pytest.fail if os.environ.get("CI") else pytest.skip
-            tell("no chromium on PATH: the page was not opened; install it (Debian: apt-get install chromium)")
-        read_end, self._write = os.pipe()
-        self._read, write_end = os.pipe()
-        profile = (f"--user-data-dir={home / 'profile'}", f"--log-net-log={self.net_log}", "about:blank")
-        self._process = subprocess.Popen(
-            [sys.executable, "-c", PLUMB, str(read_end), str(write_end), chromium, *FLAGS, *profile],
-            pass_fds=(read_end, write_end),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-            env={**os.environ, "HOME": str(home), "XDG_CONFIG_HOME": str(home), "XDG_CACHE_HOME": str(home)},
-        )
-        os.close(read_end)
-        os.close(write_end)
-        self._buffer = b""
-        self._number = 0
-        self.events: list[dict[str, Any]] = []
-        self._session = ""
-        target = self.send("Target.createTarget", url="about:blank")["targetId"]
-        self._session = self.send("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
-        for domain in ("Page", "Network", "Runtime", "Log"):
-            self.send(f"{domain}.enable")
-
-    def send(self, method: str, **parameters: object) -> dict[str, Any]:
-        self._number += 1
-        message: dict[str, object] = {"id": self._number, "method": method, "params": parameters}
-        if self._session:
-            message["sessionId"] = self._session
-        os.write(self._write, msgspec.json.encode(message) + b"\0")
-        answer = self._until(lambda found: found.get("id") == self._number)
-        assert "error" not in answer, answer
-        return dict(answer.get("result", {}))
-
-    def open(self, url: str) -> None:
-        self.events.clear()
-        self.send("Page.navigate", url=url)
-        if not any(event["method"] == "Page.loadEventFired" for event in self.events):
-            self._until(lambda found: found.get("method") == "Page.loadEventFired")
-        self.evaluate("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
-
-    def evaluate(self, expression: str) -> Any:
-        answer = self.send("Runtime.evaluate", expression=expression, awaitPromise=True, returnByValue=True)
-        assert "exceptionDetails" not in answer, answer
-        return answer["result"].get("value")
-
-    def picture(self, path: Path, *, width: int, scheme: str, height: int = 0) -> bytes:
-        self.resize(width)
-        self.send("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
-        height = height or min(int(self.evaluate("document.documentElement.scrollHeight")), 12_000)
-        clip = {"x": 0, "y": 0, "width": width, "height": height, "scale": 1}
-        shot = self.send("Page.captureScreenshot", format="png", clip=clip, captureBeyondViewport=True)
-        path.write_bytes(base64.b64decode(shot["data"]))
-        return path.read_bytes()
-
-    def resize(self, width: int) -> None:
-        self.send("Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=False)
-
-    def requests(self) -> list[str]:
-        sent = (event for event in self.events if event["method"] == "Network.requestWillBeSent")
-        return [event["params"]["request"]["url"] for event in sent]
-
-    def complaints(self) -> list[str]:
-        kinds = ("Runtime.consoleAPICalled", "Runtime.exceptionThrown", "Log.entryAdded")
-        return [str(event["params"]) for event in self.events if event["method"] in kinds]
-
-    def close(self) -> None:
-        if self._process.returncode is not None:
-            return
-        self._session = ""
-        with contextlib.suppress(OSError, AssertionError):
-            self.send("Browser.close")
-        try:
-            self._process.wait(20)
-        finally:
-            if self._process.poll() is None:
-                self._process.kill()
-                self._process.wait()
-            os.close(self._write)
-            os.close(self._read)
-
-    def _until(self, wanted: Any) -> dict[str, Any]:
-        deadline = time.monotonic() + DEADLINE_S
-        while True:
-            while b"\0" in self._buffer:
-                line, _, self._buffer = self._buffer.partition(b"\0")
-                found: dict[str, Any] = msgspec.json.decode(line)
-                if "method" in found:
-                    self.events.append(found)
-                if wanted(found):
-                    return found
-            ready, _, _ = select.select([self._read], [], [], max(0.0, deadline - time.monotonic()))
-            assert ready, "chromium did not answer in time"
-            chunk = os.read(self._read, 1 << 20)
-            assert chunk, f"chromium ended with status {self._process.wait(10)}"
-            self._buffer += chunk
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,367 @@
+"""What the page's script does, in headless Chromium, with the keyboard and the mouse."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING
+from urllib.parse import quote
+
+import msgspec
+import pytest
+
+from pytest_ocrepro.publish import drawing
+from pytest_ocrepro.publish.bundle import RunDir, TrialBundle
+from pytest_ocrepro.publish.counting import Entry
+from pytest_ocrepro.publish.page import write_report
+from pytest_ocrepro.publish.trial_document import document, view_of
+
+if TYPE_CHECKING:
+    from tests.data.publish import chromium, sample_run
+else:
+
+    def _loaded(name: str) -> ModuleType:
+        path = Path(__file__).parents[1] / "data" / "publish" / f"{name}.py"
+        spec = importlib.util.spec_from_file_location(f"ocrepro_{name}", path)
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module
+
+    sample_run, chromium = _loaded("sample_run"), _loaded("chromium")
+
+pytestmark = pytest.mark.browser
+
+READY = "document.documentElement.dataset.ready === 'yes'"
+FOUND = "document.getElementById('found').textContent"
+OVERLAP = "trial-test_overlap-test_later_run_while_another_installs_its_plugin-{}-t{}"
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> RunDir:
+    return sample_run.make_run(tmp_path_factory.mktemp("reports"), trials=4)
+
+
+@pytest.fixture(scope="module")
+def page(run: RunDir) -> str:
+    return write_report(run).resolve().as_uri()
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[chromium.Browser]:
+    browser = chromium.Browser(tmp_path_factory.mktemp("browser"))
+    try:
+        yield browser
+    finally:
+        browser.close()
+
+
+@pytest.fixture
+def browser(shared: chromium.Browser, page: str) -> chromium.Browser:
+    fresh(shared, page)
+    return shared
+
+
+def fresh(browser: chromium.Browser, url: str) -> None:
+    browser.open("about:blank")
+    browser.resize(1280)
+    browser.open(url)
+    browser.until(READY)
+
+
+def opened(browser: chromium.Browser, anchor: str) -> None:
+    browser.until(f"document.getElementById({anchor!r})?.open && {READY}")
+
+
+def search(browser: chromium.Browser, words: str) -> str:
+    browser.evaluate("(box => { box.focus(); box.select(); })(document.getElementById('query'))")
+    browser.send("Input.insertText", text=words)
+    return str(browser.evaluate(FOUND))
+
+
+# --- the search -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("words", "found"),
+    [
+        ("", 61),
+        ("s:reproduced", 36),
+        ("s:not-seen", 21),
+        ("!s:reproduced !s:not-seen", 4),
+        ("v:1.18", 21),
+        ("v:1.18 s:inc", 2),
+        ("scn:overlap", 25),
+        ("scn:test_overlap.py", 25),
+        ("verdict:blocked", 12),
+        ("sig:OC-9F3", 12),
+        ("grade:proved", 12),
+        ("trial:2", 15),
+        ("trial:2..3", 30),
+        ("trial:3..", 31),
+        ("sec:>8", 21),
+        ("sec:6..6.5 v:1.15", 3),
+        ("seed:1004", 15),
+        ("database is locked", 9),
+        ("'is locked'", 9),
+        ('"locked is"', 0),
+        ("finds !v:1.14.48", 8),
+        ("nothing:like-this", 0),
+    ],
+)
+def test_what_a_search_finds(browser: chromium.Browser, words: str, found: int) -> None:
+    assert search(browser, words.replace("'", '"')) == f"{found} of 61 trials"
+    rows = browser.evaluate("document.querySelectorAll('#grid tbody tr:not(.gap)').length")
+    assert rows == min(found, rows)
+    assert bool(rows) == bool(found)
+    assert browser.complaints() == []
+
+
+def test_the_search_is_in_the_address_and_survives_a_reload(browser: chromium.Browser) -> None:
+    search(browser, 'v:1.18 "of a & b" é')
+    address = browser.evaluate("location.hash")
+    assert address == f"#?q={quote('v:1.18')}+{quote(chr(34) + 'of a & b' + chr(34)).replace('%20', '+')}+%C3%A9"
+    browser.reload()
+    browser.until(f"{READY} && document.getElementById('query').value")
+    assert browser.evaluate("document.getElementById('query').value") == 'v:1.18 "of a & b" é'
+    assert browser.evaluate(FOUND) == "0 of 61 trials"
+
+
+def test_a_head_sorts_and_says_so(browser: chromium.Browser) -> None:
+    column = "[...document.querySelectorAll('#grid tbody tr:not(.gap) td:nth-child(6)')].map(td => +td.textContent)"
+    browser.click("[data-by=seconds]")
+    up = browser.evaluate(column)
+    assert up == sorted(up)
+    browser.click("[data-by=seconds]")
+    down = browser.evaluate(column)
+    assert down == sorted(down, reverse=True)
+    assert down != up
+    heads = browser.evaluate("[...document.querySelectorAll('#grid th')].map(th => th.ariaSort)")
+    assert heads == ["none"] * 5 + ["descending"] + ["none"] * 2
+    assert browser.evaluate("location.hash") == "#?o=-seconds"
+
+
+def test_only_rows_that_can_be_seen_are_there_and_all_can_be_reached(browser: chromium.Browser) -> None:
+    assert browser.evaluate("document.querySelectorAll('#grid tbody tr').length") < 50
+    browser.evaluate("document.getElementById('grid').scrollTop = 1e6")
+    browser.until("document.querySelector('#grid tr[aria-rowindex=\"62\"]')")
+    height = browser.evaluate("document.querySelector('#grid table').offsetHeight")
+    assert height == pytest.approx(61 * 31, abs=60)
+
+
+# --- one trial --------------------------------------------------------------------------------------------------
+
+
+def test_a_row_opens_what_travels_compressed_and_the_link_survives_a_reload(browser: chromium.Browser) -> None:
+    anchor = OVERLAP.format("1.15.4", 3)
+    assert browser.evaluate(f"document.getElementById({anchor!r})") is None
+    search(browser, "v:1.15.4 scn:installs trial:3")
+    browser.press("Enter")
+    opened(browser, anchor)
+    assert browser.evaluate("location.hash") == f"#{anchor}?q=v%3A1.15.4+scn%3Ainstalls+trial%3A3"
+    assert browser.evaluate("document.activeElement.parentElement.id") == anchor
+    assert -1 <= browser.evaluate(f"document.getElementById({anchor!r}).getBoundingClientRect().top") < 100
+    browser.reload()
+    opened(browser, anchor)
+    assert browser.evaluate(FOUND) == "1 of 61 trials"
+    pictures = "[...document.querySelectorAll('#opened img')].map(one => one.complete && one.naturalWidth)"
+    browser.until("[...document.querySelectorAll('#opened img')].every(one => one.complete)")
+    assert min(browser.evaluate(pictures)) > 100
+    assert browser.complaints() == []
+
+
+def test_a_link_leads_into_a_part_of_a_compressed_trial(browser: chromium.Browser, page: str) -> None:
+    anchor = OVERLAP.format("1.18.34", 2)
+    fresh(browser, f"{page}#{anchor}-threads")
+    opened(browser, f"{anchor}-threads")
+    assert -1 <= browser.evaluate(f"document.getElementById('{anchor}-threads').getBoundingClientRect().top") < 100
+
+
+def test_a_trial_without_evidence_here_is_told(browser: chromium.Browser) -> None:
+    search(browser, "s:not-seen trial:4 v:1.15.4 scn:single")
+    browser.press("Enter")
+    browser.until("document.getElementById('said').textContent.includes('in its bundle on disk')")
+
+
+class Shape(HTMLParser):
+    """Tags, attributes and texts, whatever the order of attributes; pictures only by their place."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(convert_charrefs=True)
+        self.seen: list[object] = []
+        self._in_svg = 0
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag in ("svg", "img"):
+            self.seen.append("picture")
+        self._in_svg += tag == "svg"
+        if not self._in_svg and tag != "img":
+            self.seen.append(
+                (tag, sorted((name, (value or "").removesuffix(" shown")) for name, value in attrs if name != "open"))
+            )
+
+    def handle_endtag(self, tag: str) -> None:
+        self._in_svg -= tag == "svg"
+
+    def handle_data(self, data: str) -> None:
+        if not self._in_svg and data.strip():
+            self.seen.append(" ".join(data.split()))
+
+
+@pytest.mark.parametrize("case", ["overlap", "question", "killed_server"])
+def test_the_script_draws_a_trial_as_python_does(
+    browser: chromium.Browser, run: RunDir, page: str, case: str
+) -> None:
+    info = getattr(sample_run, case)("1.15.4", 2)[0]
+    path = next(p for p in run.bundles() if TrialBundle.peek(p)[0].scenario == info.scenario and p.name[-2:] == "t2")
+    _, result, _ = TrialBundle.peek(path)
+    assert result is not None
+    view = view_of(Entry(result=result, info=info, path=path), TrialBundle.read(path))
+    by_python = Shape(drawing.trial(document(view, uid="0"))).seen
+    fresh(browser, f"{page}#trial-{path.name}")
+    opened(browser, f"trial-{path.name}")
+    by_script = Shape(browser.evaluate("document.getElementById('opened').innerHTML")).seen
+    assert by_script == by_python
+    assert len(by_script) > 100
+
+
+def test_hostile_text_stays_text_when_it_is_unpacked(browser: chromium.Browser, tmp_path: Path) -> None:
+    run = RunDir.create(tmp_path)
+    info, events, judgement = sample_run.hostile()
+    for trial in (1, 2):
+        sample_run.store(run, (msgspec.structs.replace(info, trial=trial), events, judgement))
+    fresh(browser, write_report(run).resolve().as_uri())
+    title = browser.evaluate("document.title")
+    browser.press("]")
+    browser.press("]")
+    browser.until("document.querySelector('#opened details')")
+    inside = "document.getElementById('opened')"
+    assert (
+        browser.evaluate(f"{inside}.querySelectorAll('script, iframe, style, object, [onerror], [src^=http]').length")
+        == 0
+    )
+    assert browser.evaluate(f"{inside}.textContent.includes('</script><script>alert(1)</script><img src=x onerror=')")
+    text = browser.evaluate(f"{inside}.textContent + document.getElementById('grid').textContent")
+    assert not re.search("[\x00-\x08\x1b\x9b\u202e]", text)
+    assert "␛[31mred" in text
+    links = browser.evaluate(f"[...{inside}.querySelectorAll('a')].map(a => a.href)")
+    assert {link for link in links if "//" in link and not link.startswith("file:")} == {
+        "https://github.com/a/b/issues/1"
+    }
+    browser.until(f"[...{inside}.querySelectorAll('img')].every(one => one.complete)")
+    assert browser.evaluate(f"Math.min(...[...{inside}.querySelectorAll('img')].map(one => one.naturalWidth))") > 100
+    assert browser.evaluate("document.title") == title
+    assert browser.complaints() == []
+    assert [url for url in browser.requests() if not url.startswith(("file:", "data:"))] == []
+
+
+# --- keys and buttons -------------------------------------------------------------------------------------------
+
+
+def current_row(browser: chromium.Browser) -> str:
+    return str(browser.evaluate("document.querySelector('#grid tr[aria-current]').getAttribute('aria-rowindex')"))
+
+
+def test_rows_are_walked_with_j_and_k_and_opened_with_enter(browser: chromium.Browser) -> None:
+    for _ in range(30):
+        browser.press("j")
+    browser.press("k")
+    assert current_row(browser) == "31"
+    box = "document.querySelector('#grid tr[aria-current]').getBoundingClientRect()"
+    frame = "document.getElementById('grid').getBoundingClientRect()"
+    assert browser.evaluate(f"{box}.bottom <= {frame}.bottom && {box}.top >= {frame}.top")
+    browser.press("Enter")
+    browser.until("location.hash.startsWith('#trial-')")
+    anchor = browser.evaluate("location.hash.slice(1)")
+    opened(browser, anchor)
+
+
+def test_brackets_walk_through_the_reproductions(browser: chromium.Browser) -> None:
+    walked = []
+    for key in ("]", "]", "]", "["):
+        browser.press(key)
+        browser.until("document.querySelector('.shown')")
+        anchor = browser.evaluate("location.hash.slice(1)")
+        opened(browser, anchor)
+        walked.append(anchor)
+    assert walked[0] == OVERLAP.format("1.14.48", 2)  # after the one that is open at first
+    assert walked[1] == OVERLAP.format("1.14.48", 3)
+    assert walked[3] == walked[1] != walked[2]
+
+
+@pytest.mark.parametrize(("key", "button", "part"), [("t", "threads", "threads"), ("g", "graph", "graph")])
+def test_a_key_and_its_button_lead_to_a_part(
+    browser: chromium.Browser, page: str, key: str, button: str, part: str
+) -> None:
+    anchor = f"{OVERLAP.format('1.14.48', 1)}-{part}"
+    browser.press(key)
+    opened(browser, anchor)
+    assert browser.evaluate("location.hash") == f"#{anchor}"
+    fresh(browser, page)
+    browser.click(f"[data-do={button}]")
+    opened(browser, anchor)
+
+
+def test_what_a_trial_does_not_have_is_told(browser: chromium.Browser, page: str) -> None:
+    anchor = "trial-test_restart-test_a_server_killed_in_a_bash_tool_and_started_again-1.15.4-t2"
+    fresh(browser, f"{page}#{anchor}")
+    opened(browser, anchor)
+    browser.press("t")
+    assert "no full snapshot" in browser.evaluate("document.getElementById('said').textContent")
+    browser.press("g")
+    assert "no wait-for graph" in browser.evaluate("document.getElementById('said').textContent")
+
+
+def test_slash_searches_and_letters_are_letters_there(browser: chromium.Browser) -> None:
+    browser.press("/")
+    for letter in "tj?":
+        browser.press(letter)
+    assert browser.evaluate("document.getElementById('query').value") == "tj?"
+    assert browser.evaluate("document.getElementById('help').open") is False
+    assert browser.evaluate(FOUND) == "0 of 61 trials"
+
+
+def test_the_keys_are_told_and_can_be_turned_off(browser: chromium.Browser) -> None:
+    browser.press("?")
+    assert browser.evaluate("document.getElementById('help').matches(':modal')")
+    told = browser.evaluate("document.getElementById('help').textContent")
+    assert all(word in told for word in ("search", "threads", "reproduced"))
+    browser.click("#help [data-do=keys]")
+    browser.click("#help [data-do=help]")
+    assert browser.evaluate("document.getElementById('help').open") is False
+    browser.press("?")
+    assert browser.evaluate("document.getElementById('help').open") is False
+    browser.click(".toolbar [data-do=help]")
+    browser.click("#help [data-do=keys]")
+    browser.press("Escape")
+    browser.press("?")
+    assert browser.evaluate("document.getElementById('help').open")
+
+
+def test_every_key_has_a_button(browser: chromium.Browser) -> None:
+    keys = set(browser.evaluate("[...document.querySelectorAll('#help kbd')].map(one => one.textContent)"))
+    buttons = set(
+        browser.evaluate("[...document.querySelectorAll('.toolbar button kbd')].map(one => one.textContent)")
+    )
+    assert keys - buttons == {"j", "k", "Enter"}  # rows can be clicked
+
+
+# --- without it -------------------------------------------------------------------------------------------------
+
+
+def test_without_scripts_the_first_screen_is_complete(browser: chromium.Browser, page: str) -> None:
+    browser.open("about:blank")
+    browser.open(f"{page}#{OVERLAP.format('1.18.34', 1)}-timeline", scripts=False)
+    seen = "(what => [...document.querySelectorAll(what)].filter(one => one.checkVisibility()).length)"
+    assert browser.evaluate(READY) is False
+    for selector in ("h1", "#clearest svg", "ol.chain", ".matrix td.reproduced", "#rows tbody tr", "details.trial"):
+        assert browser.evaluate(f"{seen}({selector!r})") > 0, selector
+    for selector in ("#tools", ".toolbar", "dialog", "[data-do]"):
+        assert browser.evaluate(f"{seen}({selector!r})") == 0, selector
+    assert browser.evaluate(f"document.getElementById('{OVERLAP.format('1.18.34', 1)}').open")
+    assert browser.complaints() == []
