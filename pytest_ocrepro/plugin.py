@@ -62,6 +62,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="DIR",
         help="Where runs are written (default: reports; environment: OCREPRO_REPORTS)",
     )
+    group.addoption(
+        "--ocrepro-baseline",
+        metavar="FILE",
+        help="results.jsonl of an earlier run: fail only where a scenario got worse beyond chance, and say what got "
+        "better; without --ocrepro-expect nothing else fails (environment: OCREPRO_BASELINE)",
+    )
     group.addoption("--ocrepro-offline", action="store_true", help="Use cached builds only; ask no registry")
     for name, kind, text in (
         ("binary", "string", "path of the opencode executable"),
@@ -70,6 +76,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         ("expect", "string", "known, clean, reproduced or any"),
         ("profile", "string", "smoke, ci or soak"),
         ("reports", "string", "directory of reports, relative to the root directory"),
+        ("baseline", "string", "results.jsonl of an earlier run"),
         ("redact", "linelist", "more to mask in what is stored: one 'NAME = REGEX' a line"),
         ("scenarios", "args", "paths that --ocrepro runs when none is given, relative to the root directory"),
     ):

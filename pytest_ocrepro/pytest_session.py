@@ -24,6 +24,7 @@ import psutil
 import pytest
 
 from pytest_ocrepro import __version__
+from pytest_ocrepro.baseline import Verdict, compare, read_baseline
 from pytest_ocrepro.catalogue import CATALOGUE, catalogue
 from pytest_ocrepro.errors import BundleError, NotReachedError, OcreproError, UsageError
 from pytest_ocrepro.harness import Session, Trial, secrets_around_us
@@ -78,6 +79,8 @@ class OcreproSession:
         self._scenarios = 0
         self._page: Path | None = None
         self._page_error = ""
+        self._baseline: tuple[TrialResult, ...] = ()
+        self._against: Verdict | None = None
         self._rules = read_rules(config.getini("ocrepro_redact") or (), f"ocrepro_redact in {config.inipath}")
         if self._worker is None:
             self.share = self._prepare()
@@ -91,6 +94,7 @@ class OcreproSession:
 
     def _prepare(self) -> Share:
         settings = read_settings(self.config)
+        self._baseline = read_baseline(Path(settings.baseline)) if settings.baseline else ()
         paths = _choose_paths(self.config)
         reports = Path(settings.reports)
         run = None if self.config.option.collectonly else RunDir.create(reports, gate=self._gate())
@@ -313,6 +317,10 @@ class OcreproSession:
                 session.exitstatus = pytest.ExitCode.USAGE_ERROR
                 self._page_error = "no scenario was collected"
             return
+        if self._baseline:
+            self._against = compare(self._baseline, self._results)
+            if self._against.failed and session.exitstatus == pytest.ExitCode.OK:
+                session.exitstatus = pytest.ExitCode.TESTS_FAILED
         try:
             self._page = write_report(self._run_dir)
         except Exception as error:  # noqa: BLE001  a page that fails must not take the results with it
@@ -330,6 +338,8 @@ class OcreproSession:
         terminalreporter.section("ocrepro")
         if self._results:
             terminalreporter.write_line(summary_table(self._results))
+        for line in self._against.lines() if self._against else ():
+            terminalreporter.write_line(line)
         if self._page is not None:
             size = self._page.stat().st_size
             fits = "attachable" if size <= ATTACHABLE_BYTES else "too large to attach"

@@ -27,6 +27,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     reports: str
     offline: bool
     profile: str = PROFILES[0]
+    baseline: str = ""
 
 
 class Mark(msgspec.Struct, frozen=True, kw_only=True):
@@ -52,15 +53,18 @@ def read_settings(config: pytest.Config) -> Settings:
         raise UsageError("--ocrepro-binary and --ocrepro-version contradict each other; give one of them")
     if config.getoption("--ocrepro-version") and binary_source != "--ocrepro-binary":
         binary = None
+    baseline = _baseline(config)
+    expected, _ = _first(config, "expect", env="OCREPRO_EXPECT")
     return Settings(
         binary=binary,
         versions=versions,
         trials=_number(config, "trials", default=1, least=1, env="OCREPRO_TRIALS"),
         seed=_number(config, "seed", default=0, least=0),
-        expect=_choice(config, "expect", EXPECTATIONS),
+        expect="any" if baseline and expected is None else _choice(config, "expect", EXPECTATIONS),
         profile=_choice(config, "profile", PROFILES),
         reports=str(_reports(config)),
         offline=bool(config.getoption("--ocrepro-offline")),
+        baseline=baseline,
     )
 
 
@@ -133,6 +137,12 @@ def _reports(config: pytest.Config) -> Path:
     given = source.startswith(("--", "OCREPRO")) or not _root_is_ours(config)
     base = config.invocation_params.dir if given else config.rootpath
     return (base / (value or "reports")).resolve()
+
+
+def _baseline(config: pytest.Config) -> str:
+    value, source = _first(config, "baseline", env="OCREPRO_BASELINE")
+    base = config.rootpath if source.startswith("ocrepro_") else config.invocation_params.dir
+    return str((base / value).resolve()) if value else ""
 
 
 def check_root(config: pytest.Config) -> None:

@@ -27,6 +27,7 @@ MAY_IMPORT = {
     "stage": {"history", "readings", "errors", "observe.procfs", "observe.proctext", "versions.releases"},
     "versions": {"errors", "catalogue", "judge", "publish", "stage.subject"},
     "catalogue": {"errors"},
+    "baseline": {"errors", "judge", "publish"},
     "publish": {"judge", "history", "readings", "errors"},
     "expect": {"stage", "judge", "history", "readings", "errors"},
     "roster": {"stage", "observe", "history", "readings"},
@@ -51,6 +52,7 @@ MAY_IMPORT = {
     "outcome": {"settings", "publish", "judge"},
     "plugin": {"pytest_session", "harness"},
     "pytest_session": {
+        "baseline",
         "catalogue",
         "outcome",
         "settings",

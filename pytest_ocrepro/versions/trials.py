@@ -104,7 +104,7 @@ class Trials:
     def _command(self, scenario: str, version: str, seed: int, reports: Path) -> list[str]:
         ours = {"version": version, "expect": "any", "trials": "1", "seed": str(seed), "reports": str(reports)}
         options = [f"--ocrepro-{name}={value}" for name, value in ours.items()]
-        quiet = ["--ocrepro-offline", "--ocrepro-profile=soak", "-q", "-p", "no:cacheprovider"]
+        quiet = ["--ocrepro-offline", "--ocrepro-profile=soak", "--ocrepro-baseline=", "-q", "-p", "no:cacheprovider"]
         node = self._find(scenario)
         return [sys.executable, "-c", _TIED_PYTEST, "--ocrepro", *options, *quiet, *self._options, node]
 
