@@ -47,6 +47,8 @@ from pytest_ocrepro.readings import (
 # opencode waits for its own lock directories between reading its configuration and starting its services
 STARTING = frozenset({"bootstrapping", "config-loading", "plugins-loading"})
 STALE_AFTER_S = 60.0  # `staleMs:60000`, read from the builds: the next waiter breaks a lock whose heartbeat is older
+BEAT_EVERY_S = 20.0  # a third of it, the same source
+MISSED_BEATS = 1.5  # of them, and it does not beat
 BUSY_TIMEOUT_S = 5.0  # set by every build measured (1.14.48 to 1.18.34)
 NPM_TIMEOUT_S = 300.0  # npm's own default of fetch-timeout
 STOPPED = ("T", "t")
@@ -295,11 +297,16 @@ class EdgeBuilder:
         pid = lock.holder_pid
         if pid is not None and lock.holder_alive:
             fact = f"meta.json names pid {pid}, which lives{heart}"
-            self._edge(key, self._process(pid), "proved", "is held by", fact)
+            reading = self._processes.get(pid)
+            beats = beat_s < MISSED_BEATS * BEAT_EVERY_S and not (reading and reading.state in STOPPED)
+            ends_in_s = None if beats else left_s  # the lock of one that shows no sign of life is broken as stale
+            self._edge(key, self._process(pid), "proved", "is held by", fact, ends_in_s=ends_in_s)
         elif pid is not None and lock.holder_alive is False:
-            label = f"pid {pid}, which is dead; the lock breaks itself in about {left_s:.0f} s"
+            lent = " and has lent its pid to another process" if lock.pid_reused else ""
+            label = f"pid {pid}, which is dead{lent}; the lock breaks itself in about {left_s:.0f} s"
             dead = self._node(f"dead:{pid}", "dead-holder", label, for_good=True)
-            fact = f"meta.json names pid {pid}, which is gone or has another process now{heart}"
+            now = "is another, younger process now" if lock.pid_reused else "is gone or has another process now"
+            fact = f"meta.json names pid {pid}, which {now}{heart}"
             self._edge(key, dead, "proved", "is held by", fact, ends_in_s=left_s)
         else:
             who = "nobody by name" if pid is None else f"pid {pid} of another machine or of an unreadable process"

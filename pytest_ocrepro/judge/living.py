@@ -149,8 +149,11 @@ def with_chain(history: History, view: View) -> View:
         return view
     graph = waitgraph.build(history, pair.after)
     chain = waitgraph.chain_from(graph, view.key)
-    before = waitgraph.chain_from(waitgraph.build(history, pair.before), view.key)
+    earlier = waitgraph.build(history, pair.before)
+    before = waitgraph.chain_from(earlier, view.key)
     same = bool(chain) and [edge.holder for edge in chain] == [edge.holder for edge in before]
+    if not chain:  # one that tries again and again is not asleep between two tries at every look
+        graph, chain = earlier, before
     share = share_between(history, view.life.pid, view.cut_ns - int(QUIET_S * 1e9), view.cut_ns)
     stable = same and rest.idle and share < IDLE_SHARE and _holders_rest(history, view, chain, pair)
     values = {name: getattr(view, name) for name in View.__struct_fields__}

@@ -47,6 +47,7 @@ from pytest_ocrepro.judge.signature import signature_of
 
 __all__ = ["QUIET_S", "cpu_share", "judge", "judge_process", "last_progress", "seconds_starved"]
 
+GRAPHS = 4  # that are tried for a page: the chain is told by one of the last two looks, which may not be comparable
 REFUTED_BY = {
     Verdict.DEADLOCK: "the process goes on while the holder that is named stays as it is",
     Verdict.BLOCKED: "the process goes on while the holder that is named stays as it is",
@@ -238,7 +239,7 @@ def _refuted(history: History, main: Judged | None) -> str:
 
 
 def _graph(history: History, main: Judged | None) -> Graph:
-    """The graph that the main process was judged by."""
+    """The graph that the main process was judged by: that of the last look which tells its chain."""
     if main is None or not main.process.chain:
         return Graph()
     full = [
@@ -246,7 +247,10 @@ def _graph(history: History, main: Judged | None) -> Graph:
         for event in main.history
         if isinstance(event, SnapshotTaken) and event.snapshot.full and main.life.reading(event.snapshot)
     ]
-    return waitgraph.build(history, full[-1]) if full else Graph()
+    last = [waitgraph.build(history, look) for look in reversed(full[-GRAPHS:])]
+    key = f"pid:{main.process.pid}"
+    telling = (one for one in last if waitgraph.in_words(one, waitgraph.chain_from(one, key)) == main.process.chain)
+    return next(telling, last[0] if last else Graph())
 
 
 def _seconds_to_verdict(history: History, main: Judged | None) -> float:

@@ -345,6 +345,45 @@ def test_a_wait_for_sqlite_that_ends_before_the_deadline_is_no_hang() -> None:
     assert judge_process(short, 20).because[-1] == "the wait ends by itself in at most about 1 s"
 
 
+def test_a_retry_that_is_not_asleep_at_the_last_look_is_still_one() -> None:
+    """Measured on a busy machine: between two tries it was in fcntl, and nobody was seen to be waited for."""
+    tries = w.thread(20, syscall="fcntl", state="D")
+    last = w.look(46.5, w.process(20, "run", threads=(tries,)), w.process(10, "lock-holder", is_subject=False))
+    history = w.of(sqlite_wait(until=46.0), last)
+    judged = judge_process(history, 20)
+    assert (judged.verdict, judged.grade) == (Verdict.BLOCKED, Grade.WEAK)
+    assert "the scenario's lock holder" in judged.because[-1]
+    told = judge(w.of(history, w.claim("run", 46.6)))
+    assert told.chain == judged.chain
+    assert {node.key for node in told.graph.nodes} >= {"pid:20", "fault:database-lock"}
+
+
+def held_by_silent(beat: float, *, state: str = "S", deadline: float = 45.0) -> h.History:
+    """20 waits for the lock of 10, which waits for a registry that is silent for good."""
+    seen: dict[str, Any] = {
+        "lock_directories": (w.lock_directory(10, age=beat),),
+        "sockets": (w.connection(10),),
+        "logs": (w.tail(10, "config-loading"), w.tail(20, "config-loading")),
+    }
+    looks = w.twice(5.0, w.process(10, "first", state=state), w.process(20, "second"), **seen)
+    known = [
+        msgspec.structs.replace(event, deadline_s=deadline) if isinstance(event, h.ProcessStarted) else event
+        for event in w.overlap(blind=True)
+    ]
+    stop = [w.signal(10, "first", 3.0, "SIGSTOP"), w.fault("SIGSTOP to first", 3.0, pid=10)] if state == "T" else []
+    return w.of(known, stop, looks)
+
+
+def test_the_lock_of_a_living_holder_breaks_too_when_it_shows_no_sign_of_life() -> None:
+    assert verdict(held_by_silent(12.0)) is Verdict.BLOCKED
+    assert verdict(held_by_silent(12.0, deadline=300.0)) is Verdict.BLOCKED, "it beats"
+    assert verdict(held_by_silent(35.0)) is Verdict.ALIVE
+    assert "ends by itself in at most about 25 s" in judge_process(held_by_silent(35.0), 20).because[-1]
+    assert verdict(held_by_silent(12.0, state="T")) is Verdict.BLOCKED
+    assert verdict(held_by_silent(12.0, state="T", deadline=300.0)) is Verdict.ALIVE, "a suspended one does not beat"
+    assert verdict(held_by_silent(35.0, state="T")) is Verdict.ALIVE
+
+
 def waits_for_dead(beat: float, *, deadline: float = 45.0) -> h.History:
     return w.of(
         w.started(20, "second", deadline_s=deadline),

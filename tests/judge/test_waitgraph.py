@@ -95,6 +95,22 @@ def test_an_own_lock_directory_is_not_waited_for_but_one_of_a_dead_namesake_is()
     assert edges(alive=False)[-1] == "dead:20"
 
 
+def test_a_holder_whose_pid_is_lent_is_told_as_such() -> None:
+    def label(*, reused: bool) -> str:
+        graph = graph_of(
+            w.process(20, "second"),
+            w.process(10, "newcomer"),
+            lock_directories=(w.lock_directory(10, alive=False, age=20.0, pid_reused=reused),),
+            logs=(w.tail(20, "config-loading"),),
+        )
+        return node(graph, "dead:10").label
+
+    assert label(reused=True) == (
+        "pid 10, which is dead and has lent its pid to another process; the lock breaks itself in about 40 s"
+    )
+    assert label(reused=False) == "pid 10, which is dead; the lock breaks itself in about 40 s"
+
+
 def test_a_holder_on_another_machine_is_not_called_dead() -> None:
     graph = graph_of(
         w.process(20, "second"),
