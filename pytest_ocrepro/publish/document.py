@@ -13,6 +13,8 @@ import msgspec
 
 from pytest_ocrepro.publish.text import clip
 
+MAX_VOICES = 10
+LEVELS = ("debug", "info", "warn", "error", "other")
 UNKNOWN = "–"  # noqa: RUF001 - a dash stands for "not known"
 
 
@@ -103,7 +105,10 @@ class Line(msgspec.Struct, frozen=True, rename={"at": "a", "who": "w", "level": 
 
 
 class Logbook(Block, frozen=True, kw_only=True):
-    """Lines of several processes on one clock, with filters. ``who`` of a line counts in ``voices``."""
+    """Lines of several processes on one clock, with filters. ``who`` of a line counts in ``voices``.
+
+    There are as many voices as the style sheet has filters at most, and no level but ``LEVELS``.
+    """
 
     caption: str
     voices: tuple[str, ...]

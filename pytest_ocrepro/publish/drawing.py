@@ -23,8 +23,6 @@ from pytest_ocrepro.publish.document import (
 )
 from pytest_ocrepro.publish.text import escaped
 
-MAX_VOICES = 10  # of a logbook: as many filters has the style sheet; the last one is everybody else's
-
 
 def trial(one: Trial, *, opened: bool = False) -> Markup:
     """A trial as a foldable part of the page."""
@@ -114,7 +112,7 @@ def _picture(one: Picture) -> str:
 
 def _logbook(one: Logbook) -> str:
     voices = "".join(
-        f'<label class="v{n}"><input type="checkbox" class="v{n}" checked> {escaped(voice)}</label>'
+        f'<label><input type="checkbox" class="v{n}" checked> {escaped(voice)}</label>'
         for n, voice in enumerate(one.voices)
     )
     levels = "".join(
@@ -122,7 +120,7 @@ def _logbook(one: Logbook) -> str:
         for level in one.levels
     )
     lines = "\n".join(
-        f'<li class="v{line.who} l-{escaped(line.level)}"><time>{escaped(line.at)}</time>'
+        f'<li class="v{line.who} l-{escaped(line.level)}"><i>{escaped(line.at)}</i>'
         f"<b>{escaped(one.voices[line.who])}</b> <span>{escaped(line.text)}</span></li>"
         for line in one.lines
     )

@@ -31,23 +31,35 @@ class TimedLine(msgspec.Struct, frozen=True, kw_only=True):
     line: LogLine
 
 
-def timed_lines(snapshots: Iterable[Snapshot], started: TrialStarted) -> Iterator[TimedLine]:
-    """Every line that a snapshot's tails show and that says its time, each once; those of one log in its order."""
+def timed_lines(
+    snapshots: Iterable[Snapshot], started: TrialStarted, *, continued: bool = False
+) -> Iterator[TimedLine]:
+    """Every line that a snapshot's tails show and that says its time, each once; those of one log in its order.
+
+    ``continued``: one that says none is of the line before it, as the rest of a message is.
+    """
     clocks: dict[tuple[str, int | None], _Clock] = {}
+    latest: dict[tuple[str, int | None], tuple[int, float]] = {}
     for snapshot in snapshots:
         for tail in snapshot.logs:
-            clock = clocks.setdefault((tail.path, tail.pid), _Clock(started))
+            log = tail.path, tail.pid
+            clock = clocks.setdefault(log, _Clock(started))
             for line in clock.fresh(tail.lines):
                 at_ns, exact_to_s = clock.read(line.text)
                 if at_ns is not None:
-                    yield TimedLine(pid=tail.pid, path=tail.path, at_ns=at_ns, exact_to_s=exact_to_s, line=line)
+                    latest[log] = at_ns, exact_to_s
+                elif not continued or log not in latest:
+                    continue
+                at_ns, exact_to_s = latest[log]
+                yield TimedLine(pid=tail.pid, path=tail.path, at_ns=at_ns, exact_to_s=exact_to_s, line=line)
 
 
 class _Clock:
     """Reads one log from its first line to its last."""
 
     def __init__(self, started: TrialStarted) -> None:
-        self._zero_ns = started.at_ns - _since_1970_ns(started.wall)
+        wall_ns = _since_1970_ns(started.wall)
+        self._zero_ns = None if wall_ns is None else started.at_ns - wall_ns
         self._seen: tuple[LogLine, ...] = ()
         self._last_ns = 0
 
@@ -60,16 +72,22 @@ class _Clock:
 
     def read(self, text: str) -> tuple[int | None, float]:
         """When this line was written on the trial's clock, and how exactly that is known."""
-        if modern := _MODERN.match(text):
-            return self._zero_ns + _since_1970_ns(f"{modern['at']}+00:00"), 0.001
-        legacy = _LEGACY.match(text)
-        if legacy is None:
+        found = _MODERN.match(text) or _LEGACY.match(text)
+        wall_ns = _since_1970_ns(f"{found['at']}+00:00") if found else None
+        if found is None or wall_ns is None or self._zero_ns is None:
             return None, 0.0
-        second_ns = self._zero_ns + _since_1970_ns(f"{legacy['at']}+00:00")
-        after_ns = self._last_ns + int(legacy["since"]) * 1_000_000
+        second_ns = self._zero_ns + wall_ns
+        if found.re is _MODERN:
+            return second_ns, 0.001
+        after_ns = self._last_ns + int(found["since"]) * 1_000_000
         self._last_ns = min(max(second_ns, after_ns), second_ns + _SECOND_NS - 1)
         return self._last_ns, 1.0
 
 
-def _since_1970_ns(wall: str) -> int:
-    return round((datetime.fromisoformat(wall) - datetime(1970, 1, 1, tzinfo=UTC)).total_seconds() * 1000) * 1_000_000
+def _since_1970_ns(wall: str) -> int | None:
+    """None: it is no instant. What the subject writes may say anything."""
+    try:
+        since = datetime.fromisoformat(wall) - datetime(1970, 1, 1, tzinfo=UTC)
+    except (ValueError, TypeError):  # no date, or one without a zone
+        return None
+    return round(since.total_seconds() * 1000) * 1_000_000

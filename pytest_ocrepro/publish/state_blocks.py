@@ -17,7 +17,6 @@ from pytest_ocrepro.publish.document import (
     Part,
     Sheet,
     Text,
-    Verbatim,
     Words,
     mono,
     said,
@@ -205,20 +204,6 @@ def _descriptors(process: ProcessReading) -> Iterator[tuple[Text, ...]]:
 
 
 # --- logs and the database --------------------------------------------------------------------------------------
-
-
-def logs(full: Sequence[Snapshot]) -> Iterator[Block]:
-    """The end of each log, at the last snapshot that has it."""
-    tails = {(tail.path, tail.pid): tail for snapshot in full for tail in snapshot.logs}
-    blocks: list[Block] = []
-    for tail in tails.values():
-        who = f"pid {tail.pid}" if tail.pid is not None else "shared"
-        last = f" · last milestone {tail.milestone}" if tail.milestone else ""
-        told = said(Words(who, "strong"), " ", mono(tail.path), f" · {size(tail.size_bytes)}{last}")
-        lines = "\n".join(("◆ " if line.milestone else "") + clip(line.text, 600) for line in tail.lines[-40:])
-        blocks += [Paragraph(text=told, css="small"), Verbatim(text=lines)]
-    if blocks:
-        yield Part(title="Logs", note="the end of each, at the last full snapshot", blocks=tuple(blocks))
 
 
 def databases(reads: Iterable[DatabaseRead]) -> Iterator[Block]:

@@ -8,22 +8,13 @@ import msgspec
 
 from pytest_ocrepro.history import (
     DatabaseRead,
-    Event,
     Expectation,
-    FaultHealed,
-    FaultInjected,
     History,
     HttpCall,
-    LockDirectoryChanged,
-    Note,
-    OffLoopback,
     ProcessExited,
     ProcessStarted,
-    SignalSent,
     SnapshotTaken,
-    Swept,
     TrialStarted,
-    Trouble,
 )
 from pytest_ocrepro.judge.judgement import Graph, Judgement
 from pytest_ocrepro.publish import state_blocks
@@ -49,6 +40,8 @@ from pytest_ocrepro.publish.document import (
     sheet,
     soft,
 )
+from pytest_ocrepro.publish.logbook import logbook
+from pytest_ocrepro.publish.moments import OURS, moments
 from pytest_ocrepro.publish.pictures.swimlane import swimlane
 from pytest_ocrepro.publish.pictures.timeline import Timeline, timeline
 from pytest_ocrepro.publish.pictures.waitfor import graph
@@ -57,8 +50,9 @@ from pytest_ocrepro.publish.text import clip
 from pytest_ocrepro.readings import Snapshot
 
 SWIMLANE_CAPTION = (
-    "One lane a process. ◆ milestone · red hatching: no progress until the verdict · thin blue bar: holds a lock · "
-    "yellow: fault active · blue tick: request, grey tick: reply · red T: signal sent by us."
+    "One lane a process. ◆ milestone · red hatching: no progress until the verdict · thin blue bar: holds a lock "
+    "(hollow red: waits for one; dashed: left by a process that has ended) · yellow: fault active · blue tick: "
+    "request, grey tick: reply · red T: signal sent by us."
 )
 
 
@@ -130,7 +124,7 @@ def _blocks(view: View, uid: str) -> Iterator[Block]:
         yield _processes(view.judgement)
     yield from state_blocks.threads(view.full, view.entry.anchor)
     yield from state_blocks.kernel(view.full)
-    yield from state_blocks.logs(view.full)
+    yield from logbook(view.history, view.full, view.entry.anchor)
     yield from _outputs(view.history.of_type(ProcessExited))
     yield from state_blocks.databases(view.history.of_type(DatabaseRead))
     yield from _remarks(view.history)
@@ -352,42 +346,14 @@ def _outputs(exits: Iterable[ProcessExited]) -> Iterator[Block]:
 
 
 def _remarks(history: History) -> Iterator[Block]:
-    events = list(history)
-    origin_ns = events[0].at_ns if events else 0
     rows = [
-        (said(seconds((event.at_ns - origin_ns) / 1e9)), said(told[0]), said(clip(told[1])))
-        for event in events
-        if (told := _told(event))
+        (said(seconds(moment.at_s)), said(moment.kind), said(clip(moment.text)))
+        for moment in moments(history)
+        if moment.kind in OURS
     ]
     if rows:
         table = sheet("Faults, signals, notes, troubles, the sweep", ["#at s", "kind", "what"], rows)
         yield Part(title="What the harness did and met", blocks=(table,))
-
-
-def _told(event: Event) -> tuple[str, str] | None:
-    match event:
-        case FaultInjected():
-            return "fault injected", ", ".join(filter(None, (event.fault, event.detail, event.address)))
-        case FaultHealed():
-            return "fault healed", event.fault
-        case SignalSent():
-            why = f": {event.why}" if event.why else ""
-            return "signal", f"{event.signal} to {event.role} (pid {event.pid}){why}"
-        case LockDirectoryChanged():
-            who = "" if event.holder_pid is None else f" by pid {event.holder_pid}"
-            return "lock directory", f"{event.key or event.path}: {event.how}{who}; {event.because}"
-        case OffLoopback():
-            return "off loopback", f"pid {event.pid} was refused {event.destination}"
-        case Note():
-            return "note", event.text
-        case Trouble():
-            return "trouble", event.what
-        case Swept():
-            left = f"leaked: {', '.join(event.leaked)}" if event.leaked else "nothing leaked"
-            tools = f"; outlived their opencode: {', '.join(event.survivors)}" if event.survivors else ""
-            return "swept", f"{left}; ended by the sweep: {', '.join(event.ended) or 'nothing'}{tools}"
-        case _:
-            return None
 
 
 def _commands(view: View) -> Part:

@@ -81,3 +81,16 @@ def test_each_log_has_a_clock_of_its_own() -> None:
 @pytest.mark.parametrize("text", ["", "panic: no time", "timestamp=yesterday level=INFO x", "INFO  2026 +1ms x"])
 def test_a_line_that_does_not_say_when_is_left_out(text: str) -> None:
     assert read(snapshot(text)) == []
+
+
+@pytest.mark.parametrize("stamp", ["2026-13-45T99:99:99.000Z", "0000-00-00T00:00:00.000Z"])
+def test_what_only_looks_like_an_instant_is_none(stamp: str) -> None:
+    assert read(snapshot(f"timestamp={stamp} level=INFO run=1 message=x")) == []
+
+
+def test_without_a_clock_of_the_trial_there_is_no_time() -> None:
+    lost = msgspec.structs.replace(STARTED, wall="yesterday")
+    line = r.LogLine(text="timestamp=2026-11-21T09:04:26.071Z level=INFO run=1 message=x")
+    tail = r.LogTail(path="l", pid=1, size_bytes=1, lines=(line,))
+    look = r.Snapshot(number=1, started_ns=1, ended_ns=1, boottime_ns=1, full=True, logs=(tail,))
+    assert list(timed_lines([look], lost)) == []

@@ -33,7 +33,7 @@ else:
 VOID = {"meta", "link", "br", "img", "input", "hr"}
 ALLOWED = re.compile(
     "html|head|meta|title|link|style|body|a|header|main|section|footer|p|h[1-4]|ul|ol|li|table|caption|thead|tbody|tr|th|td"
-    "|span|b|br|code|pre|details|summary|figure|figcaption|div|dl|dt|dd|time|fieldset|legend|label"
+    "|span|b|i|br|code|pre|details|summary|figure|figcaption|div|dl|dt|dd|time|fieldset|legend|label"
     "|input|button|kbd|dialog|template|script"
     "|svg|defs|pattern|marker|rect|line|path|text|g"
 )

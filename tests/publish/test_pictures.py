@@ -16,7 +16,7 @@ from pytest_ocrepro.judge.judgement import Edge, Graph, Node
 from pytest_ocrepro.publish.pictures.swimlane import swimlane
 from pytest_ocrepro.publish.pictures.timeline import MAX_LANES, Timeline, timeline
 from pytest_ocrepro.publish.pictures.waitfor import graph
-from pytest_ocrepro.readings import ProcessId
+from pytest_ocrepro.readings import FileLock, LockChange, ProcessId, Snapshot
 
 if TYPE_CHECKING:
     from tests.data.publish import sample_run
@@ -84,8 +84,44 @@ def test_a_trial_that_was_not_judged_has_no_silent_span() -> None:
 
 def test_a_lock_is_held_from_its_own_age_to_the_last_snapshot() -> None:
     (holds,) = (span for span in overlap_line().spans if span.kind == "holds")
-    assert [holds.lane, holds.start_s, holds.end_s] == pytest.approx([0, 1.5, 10.97])
+    assert [holds.lane, holds.start_s, holds.end_s] == pytest.approx([0, 1.5, 10.984])
     assert holds.label == "holds npm-install:$SANDBOX/config/opencode"
+
+
+def test_locks_that_are_left_behind_or_waited_for_are_told_apart() -> None:
+    def started(pid: int) -> h.Event:
+        return h.ProcessFound(
+            at_ns=pid, id=ProcessId(pid=pid, start_ticks=pid), role=f"p{pid}", argv=(), parent_pid=1, is_subject=True
+        )
+
+    def changed(at_s: int, how: LockChange, **who: int) -> h.Event:
+        return h.LockDirectoryChanged(at_ns=at_s * 10**9, path="/l", key="k", how=how, because="", **who)  # type: ignore[arg-type]
+
+    waits = FileLock(path="db", kind="POSIX", access="WRITE", start=0, end=0, name="WRITE", pid=2, waiting=True)
+    reads = FileLock(path="db", kind="POSIX", access="READ", start=1, end=1, name="SHARED", pid=2)
+    look = Snapshot(
+        number=1, started_ns=2 * 10**9, ended_ns=3 * 10**9, boottime_ns=0, full=True, locks=(waits, reads)
+    )
+    events = [
+        started(1),
+        started(2),
+        changed(1, LockChange.TAKEN, holder_pid=1),
+        h.SnapshotTaken(at_ns=2 * 10**9, snapshot=look),
+        changed(4, LockChange.LEFT_BEHIND, previous_pid=1),
+        h.Note(at_ns=6 * 10**9, text="end"),
+    ]
+    spans = timeline(h.History.of(events), None).spans
+    assert [(span.lane, span.kind, round(span.start_s), round(span.end_s), span.quiet) for span in spans] == [
+        (0, "holds", 1.0, 4.0, False),
+        (1, "queues", 2.0, 3.0, False),
+        (0, "left", 4.0, 6.0, True),
+    ]
+    svg = swimlane(timeline(h.History.of(events), None), uid="u")
+    assert {css: len(by_class(svg, css)) for css in ("holds", "queues", "left")} == dict.fromkeys(
+        ("holds", "queues", "left"), 1
+    )
+    assert "waits for WRITE byte of db" in texts(svg)
+    assert "holds k and 1 more" in texts(svg)
 
 
 def test_faults_last_until_they_are_healed() -> None:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 _WIDTH = 1120
 _GUTTER = 190
 _LANE = 54
+_ON_THE_LOCK_LINE = ("holds", "queues", "left")
 _PER_CHARACTER = 6.4  # of the 11.5 px labels, measured generously
 
 
@@ -103,10 +104,10 @@ def _lane(lane: Lane, scale: _Scale, y: float) -> str:
 
 def _in_lane(span: Span, scale: _Scale, y: float, uid: str) -> str:
     x, end = scale(span.start_s), scale(span.end_s)
-    if span.kind in ("holds", "holds-too"):
-        shown = cut(span.label, 60) if span.kind == "holds" else ""
-        text = label(end, y + 45, shown, "small holds-text", anchor="end") if shown else ""
-        return box(x, y + 30, end - x, 4, "holds", span.label) + text
+    if span.kind in _ON_THE_LOCK_LINE:
+        shown = "" if span.quiet else cut(span.label, 60)
+        text = label(end, y + 45, shown, f"small {span.kind}-text", anchor="end") if shown else ""
+        return box(x, y + 30, end - x, 4, span.kind, span.label) + text
     silent = box(x, y + 10, end - x, 20, "waits", f"{span.label}, until {span.end_s:.2f} s", f"url(#hatch-{uid})")
     if (end - x) / _PER_CHARACTER > len(span.label) + 4:
         return silent + label((x + end) / 2, y + 24, span.label, "small waits-text", anchor="middle")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import Counter
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -26,6 +26,7 @@ from pytest_ocrepro.history import (
     TrialStarted,
 )
 from pytest_ocrepro.judge.judgement import Verdict
+from pytest_ocrepro.publish.lock_spans import LockSpan, lock_spans
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -57,13 +58,14 @@ class Mark(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Span(msgspec.Struct, frozen=True, kw_only=True):
-    """Something that lasted. ``lane`` None: a fault, which is behind all lanes."""
+    """Something that lasted. ``lane`` None: a fault, which is behind all lanes. ``quiet``: its label is not drawn."""
 
     lane: int | None
     start_s: float
     end_s: float
-    kind: str  # fault, waits, holds, holds-too (a further one of the same process)
+    kind: str  # fault, waits (without progress), holds, queues (for a lock), left (a lock, by one that has ended)
     label: str
+    quiet: bool = False
 
 
 class Timeline(msgspec.Struct, frozen=True, kw_only=True):
@@ -179,21 +181,28 @@ class _Tracer:
                 )
 
     def _holds(self) -> Iterable[Span]:
-        seen: dict[tuple[int, str], list[float]] = defaultdict(list)
-        for event in self._events:
-            if isinstance(event, SnapshotTaken):
-                for lock in event.snapshot.lock_directories:
-                    if lock.holder_pid in self._lane_of:
-                        at_s = self._s(event.at_ns)
-                        seen[lock.holder_pid, lock.key or lock.path] += [at_s - (lock.age_s or 0.0), at_s]
-        held = Counter(pid for pid, _ in seen)
-        for (pid, key), moments in seen.items():
-            number = self._lane_of[pid]
-            start_s = max(min(moments), self._lanes[number].start_s)
-            more, held[pid] = held[pid] - 1, 0  # the first one's label speaks for all: they lie on one line
-            kind, label = ("holds", f"holds {key}") if more >= 0 else ("holds-too", f"holds {key}")
-            label += f" and {more} more" if more > 0 else ""
-            yield Span(lane=number, start_s=start_s, end_s=max(moments), kind=kind, label=label)
+        """Locks that say something: opencode's own directories, and files that are locked to write or waited for."""
+        end_ns = self._events[-1].at_ns if self._events else 0
+        spans = [span for span in lock_spans(self._events, end_ns) if self._tells(span)]
+        of_pid = Counter(span.pid for span in spans)
+        for span in spans:
+            number = self._lane_of[span.pid or 0]
+            # the first one's label speaks for all: they lie on one line
+            more, of_pid[span.pid] = of_pid[span.pid] - 1, 0
+            kind = "queues" if span.waiting else "left" if span.dead else "holds"
+            verb = {"queues": "waits for", "left": "left behind:", "holds": "holds"}[kind]
+            yield Span(
+                lane=number,
+                start_s=max(self._s(span.start_ns), self._lanes[number].start_s),
+                end_s=self._s(span.end_ns),
+                kind=kind,
+                label=f"{verb} {span.lock}{f' and {more} more' if more > 0 else ''}",
+                quiet=more < 0,
+            )
+
+    def _tells(self, span: LockSpan) -> bool:
+        telling = span.key.startswith("lock:") or span.waiting or " WRITE " in span.because
+        return span.pid in self._lane_of and telling
 
     def _waits(self) -> Iterable[Span]:
         for process in self._judgement.processes if self._judgement else ():

@@ -115,7 +115,7 @@
       const filters = element("fieldset", {}, element("legend", {}, one.caption),
         ...one.voices.map((voice, at) => box(`v${at}`, voice)), ...one.levels.map(level => box(`l-${level}`, level)));
       const lines = one.lines.map(line => element("li", { class: `v${line.w} l-${line.l}` },
-        element("time", {}, line.a), element("b", {}, one.voices[line.w]), " ", element("span", {}, line.t)));
+        element("i", {}, line.a), element("b", {}, one.voices[line.w]), " ", element("span", {}, line.t)));
       return element("div", { class: "logbook" }, filters,
         element("ol", { tabindex: "0", "aria-label": one.caption }, ...lines));
     },

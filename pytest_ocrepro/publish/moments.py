@@ -1,0 +1,119 @@
+"""What happened in a trial, in words, in order: what the harness did and met, and what was asked of its servers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import msgspec
+
+from pytest_ocrepro.history import (
+    Event,
+    Expectation,
+    FaultHealed,
+    FaultInjected,
+    History,
+    HttpCall,
+    LockDirectoryChanged,
+    Note,
+    OffLoopback,
+    ProcessExited,
+    ProcessFound,
+    ProcessStarted,
+    ProviderReply,
+    ProviderRequest,
+    RegistryRequest,
+    SignalSent,
+    SnapshotTaken,
+    StepWaited,
+    Swept,
+    Trouble,
+)
+
+# the kinds of what the harness did and met itself
+OURS = frozenset(
+    {"fault injected", "fault healed", "signal", "lock directory", "off loopback", "note", "trouble", "swept"}
+)
+
+
+class Moment(msgspec.Struct, frozen=True, kw_only=True):
+    """``at_s``: seconds since the trial's first event."""
+
+    at_s: float
+    kind: str
+    text: str
+
+
+def moments(history: History) -> Iterator[Moment]:
+    """All that can be told in a line."""
+    origin_ns = origin_of(history)
+    for event in history:
+        told = _of_ours(event) or _of_processes(event) or _of_servers(event)
+        if told:
+            yield Moment(at_s=(event.at_ns - origin_ns) / 1e9, kind=told[0], text=told[1])
+
+
+def origin_of(history: History) -> int:
+    """Zero of the trial's clock, in ns of the monotonic one."""
+    return next((event.at_ns for event in history), 0)
+
+
+def _of_ours(event: Event) -> tuple[str, str] | None:
+    match event:
+        case FaultInjected():
+            return "fault injected", ", ".join(filter(None, (event.fault, event.detail, event.address)))
+        case FaultHealed():
+            return "fault healed", event.fault
+        case SignalSent():
+            why = f": {event.why}" if event.why else ""
+            return "signal", f"{event.signal} to {event.role} (pid {event.pid}){why}"
+        case LockDirectoryChanged():
+            who = "" if event.holder_pid is None else f" by pid {event.holder_pid}"
+            return "lock directory", f"{event.key or event.path}: {event.how}{who}; {event.because}"
+        case OffLoopback():
+            return "off loopback", f"pid {event.pid} was refused {event.destination}"
+        case Note():
+            return "note", event.text
+        case Trouble():
+            return "trouble", event.what
+        case Swept():
+            left = f"leaked: {', '.join(event.leaked)}" if event.leaked else "nothing leaked"
+            tools = f"; outlived their opencode: {', '.join(event.survivors)}" if event.survivors else ""
+            return "swept", f"{left}; ended by the sweep: {', '.join(event.ended) or 'nothing'}{tools}"
+        case _:
+            return None
+
+
+def _of_processes(event: Event) -> tuple[str, str] | None:
+    match event:
+        case ProcessStarted():
+            return "started", f"{event.role} (pid {event.id.pid}): {' '.join(event.argv)}"
+        case ProcessFound():
+            return "found", f"{event.role} (pid {event.id.pid}): {' '.join(event.argv)}"
+        case ProcessExited():
+            how = f"signal {-event.code}" if event.code < 0 else f"exit {event.code}"
+            return "ended", f"{event.role} (pid {event.pid}): {how}{', sent by us' if event.ours else ''}"
+        case SnapshotTaken():
+            return "snapshot", f"number {event.snapshot.number}"
+        case Expectation():
+            held = {True: "held", False: "broken", None: "could not be told"}[event.held]
+            return "demand", f"{event.role}{': ' if event.role else ''}{event.claim}: {held}"
+        case StepWaited():
+            return "waited", f"{event.seconds:.2f} s for {event.what or event.kind}"
+        case _:
+            return None
+
+
+def _of_servers(event: Event) -> tuple[str, str] | None:
+    match event:
+        case ProviderRequest():
+            title = " for a title" if event.title else ""
+            return "provider", f"request {event.request} of pid {event.pid} to {event.model}{title}"
+        case ProviderReply():
+            return "provider", f"request {event.request}: {event.what}{f' ({event.turn})' if event.turn else ''}"
+        case RegistryRequest():
+            return "registry", f"pid {event.pid} asks for {event.path}: {event.reply}"
+        case HttpCall():
+            answer = event.status or event.error or "no answer"
+            return "call", f"{event.method} {event.path} of {event.role}: {answer} after {event.seconds:.2f} s"
+        case _:
+            return None
