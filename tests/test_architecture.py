@@ -119,6 +119,7 @@ RIGHTS = {
             "stage/supervisor.py",  # everything in a sandbox
             "stage/subject.py",  # `--version` of a candidate
             "versions/releases.py",  # npm
+            "versions/commits.py",  # the user's own build command
             "doctor.py",  # its own self test
         },
     ),

@@ -1,9 +1,10 @@
-"""Commands over many builds: ``bisect``, ``matrix``."""
+"""Commands over many builds: ``bisect``, ``matrix``, ``bisect-run``."""
 
 from __future__ import annotations
 
 import re
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -130,3 +131,54 @@ def matrix(context: click.Context, /, **asked: Any) -> None:
         click.echo(f"written: {file}")
     click.echo(f"table: {done.markdown}\ndata: {done.json}\npage: {done.page.resolve().as_uri()}")
     context.exit(1 if done.why else 0)
+
+
+class _UsageForGit(click.UsageError):
+    """It must not look like an answer to git, for which 2 means bad."""
+
+    exit_code = 129
+
+
+class _Aborting(click.Command):
+    def make_context(self, *words: Any, **more: Any) -> click.Context:
+        try:
+            return super().make_context(*words, **more)
+        except click.UsageError as error:
+            raise _UsageForGit(error.format_message(), error.ctx) from None
+
+
+@main.command("bisect-run", cls=_Aborting)
+@click.argument("scenario")
+@click.option("--binary", type=click.Path(path_type=Path), required=True, help="What the checkout builds.")
+@click.option("--build", default="", metavar="COMMAND", help="Builds it; a failure of it is a skip (125).")
+@click.option("--rate", type=click.FloatRange(0.05, 0.99), default=0.3, help="It shows at least this often (0.3).")
+@click.option("--confidence", type=click.FloatRange(0.5, 0.999), default=0.95, help="Of the whole bisection (0.95).")
+@click.option("--steps", type=click.IntRange(1, 60), default=10, help="Steps that share the error (10).")
+@click.option(
+    "--max-trials", "most_trials", type=click.IntRange(1), default=60, help="Of one commit (60), then skip."
+)
+@click.option("--find-fix", is_flag=True, help="For terms old: broken, new: fixed.")
+@click.option("--signature", default="", help="Only this failure counts: the beginning of a sign.")
+@click.option("--reports", type=click.Path(path_type=Path), default=Path("reports/bisect-run"), show_default=True)
+@click.pass_context
+def bisect_run(context: click.Context, /, scenario: str, reports: Path, **asked: Any) -> None:
+    """One step of `git bisect run ocrepro bisect-run SCENARIO --binary PATH`.
+
+    Exit code 0: absent; 1: present; 125: it cannot be built, or stays undecided; from 128 on: our error, git stops.
+    """
+    from pytest_ocrepro.catalogue import find_scenario
+    from pytest_ocrepro.versions import commits
+    from pytest_ocrepro.versions.trials import Trials
+
+    try:
+        found = find_scenario(scenario)
+        step = commits.Step(scenario=found.name, **asked)
+        folder = reports.resolve() / time.strftime("%Y%m%dT%H%M%S")
+        made = Trials(folder, find=lambda _: found.node, binary=step.binary.resolve())
+        told = commits.answer(step, made.run, tell=complain)
+    except KeyboardInterrupt:
+        told = commits.Answer(code=INTERRUPTED, line="abort: interrupted")
+    except Exception as error:  # noqa: BLE001  a traceback would end with 1, which git takes for bad
+        told = commits.Answer(code=commits.ABORT, line=f"abort: {type(error).__name__}: {error}")
+    complain(told.line)
+    context.exit(told.code)

@@ -39,6 +39,7 @@ class Trials:
     """Runs trials below ``reports``, at most ``workers`` at a time; builds must be in the cache already.
 
     ``find`` turns a scenario's name into what pytest takes; ``options`` are further options of that pytest.
+    ``binary`` is run instead of a published build, whatever version is asked for.
     """
 
     def __init__(
@@ -48,12 +49,14 @@ class Trials:
         find: Callable[[str], str],
         workers: int = 1,
         options: Sequence[str] = (),
+        binary: Path | None = None,
         timeout_s: float = TRIAL_TIMEOUT_S,
     ) -> None:
         self._reports = reports
         self._find = find
         self._workers = workers
         self._options = tuple(options)
+        self._binary = binary
         self._timeout_s = timeout_s
         self._given_up = threading.Event()
 
@@ -74,7 +77,7 @@ class Trials:
 
     def one(self, scenario: str, version: str, seed: int) -> Tried:
         """One trial; what went wrong with us makes it inconclusive."""
-        reports = self._reports / f"{seed:05}-{version}"
+        reports = self._reports / f"{seed:05}-{version}".rstrip("-")
         started = datetime.now(UTC)
         done = releases.run_bounded(
             self._command(scenario, version, seed, reports), timeout_s=self._timeout_s, tick=self._tick, tied=True
@@ -102,7 +105,8 @@ class Trials:
             raise KeyboardInterrupt
 
     def _command(self, scenario: str, version: str, seed: int, reports: Path) -> list[str]:
-        ours = {"version": version, "expect": "any", "trials": "1", "seed": str(seed), "reports": str(reports)}
+        which = {"binary": str(self._binary)} if self._binary else {"version": version}
+        ours = {**which, "expect": "any", "trials": "1", "seed": str(seed), "reports": str(reports)}
         options = [f"--ocrepro-{name}={value}" for name, value in ours.items()]
         quiet = ["--ocrepro-offline", "--ocrepro-profile=soak", "--ocrepro-baseline=", "-q", "-p", "no:cacheprovider"]
         node = self._find(scenario)
