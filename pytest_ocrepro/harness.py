@@ -39,8 +39,9 @@ from pytest_ocrepro.observe.deputy import Deputy, DeputyError
 from pytest_ocrepro.observe.procfs import Reader
 from pytest_ocrepro.observe.sampler import Sampler, is_subject
 from pytest_ocrepro.observe.sockets import owner_of_address
-from pytest_ocrepro.publish.bundle import ProcessRow, RunDir, TrialInfo, TrialResult
-from pytest_ocrepro.publish.redaction import Redactor, Rule
+from pytest_ocrepro.publish.bundle import RunDir, TrialInfo, TrialResult
+from pytest_ocrepro.publish.records import result_of
+from pytest_ocrepro.publish.redaction import Redactor, Rule, secret_values
 from pytest_ocrepro.readings import DatabaseReading
 from pytest_ocrepro.roster import Roster
 from pytest_ocrepro.stage.faults import AtLockDirectory, AtMilestone, AtRequest, DatabaseLock, SignalAt, Trigger
@@ -56,7 +57,6 @@ from pytest_ocrepro.watching import Watcher
 
 DEADLINE_S = 45.0  # what the reported script of anomalyco/opencode#29395 waits
 FAIL_FAST_S = 20.0  # a run with a bogus model takes 1.2 to 4.7 s alone on 2 cores, several at once a few times that
-SECRET_NAMES = ("KEY", "TOKEN", "SECRET", "PASSWORD", "CREDENTIAL", "AUTH")
 
 
 class Session:
@@ -311,7 +311,8 @@ class Trial:
                 self.history.append(Trouble(at_ns=now_ns(), what=trouble))
             self._close_stage()
             self._judgement = judge(self.history)
-            self._result = self._make_result(self._judgement)
+            run_id = self._session.run_dir.info.run_id
+            self._result = result_of(run_id, self.info, self._judgement, self._bundle.relative)
             self._bundle.finish(self._judgement, self._result, masked=self._redactor.receipt())
             self._bundle.close()
             if self._bundle_failure is not None:
@@ -382,30 +383,6 @@ class Trial:
                 survivors=tuple(survivors),
                 lock_directories=locks,
             )
-        )
-
-    def _make_result(self, judged: Judgement) -> TrialResult:
-        info = self.info
-        return TrialResult(
-            run_id=self._session.run_dir.info.run_id,
-            scenario=info.scenario,
-            title=info.title,
-            issue=info.issue,
-            version=info.version,
-            binary_sha256=info.binary_sha256,
-            trial=info.trial,
-            seed=info.seed,
-            result=judged.result.value,
-            reason=judged.reason,
-            verdict=judged.verdict.value,
-            grade=judged.grade.value,
-            seconds_to_verdict=judged.seconds_to_verdict,
-            chain=judged.chain,
-            processes=tuple(_row(process) for process in judged.processes),
-            findings=judged.findings,
-            leaked=judged.leaked,
-            signature=judged.signature,
-            bundle=self._bundle.relative,
         )
 
     # -- how
@@ -497,18 +474,6 @@ class Trial:
         )
 
 
-def _row(process: ProcessJudgement) -> ProcessRow:
-    return ProcessRow(
-        role=process.role,
-        pid=process.pid,
-        argv=process.argv,
-        exit=process.exit,
-        verdict=process.verdict.value,
-        milestone=process.milestone,
-        seconds=process.seconds,
-    )
-
-
 def _interpreter() -> dict[str, str]:
     """A virtual environment's place says nothing to a reader; the system's (/usr) must stay as it is."""
     return {sys.prefix: "$PYTHON"} if sys.prefix != sys.base_prefix else {}
@@ -516,4 +481,4 @@ def _interpreter() -> dict[str, str]:
 
 def secrets_around_us() -> dict[str, str]:
     """Values of the user's environment that must not be stored, whatever prints them."""
-    return {name: value for name, value in os.environ.items() if any(word in name.upper() for word in SECRET_NAMES)}
+    return secret_values(os.environ)

@@ -71,6 +71,7 @@ class ProcessFound(Event, frozen=True, kw_only=True, tag="process-found"):
     fail_fast_s: float = 0.0
     deadline_s: float = 0.0
     foreign: bool = False
+    cwd: str = ""
 
 
 class ProcessExited(Event, frozen=True, kw_only=True, tag="process-exited"):

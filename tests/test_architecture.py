@@ -46,6 +46,9 @@ MAY_IMPORT = {
         "readings",
         "errors",
     },
+    "strangers": {"roster", "observe", "history", "readings"},
+    "attach": {"strangers", "observe", "publish", "judge", "history", "readings"},
+    "diagnosis": {"attach", "strangers", "observe", "publish", "judge", "history", "errors"},
     "progress": {"stage"},
     "doctor": {"errors", "readings", "observe", "versions", "stage"},
     "settings": {"errors"},
@@ -64,7 +67,7 @@ MAY_IMPORT = {
         "versions",
         "errors",
     },
-    "cli": {"progress", "doctor", "publish", "stage", "versions", "errors"},
+    "cli": {"progress", "doctor", "diagnosis", "publish", "stage", "versions", "errors"},
     "__init__": {"harness", "judge", "stage", "errors"},
 }
 BANNED_NAMES = {"utils", "common", "helpers", "constants", "types", "manager"}
@@ -121,6 +124,7 @@ RIGHTS = {
             "versions/releases.py",  # npm
             "versions/commits.py",  # the user's own build command
             "doctor.py",  # its own self test
+            "attach.py",  # the deputy: it opens the files of processes that are not ours
         },
     ),
     "send a signal": (

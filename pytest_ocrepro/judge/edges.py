@@ -381,6 +381,9 @@ class EdgeBuilder:
             self._edge(*ends, "proved", "waits for output of", fact, binding=False)
 
     def _children(self, process: ProcessReading) -> None:
+        life = self._lives.get(process.id.pid)
+        if life is not None and life.started.foreign:  # a server that it keeps is a child too: see foreign_waits
+            return
         for child in self._snapshot.processes:
             if child.parent_pid == process.id.pid and child.id.pid != process.id.pid and child.state != "Z":
                 self._edge(

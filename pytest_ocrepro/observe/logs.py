@@ -283,7 +283,7 @@ class LogTailer:
         if known is None:
             links = self._reader.fd_links(pid)
             known = next(((fd, target) for fd, target in links if _is_log(target)), None)
-            if known is None:
+            if known is None or not self._reader.is_open_at(pid, *known):
                 return None
             self._open[pid] = known
         fd, path = known

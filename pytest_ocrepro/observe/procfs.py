@@ -225,6 +225,13 @@ class Reader:
         text = self._text(f"{pid}/fdinfo/{fd}", missing)
         return None if text is None else parse_fdinfo(text)
 
+    def is_open_at(self, pid: int, fd: int, path: str) -> bool:
+        """Whether ``path`` is the file that the descriptor has open: not in a container, nor once it was renamed."""
+        try:
+            return os.path.samestat(os.stat(f"{self._root}/{pid}/fd/{fd}"), os.stat(path))  # noqa: PTH116 as above
+        except OSError:
+            return False
+
     def owner_of_socket(self, inode: int, pids: Iterable[int] | None = None) -> int | None:
         """The first process that has the socket open; ``pids`` narrows the search to these."""
         wanted = f"socket:[{inode}]"

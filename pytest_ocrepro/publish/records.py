@@ -7,7 +7,7 @@ from pathlib import Path
 import msgspec
 
 from pytest_ocrepro.history import History
-from pytest_ocrepro.judge.judgement import Finding, Judgement
+from pytest_ocrepro.judge.judgement import Finding, Judgement, ProcessJudgement
 from pytest_ocrepro.publish.redaction import Masked
 
 SCHEMA = 1
@@ -120,6 +120,43 @@ class Origin(msgspec.Struct, frozen=True, kw_only=True):
     plugin_version: str = ""
     system: str = ""
     copies: tuple[str, ...] = ()
+
+
+def result_of(run_id: str, info: TrialInfo, judged: Judgement, bundle: str) -> TrialResult:
+    """The line of results.jsonl; ``expected`` and ``known`` are pytest's to add."""
+    return TrialResult(
+        run_id=run_id,
+        scenario=info.scenario,
+        title=info.title,
+        issue=info.issue,
+        version=info.version,
+        binary_sha256=info.binary_sha256,
+        trial=info.trial,
+        seed=info.seed,
+        result=judged.result.value,
+        reason=judged.reason,
+        verdict=judged.verdict.value,
+        grade=judged.grade.value,
+        seconds_to_verdict=judged.seconds_to_verdict,
+        chain=judged.chain,
+        processes=tuple(_row(process) for process in judged.processes),
+        findings=judged.findings,
+        leaked=judged.leaked,
+        signature=judged.signature,
+        bundle=bundle,
+    )
+
+
+def _row(process: ProcessJudgement) -> ProcessRow:
+    return ProcessRow(
+        role=process.role,
+        pid=process.pid,
+        argv=process.argv,
+        exit=process.exit,
+        verdict=process.verdict.value,
+        milestone=process.milestone,
+        seconds=process.seconds,
+    )
 
 
 class StoredTrial(msgspec.Struct, frozen=True, kw_only=True):

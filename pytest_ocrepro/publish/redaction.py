@@ -45,6 +45,16 @@ _MARKS = """
     registry provider database-lock network scenario sweep proved inferred declared
 """.split()  # noqa: SIM905 - as a list it would fill twenty lines
 VOCABULARY = frozenset([*FdKind, *Verdict, *Grade, *Result, *MILESTONES, *_MARKS])
+SECRET_NAMES = ("KEY", "TOKEN", "SECRET", "PASSWORD", "CREDENTIAL", "AUTH")
+
+
+def secret_values(environment: Mapping[str, str]) -> dict[str, str]:
+    """What in an environment must not be stored, whatever prints it; an ordinary word hides nothing."""
+    return {
+        name: value
+        for name, value in environment.items()
+        if any(word in name.upper() for word in SECRET_NAMES) and value.lower() not in GENERIC_NAMES
+    }
 
 
 class Masked(msgspec.Struct, frozen=True, kw_only=True):
