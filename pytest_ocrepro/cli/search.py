@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -166,16 +165,10 @@ def bisect_run(context: click.Context, /, scenario: str, reports: Path, **asked:
 
     Exit code 0: absent; 1: present; 125: it cannot be built, or stays undecided; from 128 on: our error, git stops.
     """
-    from pytest_ocrepro.catalogue import find_scenario
     from pytest_ocrepro.versions import commits
-    from pytest_ocrepro.versions.trials import Trials
 
     try:
-        found = find_scenario(scenario)
-        step = commits.Step(scenario=found.name, **asked)
-        folder = reports.resolve() / time.strftime("%Y%m%dT%H%M%S")
-        made = Trials(folder, find=lambda _: found.node, binary=step.binary.resolve())
-        told = commits.answer(step, made.run, tell=complain)
+        told = commits.at_checkout(commits.Step(scenario=scenario, **asked), reports, tell=complain)
     except KeyboardInterrupt:
         told = commits.Answer(code=INTERRUPTED, line="abort: interrupted")
     except Exception as error:  # noqa: BLE001  a traceback would end with 1, which git takes for bad

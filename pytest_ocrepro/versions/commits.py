@@ -9,16 +9,19 @@ from __future__ import annotations
 import math
 import subprocess
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import msgspec
 
+from pytest_ocrepro.catalogue import find_scenario
 from pytest_ocrepro.errors import BuildError, OcreproError
 from pytest_ocrepro.judge.rates import Rate
 from pytest_ocrepro.stage import subject
 from pytest_ocrepro.versions.batches import Run
 from pytest_ocrepro.versions.journal import Chosen, Tried
 from pytest_ocrepro.versions.posterior import FALSE_RATES, RATES
+from pytest_ocrepro.versions.trials import Trials
 
 GOOD, BAD, SKIP, ABORT = 0, 1, 125, 128
 STEPS = 10  # of a git bisect: a thousand commits; the error is shared among them
@@ -82,6 +85,14 @@ def answer(step: Step, run: Run, *, tell: Callable[[str], None] = lambda _: None
         return _tried(step, run, tell)
     except OcreproError as error:
         return Answer(code=ABORT, line=f"abort: {error}")
+
+
+def at_checkout(step: Step, reports: Path, *, tell: Callable[[str], None]) -> Answer:
+    """:func:`answer` with real trials, their evidence below ``reports``. Raises UsageError: no such scenario."""
+    found = find_scenario(step.scenario)
+    folder = reports.resolve() / datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
+    made = Trials(folder, find=lambda _: found.node, binary=step.binary.resolve())
+    return answer(msgspec.structs.replace(step, scenario=found.name), made.run, tell=tell)
 
 
 # --- below: how

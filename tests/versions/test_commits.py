@@ -127,7 +127,7 @@ def test_no_mistake_looks_like_an_answer_to_git(words: tuple[str, ...], binary: 
 
 
 def test_a_defect_of_ours_does_not_look_like_an_answer(binary: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(commits, "answer", _defect)
+    monkeypatch.setattr(commits, "at_checkout", _defect)
     words = ["bisect-run", "runs_at_once_on_an_empty_data_directory", "--binary", "opencode"]
     done = CliRunner().invoke(cli.main, words, prog_name="ocrepro")
     assert done.exit_code == 128
