@@ -14,6 +14,7 @@ from pathlib import Path
 import msgspec
 
 from pytest_ocrepro.harness import Trial
+from pytest_ocrepro.history import LockDirectoryChanged
 from pytest_ocrepro.judge.judgement import Verdict
 from pytest_ocrepro.stage.process import OpenPipe, Process
 from pytest_ocrepro.stage.provider import error, for_ever, late, never_ending, paced, stall_after, text
@@ -315,6 +316,8 @@ def taken_from_the_living(trial: Trial) -> Process:
     trial.project.add_plugin()
     trial.provider.script(for_ever(text("done")))
     act(trial, "takes_a_lock_from_the_living", "first")
+    seen = trial.history.of_type
+    trial.wait_until(lambda: seen(LockDirectoryChanged), what="the first holder seen", timeout_s=PATIENCE_S)
     return act(trial, "takes_a_lock_from_the_living", "second")
 
 

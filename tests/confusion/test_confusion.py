@@ -23,7 +23,7 @@ from pytest_ocrepro.history import History
 from pytest_ocrepro.judge.judgement import Grade, ProcessJudgement, Verdict
 from pytest_ocrepro.judge.life import Life
 from pytest_ocrepro.judge.progress import progress_of
-from pytest_ocrepro.judge.verdict import judge_life
+from pytest_ocrepro.judge.verdict import judge, judge_life
 
 if TYPE_CHECKING:
     from tests.confusion import cast, matrix, trials
@@ -69,6 +69,16 @@ def test_the_harness_says_at_once_what_the_history_says_later(runs: list[trials.
     assert live - later == set()
 
 
+def findings(runs: Iterable[trials.Run], name: str) -> set[str]:
+    (run,) = (run for run in runs if run.case.name == name)
+    return {finding.kind for finding in judge(run.history).findings}
+
+
+def test_a_lock_taken_from_the_living_is_a_finding_and_one_that_is_handed_on_is_none(runs: list[trials.Run]) -> None:
+    assert "lock-taken-from-live-holder" in findings(runs, "taken from the living")
+    assert findings(runs, "convoy") == set()
+
+
 def renamed(judged: ProcessJudgement, verdict: Verdict) -> ProcessJudgement:
     return msgspec.structs.replace(judged, verdict=verdict, grade=Grade.WEAK)
 
@@ -93,16 +103,16 @@ def nameless(history: History, life: Life) -> ProcessJudgement:
 
 
 @pytest.mark.parametrize(
-    ("judge", "fault"),
+    ("wrong", "fault"),
     [
         (by_timeout, "a healthy process was called hung: pause asleep"),
         (trusting, "hung ones"),
         (nameless, "hung ones"),
     ],
 )
-def test_a_wrong_judge_does_not_pass(runs: list[trials.Run], judge: matrix.Judge, fault: str) -> None:
+def test_a_wrong_judge_does_not_pass(runs: list[trials.Run], wrong: matrix.Judge, fault: str) -> None:
     """The oracle can fail: the same runs, judged by somebody who does not look."""
-    assert [one for one in matrix.faults(scores_of(runs, judge)) if fault in one]
+    assert [one for one in matrix.faults(scores_of(runs, wrong)) if fault in one]
 
 
 @pytest.mark.confusion

@@ -120,12 +120,24 @@ def take_lock(*, pid: int = 0, age_s: float = 0.0, quiet_for_s: float = 0.0) -> 
 def wait_for_lock() -> None:
     """Try again and again; break a lock that is stale."""
     delay_s = FIRST_DELAY_S
-    while not take_lock():
+    while not (take_lock() or break_lock()):
         time.sleep(delay_s)
         delay_s = min(LONGEST_DELAY_S, delay_s * GROWTH)
-        with contextlib.suppress(OSError):
-            if time.time() - (LOCK / "heartbeat").stat().st_mtime > STALE_AFTER_S:
-                shutil.rmtree(LOCK)
+
+
+def break_lock() -> bool:
+    """Take a stale lock from whoever has it, by way of a breaker; whether it is ours now."""
+    breaker = LOCK.with_name(f"{LOCK.name}.breaker")
+    try:
+        if time.time() - (LOCK / "heartbeat").stat().st_mtime <= STALE_AFTER_S:
+            return False
+        breaker.mkdir()
+    except OSError:
+        return False
+    shutil.rmtree(LOCK)
+    taken = take_lock()
+    breaker.rmdir()
+    return taken
 
 
 def release_lock() -> None:
