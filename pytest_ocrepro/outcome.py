@@ -8,6 +8,7 @@ import msgspec
 
 from pytest_ocrepro.judge.judgement import Judgement, Result
 from pytest_ocrepro.publish.bundle import TrialInfo
+from pytest_ocrepro.publish.github import inert
 from pytest_ocrepro.settings import Mark
 
 MOST_LINES = 25
@@ -77,4 +78,4 @@ def section(judged: Judgement, decision: Decision, info: TrialInfo, page: str) -
     if not judged.findings:
         lines.pop()
     tail = [f"issue: {', '.join(info.issue)}", f"replay: {info.replay}", f"evidence: {page}"]
-    return "\n".join([*lines[: MOST_LINES - len(tail)], *tail])
+    return inert("\n".join([*lines[: MOST_LINES - len(tail)], *tail]))

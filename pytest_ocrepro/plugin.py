@@ -68,6 +68,17 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="results.jsonl of an earlier run: fail only where a scenario got worse beyond chance, and say what got "
         "better; without --ocrepro-expect nothing else fails (environment: OCREPRO_BASELINE)",
     )
+    group.addoption(
+        "--ocrepro-github",
+        metavar="auto|on|off",
+        help="A job summary and at most nine annotations for GitHub Actions. auto (default): where "
+        "GITHUB_STEP_SUMMARY is set; on: always, the summary then beside the page (environment: OCREPRO_GITHUB)",
+    )
+    group.addoption(
+        "--ocrepro-ctrf",
+        metavar="FILE",
+        help="Write the results in the Common Test Report Format too (environment: OCREPRO_CTRF)",
+    )
     group.addoption("--ocrepro-offline", action="store_true", help="Use cached builds only; ask no registry")
     for name, kind, text in (
         ("binary", "string", "path of the opencode executable"),
@@ -77,6 +88,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         ("profile", "string", "smoke, ci or soak"),
         ("reports", "string", "directory of reports, relative to the root directory"),
         ("baseline", "string", "results.jsonl of an earlier run"),
+        ("github", "string", "auto, on or off"),
+        ("ctrf", "string", "a file for the results in the Common Test Report Format, relative to the root directory"),
         ("redact", "linelist", "more to mask in what is stored: one 'NAME = REGEX' a line"),
         ("scenarios", "args", "paths that --ocrepro runs when none is given, relative to the root directory"),
     ):

@@ -32,10 +32,13 @@ from pytest_ocrepro.judge.judgement import Judgement
 from pytest_ocrepro.outcome import Decision, Outcome, decide, section
 from pytest_ocrepro.progress import progress_on
 from pytest_ocrepro.publish.bundle import Fact, RunDir, RunInfo, Subject, TrialInfo, TrialResult, slug
+from pytest_ocrepro.publish.github import inert
+from pytest_ocrepro.publish.handout import hand_out
 from pytest_ocrepro.publish.page import write_report
 from pytest_ocrepro.publish.prose import summary_table
 from pytest_ocrepro.publish.redaction import Redactor
 from pytest_ocrepro.publish.rules import read_rules
+from pytest_ocrepro.publish.text import cut, flat
 from pytest_ocrepro.settings import PROFILES, Mark, Settings, check_root, read_mark, read_settings
 from pytest_ocrepro.stage import subject
 from pytest_ocrepro.stage.subject import Build
@@ -337,15 +340,18 @@ class OcreproSession:
             return
         terminalreporter.section("ocrepro")
         if self._results:
-            terminalreporter.write_line(summary_table(self._results))
+            terminalreporter.write_line(inert(summary_table(self._results)))
         for line in self._against.lines() if self._against else ():
-            terminalreporter.write_line(line)
+            terminalreporter.write_line(inert(line))
         if self._page is not None:
             size = self._page.stat().st_size
             fits = "attachable" if size <= ATTACHABLE_BYTES else "too large to attach"
             terminalreporter.write_line(f"report: {self._page.as_uri()} ({size / 1e6:.1f} MB, {fits})")
         if self._page_error:
             line = f"the page was not written: {self._page_error}; try: ocrepro report {self.share.run_dir}"
+            terminalreporter.write_line(line)
+        settings = self.share.settings
+        for line in hand_out(self._run_dir, github=settings.github, ctrf=settings.ctrf, environment=os.environ):
             terminalreporter.write_line(line)
 
     def pytest_unconfigure(self) -> None:
@@ -400,11 +406,15 @@ GUARD: pytest.StashKey[Guard] = pytest.StashKey()
 
 def _raise(decision: Decision, result: TrialResult, text: str) -> None:
     if decision.outcome is Outcome.XFAILED:
-        raise pytest.xfail.Exception(f"{decision.why}: {result.verdict} ({result.grade}); {result.reason}"[:400])
+        raise pytest.xfail.Exception(_line(f"{decision.why}: {result.verdict} ({result.grade}); {result.reason}"))
     if decision.outcome is Outcome.SKIPPED:
-        raise pytest.skip.Exception(f"{decision.why}: {result.reason}"[:400])
+        raise pytest.skip.Exception(_line(f"{decision.why}: {result.reason}"))
     if decision.outcome is Outcome.FAILED:
         raise pytest.fail.Exception(text, pytrace=False)
+
+
+def _line(text: str) -> str:
+    return inert(cut(flat(text), 400))
 
 
 def _give_up(error: BundleError) -> NoReturn:

@@ -11,6 +11,7 @@ import pytest
 
 from pytest_ocrepro.errors import UsageError
 
+GITHUB = ("auto", "on", "off")
 EXPECTATIONS = ("known", "clean", "reproduced", "any")
 PROFILES = ("smoke", "ci", "soak")  # each holds the one before
 MOST_TRIALS = 100_000
@@ -28,6 +29,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     offline: bool
     profile: str = PROFILES[0]
     baseline: str = ""
+    github: str = GITHUB[0]
+    ctrf: str = ""
 
 
 class Mark(msgspec.Struct, frozen=True, kw_only=True):
@@ -62,7 +65,9 @@ def read_settings(config: pytest.Config) -> Settings:
         seed=_number(config, "seed", default=0, least=0),
         expect="any" if baseline and expected is None else _choice(config, "expect", EXPECTATIONS),
         profile=_choice(config, "profile", PROFILES),
-        reports=str(_reports(config)),
+        reports=str(_place(config, "reports", default="reports")),
+        github=_choice(config, "github", GITHUB),
+        ctrf=str(_place(config, "ctrf") or ""),
         offline=bool(config.getoption("--ocrepro-offline")),
         baseline=baseline,
     )
@@ -132,11 +137,12 @@ def _choice(config: pytest.Config, name: str, choices: tuple[str, ...]) -> str:
     return value
 
 
-def _reports(config: pytest.Config) -> Path:
-    value, source = _first(config, "reports", env="OCREPRO_REPORTS")
+def _place(config: pytest.Config, name: str, *, default: str = "") -> Path | None:
+    """What was typed is relative to where it was typed, what an ini file says to the root directory."""
+    value, source = _first(config, name, env=f"OCREPRO_{name.upper()}")
     given = source.startswith(("--", "OCREPRO")) or not _root_is_ours(config)
     base = config.invocation_params.dir if given else config.rootpath
-    return (base / (value or "reports")).resolve()
+    return (base / (value or default)).resolve() if value or default else None
 
 
 def _baseline(config: pytest.Config) -> str:

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
 import pytest
 
 pytest_plugins = ["pytester"]
+
+
+def pytest_configure() -> None:
+    """What our tests start must not write into the job summary of the job that runs them."""
+    os.environ.pop("GITHUB_STEP_SUMMARY", None)
+
 
 # A stand-in for opencode, for tests of our own parts only. What it does is told by its model name.
 STAND_IN = '''

@@ -518,3 +518,62 @@ def test_a_bad_rule_is_a_usage_error_of_one_line(pytester: pytest.Pytester, run:
     assert line.startswith("ERROR: ocrepro: ocrepro_redact in ")
     assert "the pattern of 'customer' is no regular expression" in line
     assert not (pytester.path / "reports").exists()
+
+
+SPEAKS_TO_THE_RUNNER = """
+    def test_commands(ocrepro):
+        said = "a" + chr(10) + "::error::from the subject" + chr(10) + " ##[error]and again"
+        ocrepro.claim(said, held=False, because=said)
+"""
+
+
+def commands(result: pytest.RunResult) -> list[str]:
+    """What GitHub's runner would take for a command in this log."""
+    return [line for line in result.stdout.lines if line.lstrip().startswith("::") or "##[" in line]
+
+
+@pytest.mark.parametrize("expect", ["known", "any"])
+def test_on_github_there_are_a_summary_and_annotations_and_no_command_of_the_subject(
+    pytester: pytest.Pytester, run: Run, monkeypatch: pytest.MonkeyPatch, expect: str
+) -> None:
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(pytester.path / "summary.md"))
+    pytester.makepyfile(test_said=SPEAKS_TO_THE_RUNNER)
+    result = run("-ra", "-v", f"--ocrepro-expect={expect}", "test_said.py")
+    (told,) = commands(result)
+    assert told.startswith("::error file=test_said.py," if expect == "known" else "::notice ")
+    assert "from the subject" in told
+    assert "1 of 1 trial" in (pytester.path / "summary.md").read_text()
+
+
+def test_github_can_be_asked_for_and_declined(
+    pytester: pytest.Pytester, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytester.makepyfile(CRASHES.format(known={}))
+    result = run("--ocrepro-github=on", ".")
+    (line,) = (line for line in result.stdout.lines if line.startswith("summary: file://"))
+    assert line.endswith("/summary.md")
+    assert len(commands(result)) == 1
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(pytester.path / "summary.md"))
+    assert commands(run("--ocrepro-github=off", ".")) == []
+    assert not (pytester.path / "summary.md").exists()
+    assert commands(run("--ocrepro-github=on", "-n", "2", "--ocrepro-trials=2", ".")) != []
+
+
+def test_a_ctrf_file_is_written_where_it_was_asked_for(pytester: pytest.Pytester, run: Run) -> None:
+    pytester.makepyfile(test_one=CRASHES.format(known={"9.9.9": "1/1"}), test_two=FINISHES)
+    (pytester.path / "sub").mkdir()
+    result = run("--ocrepro-ctrf=sub/ctrf.json", ".")
+    result.stdout.fnmatch_lines([f"ctrf: {(pytester.path / 'sub/ctrf.json').as_uri()}"])
+    report = json.loads((pytester.path / "sub/ctrf.json").read_text())["results"]
+    assert {test["rawStatus"].split()[0]: test["status"] for test in report["tests"]} == {
+        "reproduced": "other",
+        "not-seen": "passed",
+    }
+    assert (report["summary"]["tests"], report["summary"]["other"]) == (2, 1)
+
+
+def test_a_ctrf_file_that_cannot_be_written_is_one_line(pytester: pytest.Pytester, run: Run) -> None:
+    pytester.makepyfile(FINISHES)
+    result = run("--ocrepro-ctrf=nowhere/ctrf.json", ".")
+    result.assert_outcomes(passed=1)
+    assert len([line for line in result.stdout.lines if line.startswith("ocrepro: ") and "ctrf.json" in line]) == 1

@@ -6,8 +6,11 @@ import re
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 import pytest_ocrepro
+from pytest_ocrepro.cli import main
+from pytest_ocrepro.publish.bundle import RunDir, RunInfo
 from pytest_ocrepro.stage.subject import PINNED, fetch
 
 ROOT = Path(pytest_ocrepro.__file__).parent.parent
@@ -33,6 +36,23 @@ def test_every_option_of_the_text_exists(pytester: pytest.Pytester) -> None:
     offered = pytester.runpytest_subprocess("--help").stdout.str()
     for option in set(re.findall(r"--ocrepro[a-z-]*", README)):
         assert option in offered
+
+
+def test_the_steps_of_the_workflow_that_are_ours_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Shards as artifacts lie when they were downloaded; every ``ocrepro`` of the workflow, in its order."""
+    (workflow,) = re.findall(r"```yaml\n(.*?)```", README, re.DOTALL)
+    for name in ("run-1.14.48-1", "run-1.18.34-1"):
+        RunDir.create(tmp_path / "shards" / name).write_info(RunInfo(run_id=name))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(tmp_path / "summary.md"))
+    steps = [step for line in re.findall(r"run: (ocrepro .*)", workflow) for step in line.split(" && ")]
+    assert [step.split()[1] for step in steps] == ["merge", "github"]
+    for step in steps:
+        result = CliRunner().invoke(main, step.split()[1:], prog_name="ocrepro")
+        assert (result.exit_code, result.stderr) == (0, "")
+    (page,) = re.findall(r"path: (\S+/report\.html)", workflow)
+    assert (tmp_path / page).is_file()
+    assert "Nothing was run" in (tmp_path / "summary.md").read_text()
 
 
 @pytest.mark.real

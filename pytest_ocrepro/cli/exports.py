@@ -1,7 +1,8 @@
-"""Commands that make something else of stored runs: ``merge``, ``diff``, ``trace``."""
+"""Commands that make something else of stored runs: ``merge``, ``diff``, ``trace``, ``github``, ``ctrf``."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import click
@@ -56,5 +57,36 @@ def trace(trial: Path, output: Path) -> None:
     from pytest_ocrepro.publish.intake import clearest_at
 
     bundle = TrialBundle.read(clearest_at(trial))
-    storage.replace(output, room.encode(bundle))
+    storage.deliver(output, room.encode(bundle))
     click.echo(f"{bundle.path.name}: {output.resolve().as_uri()}")
+
+
+@main.command()
+@click.argument("run", type=_PATH)
+def github(run: Path) -> None:
+    """Print annotations and add a summary to GITHUB_STEP_SUMMARY; where that is not set print the summary."""
+    from pytest_ocrepro.publish import github as room
+    from pytest_ocrepro.publish.bundle import RunDir
+    from pytest_ocrepro.publish.handout import entries_in, hand_out
+
+    found = RunDir.read(run)
+    if not os.environ.get("GITHUB_STEP_SUMMARY"):
+        click.echo(room.summary(found.info, entries_in(found)), nl=False)
+        return
+    for line in hand_out(found, github="on", ctrf="", environment=os.environ):
+        click.echo(line)
+
+
+@main.command()
+@click.argument("run", type=_PATH)
+@click.option("-o", "--output", type=_PATH, default="ctrf.json", show_default=True, help="The file to write.")
+def ctrf(run: Path, output: Path) -> None:
+    """Write a run in the Common Test Report Format (ctrf.io), for dashboards."""
+    from pytest_ocrepro.publish import ctrf as room
+    from pytest_ocrepro.publish import storage
+    from pytest_ocrepro.publish.bundle import RunDir
+    from pytest_ocrepro.publish.handout import entries_in
+
+    found = RunDir.read(run)
+    storage.deliver(output, room.encode(found.info, entries_in(found)))
+    click.echo(output.resolve().as_uri())

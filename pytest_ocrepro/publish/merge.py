@@ -51,7 +51,7 @@ def merge(inputs: Sequence[Path], out: Path) -> Merged:
         return _merged(contents, write_report(RunDir.read(out)), late)
     with tempfile.TemporaryDirectory(prefix="ocrepro-merge-") as scratch:
         late = store(contents, Path(scratch) / "run")
-        storage.replace(out, render(RunDir.read(Path(scratch) / "run")).encode())
+        storage.deliver(out, render(RunDir.read(Path(scratch) / "run")).encode())
     return _merged(contents, out, late)
 
 

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from pytest_ocrepro.errors import BundleError
+from pytest_ocrepro.errors import BundleError, UsageError
 from pytest_ocrepro.publish.records import SCHEMA
 
 MAX_FILE_BYTES = 512 * 1024 * 1024
@@ -53,6 +53,15 @@ def replace(path: Path, content: bytes) -> None:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
         raise unstored(path, error) from None
+
+
+def deliver(path: Path, content: bytes) -> None:
+    """Replace a file that the user named. Raises UsageError where it cannot be written."""
+    try:
+        replace(path, content)
+    except BundleError as error:
+        why = error.__context__.strerror if isinstance(error.__context__, OSError) else str(error)
+        raise UsageError(f"{path} cannot be written ({why}); name a file in a directory that exists") from None
 
 
 def write_all(fd: int, content: bytes) -> None:
