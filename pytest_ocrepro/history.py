@@ -188,6 +188,24 @@ class LightSample(Event, frozen=True, kw_only=True, tag="sample"):
     cost_ns: int
 
 
+class ObservingCost(Event, frozen=True, kw_only=True, tag="observing-cost"):
+    """What looking has cost: CPU time of the looking threads (user and system), their records included.
+
+    ``cpu_ns`` is the sum; ``snapshots_cpu_ns`` the part of the snapshots. ``seconds``: how long was looked.
+    """
+
+    samples: int
+    snapshots: int
+    cpu_ns: int
+    snapshots_cpu_ns: int
+    seconds: float
+
+    @property
+    def share(self) -> float:
+        """Of one core."""
+        return self.cpu_ns / 1e9 / self.seconds if self.seconds else 0.0
+
+
 class LockDirectoryChanged(Event, frozen=True, kw_only=True, tag="lock-directory-changed"):
     """One of opencode's lock directories has another holder, or none; seen between two light samples.
 
@@ -351,6 +369,7 @@ AnyEvent = (
     | ProgressSeen
     | SnapshotTaken
     | LightSample
+    | ObservingCost
     | LockDirectoryChanged
     | HttpCall
     | DatabaseRead

@@ -13,6 +13,7 @@ from pytest_ocrepro.history import (
     Event,
     LightSample,
     MilestoneReached,
+    ObservingCost,
     ProgressSeen,
     SnapshotTaken,
     Trouble,
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 _FORK_TO_EXEC_S: Final = 1.0  # a child this young with its parent's command line has not begun its own program
 _STOP_TIMEOUT_S: Final = 5.0
 _HEADER_TRIES: Final = 3
+_THOROUGH_EVERY: Final = 8  # light samples; the others look for young processes alone
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,15 +118,18 @@ class Sampler:
         self._sizes: dict[tuple[ProcessId, str], int] = {}
         self._milestones: dict[ProcessId, set[str]] = {}
         self._troubles: set[str] = set()
-        self._snapshots = 0
+        self._looks = self._snapshots = 0
+        self._cpu_ns = self._snapshots_cpu_ns = 0
+        self._begun_ns: int | None = None
 
     def start(self) -> None:
         """Take a light sample every ``period_s`` from now on, in a thread of our own."""
+        self._begun_ns = now_ns()
         self._thread = threading.Thread(target=self._run, name="ocrepro-sampler", daemon=True)
         self._thread.start()
 
     def stop(self) -> None:
-        """End the thread; a sample that is being taken is waited for (5 s at most). May be called twice."""
+        """End the thread and tell what looking has cost; a sample that is being taken is waited for (5 s at most)."""
         self._stop.set()
         if self._thread is not None:
             self._thread.join(_STOP_TIMEOUT_S)
@@ -133,6 +138,7 @@ class Sampler:
                 return
         with self._lock:
             self._holders.close()
+        self._tell_cost()
 
     def acquaint(self, observed: Sequence[Observed]) -> dict[ProcessId, tuple[LogLine, ...]]:
         """Take what these have logged and printed so far as known, so that it is not told as progress of now.
@@ -155,8 +161,9 @@ class Sampler:
 
         Progress is more log, more output or a new milestone; CPU time is not.
         """
-        begun_ns = now_ns()
-        self._discover()
+        begun_ns, cpu_ns = now_ns(), time.thread_time_ns()
+        self._looks += 1
+        self._discover(thorough=self._looks % _THOROUGH_EVERY == 1)
         observed, log_dirs = self._world.processes(), self._world.log_dirs()
         state_dirs, lock_keys = self._world.state_dirs(), self._world.lock_keys()
         with self._lock:
@@ -167,6 +174,7 @@ class Sampler:
         sample = LightSample(at_ns=begun_ns, rows=tuple(rows), cost_ns=now_ns() - begun_ns)
         for event in (sample, *changes):
             self._history.append(event)
+        self._spend(time.thread_time_ns() - cpu_ns)
         return sample
 
     def snapshot(self, *, full: bool = True) -> Snapshot:
@@ -174,7 +182,8 @@ class Sampler:
 
         Its cost is ``ended_ns - started_ns``. What could not be read is in ``missing``, one line each.
         """
-        self._discover()
+        cpu_ns = time.thread_time_ns()
+        self._discover(thorough=True)
         places = _Places.of(self._world)
         with self._lock:
             self._snapshots += 1
@@ -182,7 +191,21 @@ class Sampler:
             changes = [event for one in places.observed for event in self._changes(one)]
         for event in (SnapshotTaken(at_ns=snapshot.started_ns, snapshot=snapshot), *changes):
             self._history.append(event)
+        self._spend(time.thread_time_ns() - cpu_ns, snapshot=True)
         return snapshot
+
+    def cost(self) -> ObservingCost:
+        """What looking has cost since ``start``; ``stop`` puts the last one into the history."""
+        at_ns = now_ns()
+        with self._lock:
+            return ObservingCost(
+                at_ns=at_ns,
+                samples=self._looks,
+                snapshots=self._snapshots,
+                cpu_ns=self._cpu_ns,
+                snapshots_cpu_ns=self._snapshots_cpu_ns,
+                seconds=round((at_ns - (self._begun_ns or at_ns)) / 1e9, 3),
+            )
 
     # --- below: how
 
@@ -198,13 +221,25 @@ class Sampler:
             self._troubles.add(what)
             self._history.append(Trouble(at_ns=now_ns(), what=what))
 
-    def _discover(self) -> None:
+    def _spend(self, cpu_ns: int, *, snapshot: bool = False) -> None:
+        """Added up under the lock: snapshots are taken from several threads."""
+        with self._lock:
+            self._cpu_ns += cpu_ns
+            self._snapshots_cpu_ns += cpu_ns if snapshot else 0
+
+    def _tell_cost(self) -> None:
+        if self._begun_ns is not None:
+            self._history.append(self.cost())
+            self._begun_ns = None
+
+    def _discover(self, *, thorough: bool) -> None:
         name, value = self._world.marker()
         if not name:
             return
         known = {one.id for one in self._world.processes()}
         known_pids = set(self._world.harness_pids())
-        for process in self._reader.marked(name, value, known=known):
+        marked = self._reader.marked(name, value, known=known) if thorough else self._reader.newly_marked(name, value)
+        for process in marked:
             if process in known or process.pid in known_pids or self._listed(process):
                 continue
             with self._lock:

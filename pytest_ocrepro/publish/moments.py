@@ -15,6 +15,7 @@ from pytest_ocrepro.history import (
     HttpCall,
     LockDirectoryChanged,
     Note,
+    ObservingCost,
     OffLoopback,
     ProcessExited,
     ProcessFound,
@@ -31,7 +32,17 @@ from pytest_ocrepro.history import (
 
 # the kinds of what the harness did and met itself
 OURS = frozenset(
-    {"fault injected", "fault healed", "signal", "lock directory", "off loopback", "note", "trouble", "swept"}
+    {
+        "fault injected",
+        "fault healed",
+        "signal",
+        "lock directory",
+        "off loopback",
+        "note",
+        "trouble",
+        "swept",
+        "observing cost",
+    }
 )
 
 
@@ -69,6 +80,9 @@ def _of_ours(event: Event) -> tuple[str, str] | None:
         case LockDirectoryChanged():
             who = "" if event.holder_pid is None else f" by pid {event.holder_pid}"
             return "lock directory", f"{event.key or event.path}: {event.how}{who}; {event.because}"
+        case ObservingCost():
+            looks = f"{event.samples} light samples and {event.snapshots} snapshots in {event.seconds:.1f} s"
+            return "observing cost", f"{event.share * 100:.1f} % of a core, {looks}"
         case OffLoopback():
             return "off loopback", f"pid {event.pid} was refused {event.destination}"
         case Note():

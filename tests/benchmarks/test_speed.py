@@ -18,6 +18,7 @@ import pytest
 from pytest_ocrepro.harness import Session, Trial
 from pytest_ocrepro.history import SnapshotTaken
 from pytest_ocrepro.judge.judgement import Result, Verdict
+from pytest_ocrepro.judge.verdict import judge_process
 from pytest_ocrepro.publish.bundle import RunDir, TrialInfo
 from pytest_ocrepro.stage.process import Process
 from pytest_ocrepro.stage.subject import PINNED, Build, fetch
@@ -105,20 +106,29 @@ def _whole_trial(session: Session, build: Build, turn: int) -> None:
     assert judged.result is Result.NOT_SEEN
 
 
-def test_a_snapshot_beside_a_bare_read_lsof_and_gdb(session: Session, build: Build) -> None:
+def test_a_snapshot_beside_other_tools(session: Session, build: Build) -> None:
+    """All of them look at the same hung process, in turns; strace is given one second to count in."""
     trial = new_trial(session, build, "snapshot")
-    first, _ = stalled_pair(trial)
+    first, second = stalled_pair(trial)
     trial.watch(first)
     snapshot_s = median_s(trial.sampler.snapshot, 20)
     read_s = median_s(lambda: [_read_everything(process.pid) for process in trial.roster.started], 20)
-    lsof_s = median_s(lambda: _quietly("lsof", "-nP", "-p", str(first.pid)))
-    gdb_s = median_s(lambda: _quietly("gdb", "-batch", "-p", str(first.pid), "-ex", "thread apply all bt"), 3)
+    pid = str(second.pid)
+    others = {
+        "lsof": median_s(lambda: _quietly("lsof", "-nP", "-p", pid)),
+        "ss": median_s(lambda: _quietly("ss", "-a", "-n", "-p", "-e")),
+        "gdb -batch": median_s(lambda: _quietly("gdb", "-batch", "-p", pid, "-ex", "thread apply all bt"), 3),
+        "strace -c": median_s(lambda: _quietly("timeout", "-s", "INT", "1", "strace", "-f", "-c", "-p", pid), 3),
+    }
     taken = trial.history.of_type(SnapshotTaken)[-1].snapshot
+    judged = judge_process(trial.history, second.pid)
     trial.finish("a benchmark")
     assert {process.role for process in taken.processes} == {"first", "second"}
+    assert not judged.verdict.hung or judged.chain, "a hang without a chain is no diagnosis"
+    told = ", ".join(f"{name} {seconds * 1000:.0f} ms" for name, seconds in others.items())
     show(f"full snapshot of two hung processes {snapshot_s * 1000:.1f} ms / bare read of the same files "
-         f"{read_s * 1000:.1f} ms (lsof {lsof_s * 1000:.0f} ms, gdb {gdb_s * 1000:.0f} ms for one)",
-         snapshot_s / read_s, "at most 4")  # fmt: skip
+         f"{read_s * 1000:.1f} ms; for one process {told}", snapshot_s / read_s, "at most 4")  # fmt: skip
+    print(f"benchmark: what ours says of it: {judged.verdict} ({judged.grade}): {'; '.join(judged.chain)}")
 
 
 def _read_everything(pid: int) -> int:

@@ -170,6 +170,21 @@ def test_a_mark_that_comes_with_a_late_exec_is_found() -> None:
         until(lambda: reader.marked("OCREPRO_TEST", "late") == [identity])
 
 
+def test_newly_marked_tells_a_process_until_it_is_settled() -> None:
+    reader = Reader()
+    mark = f"new-{os.getpid()}"
+    assert reader.newly_marked("OCREPRO_TEST", mark) == []
+    with stand_in(WAITS, OCREPRO_TEST=mark) as child, stand_in(WAITS, OCREPRO_TEST=f"{mark}.2") as other:
+        identity = reader.identify(child.pid)
+        assert identity is not None
+        assert reader.newly_marked("OCREPRO_TEST", mark) == [identity]
+        assert {one.pid for one in reader.newly_marked("OCREPRO_TEST", f"{mark}*")} == {child.pid, other.pid}
+        until(lambda: reader.age_s(identity) > 1.1)
+        assert reader.newly_marked("OCREPRO_TEST", mark) == [identity], "told once more when its program is its own"
+        assert reader.newly_marked("OCREPRO_TEST", mark) == []
+        assert reader.marked("OCREPRO_TEST", mark) == [identity]
+
+
 def test_an_old_unmarked_process_is_asked_only_once(monkeypatch: pytest.MonkeyPatch) -> None:
     reader = Reader()
     asked: list[int] = []

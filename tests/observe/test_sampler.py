@@ -19,6 +19,7 @@ from pytest_ocrepro.history import (
     LightSample,
     LockDirectoryChanged,
     MilestoneReached,
+    ObservingCost,
     ProgressSeen,
     SnapshotTaken,
     Trouble,
@@ -30,7 +31,7 @@ from pytest_ocrepro.observe.sampler import Observed, Sampler, World, is_subject
 from pytest_ocrepro.readings import ProcessId
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
 E = TypeVar("E", bound=Event)
 
@@ -363,6 +364,90 @@ def test_the_thread_samples_until_it_is_stopped(room: Room) -> None:
         sampler.stop()
     sampler.stop()
     assert not [event for event in history if isinstance(event, Trouble)]
+
+
+def test_what_looking_has_cost_is_told_once_at_the_end(room: Room) -> None:
+    history = History()
+    sampler = sampler_of(room, history, period_s=0.005)
+    before_ns = time.process_time_ns()
+    sampler.start()
+    with room.start(STAND_IN, room.logs / "opencode.log"):
+        deadline_ns = time.monotonic_ns() + 10_000_000_000
+        assert history.wait_for(lambda log: len(log.of_type(LightSample)) >= 9, deadline_ns=deadline_ns)
+        sampler.snapshot()
+    sampler.stop()
+    sampler.stop()
+    spent_ns = time.process_time_ns() - before_ns
+    (cost,) = kept(history, ObservingCost)
+    assert (cost.samples, cost.snapshots) == (len(kept(history, LightSample)), 1)
+    assert 0 < cost.snapshots_cpu_ns < cost.cpu_ns <= spent_ns, "no more than the whole process has used"
+    assert cost.share == pytest.approx(cost.cpu_ns / 1e9 / cost.seconds)
+
+
+def burn(cpu_ns: int) -> None:
+    end_ns = time.thread_time_ns() + cpu_ns
+    while time.thread_time_ns() < end_ns:
+        pass
+
+
+def test_the_cost_counts_work_and_not_waiting(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
+    history = History()
+    sampler = sampler_of(room, history, period_s=60.0)
+    work: list[Callable[[], object]] = [lambda: time.sleep(0.2)]
+    processes = Room.processes
+
+    def slow(self: Room) -> Sequence[Observed]:
+        work[0]()
+        return processes(self)
+
+    monkeypatch.setattr(Room, "processes", slow)
+    sampler.start()
+    sampler.light()
+    waited_ns = sampler._cpu_ns
+    work[0] = lambda: burn(100_000_000)
+    sampler.light()
+    sampler.stop()
+    assert sampler._cpu_ns - waited_ns >= 100_000_000, "work of the world counts"
+    assert waited_ns < 200_000_000, "a sleep of 0.2 s does not"
+
+
+def test_a_process_that_comes_later_is_found_between_two_thorough_looks(room: Room) -> None:
+    sampler = sampler_of(room, History())
+    sampler.light()
+    with room.start(STAND_IN, room.logs / "opencode.log", listed=False) as child:
+        sampler.light()
+        sampler.light()
+        assert [process.pid for process, *_ in room.adopted] == [child.pid]
+
+
+def test_a_mark_that_comes_late_is_found_by_a_thorough_look(room: Room) -> None:
+    """A settled process that begins another program is looked at again every eighth time."""
+    code = (
+        "import os, sys; print('ready', flush=True); sys.stdin.readline();"
+        "os.execve(sys.executable, [sys.executable, '-c', 'input()'], {sys.argv[1]: sys.argv[2]})"
+    )
+    name, value = room.marker()
+    room.mark = "another"
+    with room.start(code, name, value, listed=False) as child:
+        room.mark = value
+        reader = Reader()
+        identity = reader.identify(child.pid)
+        assert identity is not None
+        sampler = Sampler(room, History(), reader)
+        deadline = time.monotonic() + 10
+        while reader.age_s(identity) < 1.1:
+            sampler.light()
+            assert time.monotonic() < deadline
+        sampler.light()
+        assert room.adopted == []
+        assert child.process.stdin is not None
+        child.process.stdin.write("go\n")
+        child.process.stdin.flush()
+        while not reader.marked(name, value):
+            assert time.monotonic() < deadline
+        for _ in range(8):
+            sampler.light()
+        assert [process.pid for process, *_ in room.adopted] == [child.pid]
 
 
 def test_trouble_is_told_once_and_does_not_end_the_sampling(room: Room) -> None:
