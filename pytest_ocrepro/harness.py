@@ -434,7 +434,12 @@ class Trial:
             raise NotReachedError("the trial's time is up (pytest-timeout); raise --timeout or shorten the scenario")
 
     def _asker(self, address: str) -> int | None:
-        return owner_of_address(self._session.reader, address, self.roster.pids())
+        """Who has this end of a connection: one of the roster, or one that may ask before it is known to us."""
+        reader = self._session.reader
+        pid = owner_of_address(reader, address, self.roster.pids())
+        if pid is not None:
+            return pid
+        return owner_of_address(reader, address, [one.pid for one in reader.marked(MARKER, self.mark)])
 
     def _gate(self, text: str) -> str:
         return self._redactor(self._box_gate(text))

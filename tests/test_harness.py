@@ -1,0 +1,33 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pytest_ocrepro.harness import Session, Trial
+from pytest_ocrepro.history import ProviderReply, ProviderRequest
+from pytest_ocrepro.publish.bundle import RunDir, TrialInfo
+from pytest_ocrepro.stage.provider import text
+from pytest_ocrepro.stage.subject import Build
+
+
+@pytest.fixture
+def trial(stand_in: Path, tmp_path: Path) -> Iterator[Trial]:
+    session = Session(RunDir.create(tmp_path / "reports"))
+    build = Build(version="9.9.9", path=str(stand_in), sha256="", source="binary")
+    made = Trial(session, build, TrialInfo(scenario="s", title="t", version=build.version), "s")
+    yield made
+    made.finish()
+    session.close()
+
+
+def test_who_asks_before_we_know_its_pid_is_told_by_its_marker(trial: Trial, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Measured on a busy machine: a process had asked the model before its start was reported back to us."""
+    monkeypatch.setattr(trial.roster, "pids", list)
+    trial.provider.script(text("done"))
+    process = trial.run("hi", model="ask")
+    assert process.wait_for_end() == 0
+    (request,) = trial.history.of_type(ProviderRequest)
+    assert request.pid == process.pid
+    assert {reply.pid for reply in trial.history.of_type(ProviderReply)} == {process.pid}
