@@ -16,7 +16,7 @@ from pytest_ocrepro.stage.server import Server
 
 IDLE_SHARE = 0.3  # of one core
 FIRST_LOOK_S, LAST_LOOK_S = 0.6, 8.0
-LOOKS_FURTHER_APART = 1.5
+LOOKS_FURTHER_APART = 1.25  # three more within 4 s: on a busy machine not every pair is comparable
 STEP_S = 0.1
 
 
