@@ -27,12 +27,12 @@ class Score(msgspec.Struct, frozen=True, kw_only=True):
 
     case: str
     role: str
-    loaded: bool
     expected: Verdict
     judged: Verdict
     root: bool
     told: str
     seconds: float
+    bundle: str = ""
 
     @property
     def right(self) -> bool:
@@ -40,9 +40,7 @@ class Score(msgspec.Struct, frozen=True, kw_only=True):
         return self.judged is self.expected and self.root
 
 
-def score(
-    case: str, role: str, wanted: tuple[Verdict, str], history: History, judge: Judge, *, loaded: bool
-) -> Score:
+def score(case: str, role: str, wanted: tuple[Verdict, str], history: History, judge: Judge, *, bundle: str) -> Score:
     """Judge the process with this role as the harness would have done."""
     expected, root = wanted
     judged = _judged(history, role, judge)
@@ -50,12 +48,12 @@ def score(
     return Score(
         case=case,
         role=role,
-        loaded=loaded,
         expected=expected,
         judged=judged.verdict,
         root=re.search(root, told) is not None,
         told=told,
         seconds=judged.seconds,
+        bundle=bundle,
     )
 
 
@@ -111,9 +109,7 @@ def faults(scores: Iterable[Score]) -> list[str]:
 
 def describe(one: Score) -> str:
     """One line."""
-    load = "with load" if one.loaded else "without load"
-    judged = f"{one.expected} expected, {one.judged} after {one.seconds:.1f} s"
-    return f"{one.case} ({one.role}, {load}): {judged}: {one.told}"
+    return f"{one.case} ({one.role}): {one.expected} expected, {one.judged} after {one.seconds:.1f} s: {one.told}"
 
 
 def table(scores: Iterable[Score]) -> str:
@@ -138,9 +134,9 @@ def _short(verdict: Verdict) -> str:
 
 
 def _by_case(scores: list[Score]) -> Iterator[str]:
-    yield f"{'case':34}{'role':10}{'expected':18}{'right':>12}{'with load':>12}{'median s':>10}"
+    yield f"{'case':34}{'role':10}{'expected':18}{'right':>12}{'median s':>10}"
     for case, role in dict.fromkeys((one.case, one.role) for one in scores):
         own = [one for one in scores if (one.case, one.role) == (case, role)]
-        cells = [[one.right for one in own if one.loaded is loaded] for loaded in (False, True)]
-        counted = "".join(f"{f'{sum(cell)}/{len(cell)}':>12}" for cell in cells)
-        yield f"{case:34}{role:10}{own[0].expected:18}{counted}{statistics.median(one.seconds for one in own):>10.1f}"
+        counted = f"{sum(one.right for one in own)}/{len(own)}"
+        seconds = statistics.median(one.seconds for one in own)
+        yield f"{case:34}{role:10}{own[0].expected:18}{counted:>12}{seconds:>10.1f}"

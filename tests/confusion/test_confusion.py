@@ -1,12 +1,11 @@
 """Stand-ins that hang, and stand-ins that only look so, before the real harness and the real judge.
 
-Once each in the default run. ``pytest tests/confusion -m confusion -s`` runs each 20 times without and 20 times with
-two busy neighbours and prints the confusion matrix; ``OCREPRO_CONFUSION_RUNS=2`` is a quick look.
+Once each in the default run. ``pytest tests/confusion -m confusion -s`` runs each 20 times without load and 20 times
+with two busy neighbours and prints the confusion matrices; ``OCREPRO_CONFUSION_RUNS=2`` is a quick look.
 """
 
 from __future__ import annotations
 
-import contextlib
 import importlib.util
 import os
 import random
@@ -38,9 +37,8 @@ else:
     cast, matrix, trials = _load("cast"), _load("matrix"), _load("trials")
 
 RUNS = int(os.environ.get("OCREPRO_CONFUSION_RUNS", "20"))
-PROGRAMS, AT_ONCE = 7, 6
+PROGRAMS, AT_ONCE = 7, 5
 FEWER_AT_ONCE = 16  # in one process
-NEIGHBOURS = 2
 ENOUGH_RUNS, HEALTHY_RUNS = 20, 400
 TIMEOUT_S = 3.0  # of the judge that knows nothing but a timeout
 
@@ -116,22 +114,22 @@ def test_a_wrong_judge_does_not_pass(runs: list[trials.Run], wrong: matrix.Judge
 
 
 @pytest.mark.confusion
-def test_confusion_matrix(tmp_path: Path) -> None:
+@pytest.mark.parametrize("neighbours", [0, 2], ids=["without-load", "with-load"])
+def test_confusion_matrix(tmp_path: Path, neighbours: int) -> None:
     """No healthy one is ever called hung; 99 % of the hung ones get the right verdict and the right root cause."""
     begun = time.monotonic()
     cases = [case for case in cast.CASES for _ in range(RUNS)]
     random.Random(20261121).shuffle(cases)  # noqa: S311  so that no case has a part of the run to itself
-    scores: list[matrix.Score] = []
-    for loaded in (False, True):
-        with trials.busy_neighbours(NEIGHBOURS) if loaded else contextlib.nullcontext():
-            scores += trials.scores_of_programs(cases, tmp_path, programs=PROGRAMS, at_once=AT_ONCE, loaded=loaded)
+    with trials.busy_neighbours(neighbours):
+        scores = trials.scores_of_programs(cases, tmp_path, programs=PROGRAMS, at_once=AT_ONCE)
+    seconds = time.monotonic() - begun
     healthy = [one for one in scores if not one.expected.hung]
     print(f"\n{matrix.table(scores)}")
-    print(f"{RUNS} runs of each case, as many with {NEIGHBOURS} busy neighbours; {PROGRAMS * AT_ONCE} at once, "
-          f"{time.monotonic() - begun:.0f} s; healthy ones called hung: {sum(one.judged.hung for one in healthy)} of "
-          f"{len(healthy)}; bundles of what was judged wrongly: {tmp_path}")  # fmt: skip
+    print(f"{RUNS} runs of each of {len(cast.CASES)} cases with {neighbours} busy neighbours, {PROGRAMS * AT_ONCE} "
+          f"at once on {os.cpu_count()} cores, in {seconds:.0f} s; healthy ones called hung: "
+          f"{sum(one.judged.hung for one in healthy)} of {len(healthy)}")  # fmt: skip
     for wrong in (one for one in scores if not one.right):
-        print(matrix.describe(wrong))
-    assert len(scores) == 2 * RUNS * sum(len(case.expected) for case in cast.CASES)
+        print(f"{matrix.describe(wrong)}: {wrong.bundle}")
+    assert len(scores) == RUNS * sum(len(case.expected) for case in cast.CASES)
     assert matrix.faults(scores) == []
     assert len(healthy) >= HEALTHY_RUNS or RUNS < ENOUGH_RUNS

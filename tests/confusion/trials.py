@@ -1,6 +1,6 @@
 """Plays the cases with the real harness: in the test's own process, or as a program that several can run at once.
 
-``trials.py REPORTS AT_ONCE [--loaded]`` plays the cases whose names it reads from its input, a line each, and prints
+``trials.py FOLDER AT_ONCE`` plays the cases whose names it reads from its input, a line each, and prints
 the scores of each run as one line of JSON. A process of its own has a Python interpreter of its own, of which the
 samplers of many trials need more than one.
 """
@@ -51,7 +51,6 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     """One run of one case, ready to be scored by any judge. ``live``: what the harness itself said of whom."""
 
     case: cast.Case
-    loaded: bool
     history: History
     live: tuple[str, Verdict]
     bundle: Path
@@ -59,7 +58,7 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     def scores(self, judge: matrix.Judge) -> list[matrix.Score]:
         """One for each process that the case speaks of."""
         return [
-            matrix.score(self.case.name, role, (one.verdict, one.root), self.history, judge, loaded=self.loaded)
+            matrix.score(self.case.name, role, (one.verdict, one.root), self.history, judge, bundle=str(self.bundle))
             for role, one in self.case.expected.items()
         ]
 
@@ -75,7 +74,7 @@ class Theatre:
         self._build = Build(version="9.9.9", path=str(path), sha256="", source="binary")
         self._session = Session(RunDir.create(self.reports))
 
-    def play(self, case: cast.Case, *, loaded: bool = False) -> Run:
+    def play(self, case: cast.Case) -> Run:
         """One trial from start to bundle, watched as ``expect(..).to_finish()`` watches."""
         info = TrialInfo(scenario=case.name, title=case.name, version=self._build.version)
         trial = Trial(self._session, self._build, info, case.name)
@@ -97,7 +96,7 @@ class Theatre:
         troubles = trial.history.of_type(Trouble)
         assert not troubles, (case.name, troubles)
         bundle = self._session.run_dir.path / result.bundle
-        return Run(case=case, loaded=loaded, history=trial.history, live=(judged.role, judged.verdict), bundle=bundle)
+        return Run(case=case, history=trial.history, live=(judged.role, judged.verdict), bundle=bundle)
 
     def __enter__(self) -> Self:
         """Itself."""
@@ -127,15 +126,12 @@ def busy_neighbours(count: int) -> Iterator[None]:
         yield
 
 
-def scores_of_programs(
-    cases: list[cast.Case], folder: Path, *, programs: int, at_once: int, loaded: bool
-) -> list[matrix.Score]:
+def scores_of_programs(cases: list[cast.Case], folder: Path, *, programs: int, at_once: int) -> list[matrix.Score]:
     """Play the cases in several programs; each has its own part of them."""
 
     def run(number: int) -> list[matrix.Score]:
         names = "\n".join(case.name for case in cases[number::programs])
-        own = folder / f"{'loaded' if loaded else 'unloaded'}-{number}"
-        argv = [sys.executable, __file__, str(own), str(at_once), *(["--loaded"] if loaded else [])]
+        argv = [sys.executable, __file__, str(folder / f"program-{number}"), str(at_once)]
         said = subprocess.run(argv, input=names.encode(), stdout=subprocess.PIPE, check=True).stdout
         return [score for line in said.splitlines() for score in msgspec.json.decode(line, type=list[matrix.Score])]
 
@@ -143,14 +139,14 @@ def scores_of_programs(
         return [score for part in pool.map(run, range(programs)) for score in part]
 
 
-def main(folder: Path, at_once: int, *, loaded: bool) -> None:
+def main(folder: Path, at_once: int) -> None:
     """The program."""
     by_name = {case.name: case for case in cast.CASES}
     folder.mkdir(parents=True)
     with Theatre(folder) as theatre:
 
         def scored(case: cast.Case) -> list[matrix.Score]:
-            run = theatre.play(case, loaded=loaded)
+            run = theatre.play(case)
             found = run.scores(judge_life)
             if all(score.right for score in found):
                 shutil.rmtree(run.bundle)
@@ -161,4 +157,4 @@ def main(folder: Path, at_once: int, *, loaded: bool) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]), loaded="--loaded" in sys.argv)
+    main(Path(sys.argv[1]), int(sys.argv[2]))
