@@ -79,6 +79,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="FILE",
         help="Write the results in the Common Test Report Format too (environment: OCREPRO_CTRF)",
     )
+    group.addoption(
+        "--ocrepro-cache-limit",
+        metavar="SIZE",
+        help="When the cache of builds is larger (2GB), those used longest ago go, never one in use (environment: "
+        "OCREPRO_CACHE_LIMIT)",
+    )
     group.addoption("--ocrepro-offline", action="store_true", help="Use cached builds only; ask no registry")
     for name, kind, text in (
         ("binary", "string", "path of the opencode executable"),
@@ -90,6 +96,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         ("baseline", "string", "results.jsonl of an earlier run"),
         ("github", "string", "auto, on or off"),
         ("ctrf", "string", "a file for the results in the Common Test Report Format, relative to the root directory"),
+        ("cache_limit", "string", "size at which builds go from the cache"),
         ("redact", "linelist", "more to mask in what is stored: one 'NAME = REGEX' a line"),
         ("scenarios", "args", "paths that --ocrepro runs when none is given, relative to the root directory"),
     ):

@@ -104,7 +104,11 @@ class OcreproSession:
         try:
             with progress_on(sys.stderr) as progress:
                 builds = subject.resolve(
-                    settings.binary, settings.versions, progress=progress, offline=settings.offline
+                    settings.binary,
+                    settings.versions,
+                    progress=progress,
+                    offline=settings.offline,
+                    limit_bytes=settings.cache_limit_bytes,
                 )
         except BaseException:
             if run is not None:

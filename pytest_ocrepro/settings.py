@@ -10,6 +10,7 @@ import msgspec
 import pytest
 
 from pytest_ocrepro.errors import UsageError
+from pytest_ocrepro.stage.cache import parse_size
 
 GITHUB = ("auto", "on", "off")
 EXPECTATIONS = ("known", "clean", "reproduced", "any")
@@ -31,6 +32,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     baseline: str = ""
     github: str = GITHUB[0]
     ctrf: str = ""
+    cache_limit_bytes: int | None = None
 
 
 class Mark(msgspec.Struct, frozen=True, kw_only=True):
@@ -56,7 +58,8 @@ def read_settings(config: pytest.Config) -> Settings:
         raise UsageError("--ocrepro-binary and --ocrepro-version contradict each other; give one of them")
     if config.getoption("--ocrepro-version") and binary_source != "--ocrepro-binary":
         binary = None
-    baseline = _baseline(config)
+    baseline = str(_place(config, "baseline") or "")
+    limit, limit_source = _first(config, "cache_limit", env="OCREPRO_CACHE_LIMIT")
     expected, _ = _first(config, "expect", env="OCREPRO_EXPECT")
     return Settings(
         binary=binary,
@@ -70,6 +73,7 @@ def read_settings(config: pytest.Config) -> Settings:
         ctrf=str(_place(config, "ctrf") or ""),
         offline=bool(config.getoption("--ocrepro-offline")),
         baseline=baseline,
+        cache_limit_bytes=parse_size(limit, limit_source) if limit else None,
     )
 
 
@@ -102,9 +106,10 @@ def read_mark(item: pytest.Item) -> Mark:
 
 def _first(config: pytest.Config, name: str, *, env: str = "") -> tuple[str | None, str]:
     """The value and where it is from."""
-    option = config.getoption(f"--ocrepro-{name}")
+    typed = f"--ocrepro-{name.replace('_', '-')}"
+    option = config.getoption(typed)
     if option is not None:
-        return str(option), f"--ocrepro-{name}"
+        return str(option), typed
     if env and os.environ.get(env):
         return os.environ[env], env
     if name != "seed" and config.getini(f"ocrepro_{name}"):
@@ -143,12 +148,6 @@ def _place(config: pytest.Config, name: str, *, default: str = "") -> Path | Non
     given = source.startswith(("--", "OCREPRO")) or not _root_is_ours(config)
     base = config.invocation_params.dir if given else config.rootpath
     return (base / (value or default)).resolve() if value or default else None
-
-
-def _baseline(config: pytest.Config) -> str:
-    value, source = _first(config, "baseline", env="OCREPRO_BASELINE")
-    base = config.rootpath if source.startswith("ocrepro_") else config.invocation_params.dir
-    return str((base / value).resolve()) if value else ""
 
 
 def check_root(config: pytest.Config) -> None:

@@ -51,7 +51,7 @@ MAY_IMPORT = {
     "diagnosis": {"attach", "strangers", "observe", "publish", "judge", "history", "errors"},
     "progress": {"stage"},
     "doctor": {"errors", "readings", "observe", "versions", "stage"},
-    "settings": {"errors"},
+    "settings": {"errors", "stage.cache"},
     "outcome": {"settings", "publish", "judge"},
     "plugin": {"pytest_session", "harness"},
     "pytest_session": {

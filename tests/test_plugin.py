@@ -342,6 +342,11 @@ def test_a_binary_that_is_no_program(pytester: pytest.Pytester, run: Run, tmp_pa
     _is_usage_error(pytester, result, "executable")
 
 
+def test_a_cache_limit_that_is_no_size(pytester: pytest.Pytester, run: Run) -> None:
+    pytester.makepyfile(test_it=FINISHES)
+    _is_usage_error(pytester, run("test_it.py", "--ocrepro-cache-limit=lots"), "--ocrepro-cache-limit is 'lots'")
+
+
 def test_reports_that_cannot_be_written(pytester: pytest.Pytester, run: Run) -> None:
     (pytester.path / "taken").write_text("a file")
     pytester.makepyfile(test_it=FINISHES)

@@ -26,6 +26,13 @@ def seconds(context: click.Context, parameter: click.Parameter, value: str | Non
     return sum(float(number) * _UNITS[unit] for number, unit in parts)
 
 
+def size(_: click.Context, parameter: click.Parameter, value: str | None) -> int | None:
+    """``2GB`` in bytes. Raises UsageError."""
+    from pytest_ocrepro.stage.cache import parse_size
+
+    return None if value is None else parse_size(value, parameter.opts[0])
+
+
 @main.command()
 @click.argument("scenario", required=False)
 @click.option("--good", metavar="V", help="A build expected clean: the older end, with --find-fix the newer one.")
@@ -59,6 +66,10 @@ def seconds(context: click.Context, parameter: click.Parameter, value: str | Non
 )
 @click.option("--seed", type=click.IntRange(0), default=0, help="Seed of the first trial.")
 @click.option("--reports", type=click.Path(path_type=Path), default=Path("reports/bisect"), show_default=True)
+@click.option(
+    "--cache-limit", "cache_limit_bytes", callback=size, metavar="SIZE", help="Builds used longest ago go (2GB)."
+)
+@click.option("--prefetch", is_flag=True, help="Download likely next builds during trials, which loads the machine.")
 @click.option("--offline", is_flag=True, help="Only builds that are in the cache.")
 @click.pass_context
 def bisect(context: click.Context, /, scenario: str | None, replay: Path | None, **asked: Any) -> None:
@@ -106,6 +117,9 @@ def bisect(context: click.Context, /, scenario: str | None, replay: Path | None,
 )
 @click.option("--seed", type=click.IntRange(0), default=0, help="Seed of the first trial.")
 @click.option("--reports", type=click.Path(path_type=Path), default=Path("reports/matrix"), show_default=True)
+@click.option(
+    "--cache-limit", "cache_limit_bytes", callback=size, metavar="SIZE", help="Builds used longest ago go (2GB)."
+)
 @click.option("--offline", is_flag=True, help="Only builds that are in the cache.")
 @click.pass_context
 def matrix(context: click.Context, /, **asked: Any) -> None:

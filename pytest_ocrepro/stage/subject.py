@@ -33,6 +33,7 @@ import msgspec
 import semver
 
 from pytest_ocrepro.errors import BuildError, UnfitBuildError
+from pytest_ocrepro.stage import cache
 from pytest_ocrepro.versions import releases
 from pytest_ocrepro.versions.releases import Machine, cache_root, platform_package, this_machine
 
@@ -46,6 +47,7 @@ UNPACKED_LIMIT_BYTES = 1 << 30
 MEMBERS_LIMIT: Final = 1000
 VERSION_TIMEOUT_S = 20.0
 LOCK_TIMEOUT_S = 900.0
+TRIES: Final = 3
 _CHUNK_BYTES: Final = 1 << 20
 _EXECUTABLE: Final = "package/bin/opencode"
 _CPUS: Final = {3: "x86", 40: "ARM", 62: "x86-64", 183: "ARM64", 243: "RISC-V", 21: "PowerPC64", 22: "S/390"}
@@ -90,6 +92,7 @@ def resolve(
     progress: Progress | None = None,
     cache_dir: str | Path | None = None,
     offline: bool = False,
+    limit_bytes: int | None = None,
 ) -> list[Build]:
     """The named binary, else these versions (each once), else ``opencode`` on PATH, else the pinned release.
 
@@ -101,7 +104,8 @@ def resolve(
     if on_path:
         return [from_binary(on_path, source="path", cache_dir=cache_dir)]
     builds = (
-        fetch(version, cache_dir=cache_dir, progress=progress, offline=offline) for version in versions or (pinned,)
+        fetch(version, cache_dir=cache_dir, progress=progress, offline=offline, limit_bytes=limit_bytes)
+        for version in versions or (pinned,)
     )
     return list({build.label: build for build in builds}.values())
 
@@ -112,12 +116,39 @@ def fetch(
     cache_dir: str | Path | None = None,
     progress: Progress | None = None,
     offline: bool = False,
+    limit_bytes: int | None = None,
 ) -> Build:
     """The published build of a version or tag, from the cache or else from npm, shared by parallel processes.
 
-    ``progress(done_bytes, total_bytes, what)`` is called often; a total of 0 is unknown. Raises BuildError.
+    ``progress(done_bytes, total_bytes, what)`` is called often; a total of 0 is unknown. It is in use from then on,
+    until :func:`release` or our end; with ``limit_bytes`` (or OCREPRO_CACHE_LIMIT) others that nobody uses go when
+    the cache has become larger. Raises BuildError.
     """
-    package, root = platform_package(this_machine()), cache_root(cache_dir)
+    root = cache_root(cache_dir)
+    if limit_bytes is None and os.environ.get("OCREPRO_CACHE_LIMIT"):
+        limit_bytes = cache.parse_size(os.environ["OCREPRO_CACHE_LIMIT"], "OCREPRO_CACHE_LIMIT")
+    for _ in range(TRIES):
+        build = _found_or_fetched(version, root, progress=progress, offline=offline)
+        cache.hold(root, build.package, build.version)
+        if Path(build.path).exists():  # nobody evicted it between the two
+            break
+        cache.release(root, build.package, build.version)
+    else:
+        raise BuildError(f"opencode {version} goes from {root} as fast as it comes: raise the cache's limit")
+    if limit_bytes is not None:
+        entries = [(entry, record.size_bytes) for entry in _entries(root) if (record := _record(entry)) is not None]
+        for gone in cache.make_room(root, entries, limit_bytes):
+            _log.info("opencode %s went from the cache, whose limit is %d bytes", gone.parent.name, limit_bytes)
+    return build
+
+
+def release(build: Build, *, cache_dir: str | Path | None = None) -> None:
+    """Our process needs a fetched build no longer; it may go when the cache is too large."""
+    cache.release(cache_root(cache_dir), build.package, build.version)
+
+
+def _found_or_fetched(version: str, root: Path, *, progress: Progress | None, offline: bool) -> Build:
+    package = platform_package(this_machine())
     wanted = version.strip().removeprefix("v")
     found = _in_cache(root, package, wanted)
     if found is not None:
@@ -158,8 +189,7 @@ def from_binary(path: str | Path, *, source: str = "binary", cache_dir: str | Pa
 
 def stored(cache_dir: str | Path | None = None) -> list[Stored]:
     """Records of all entries of the cache, a package's in semver order; what cannot be read is left out."""
-    entries = cache_root(cache_dir).glob("builds/*/*/*")
-    records = [record for record in map(_record, sorted(entries)) if record is not None]
+    records = [record for record in map(_record, _entries(cache_root(cache_dir))) if record is not None]
     return sorted(records, key=lambda record: (record.package, semver.Version.parse(record.version)))
 
 
@@ -196,6 +226,10 @@ def _no_progress(done_bytes: int, total_bytes: int, what: str) -> None:
 
 def _folder(root: Path, package: str, version: str) -> Path:
     return root / "builds" / package / version
+
+
+def _entries(root: Path) -> list[Path]:
+    return sorted(root.glob("builds/*/*/*"))
 
 
 def _record(entry: Path) -> Stored | None:

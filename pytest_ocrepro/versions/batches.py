@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 
 import msgspec
@@ -36,7 +37,9 @@ class Here(msgspec.Struct, frozen=True, kw_only=True):
     sha256: str
 
 
-Fetch = Callable[[str], Here]  # raises UnfitBuildError for good reasons, OcreproError for passing ones
+# Asked before each batch, for a cache may lose a build. Raises UnfitBuildError for good, OcreproError for now
+Fetch = Callable[[str], Here]
+Prefetch = Callable[[str], None]  # from another thread; raises what it likes
 Run = Callable[[Chosen], Iterable[Tried]]  # in any order, each as soon as it is over
 Tell = Callable[[str], None]
 
@@ -44,7 +47,7 @@ Tell = Callable[[str], None]
 class Batches:
     """Works on an open journal that has its plan. ``away``: versions that cannot be had this time.
 
-    ``budget_s`` counts from now; None: no end.
+    ``budget_s`` counts from now; None: no end. ``prefetch`` is called for builds that may be wanted next.
     """
 
     def __init__(
@@ -56,14 +59,16 @@ class Batches:
         tell: Tell,
         away: Sequence[str] = (),
         budget_s: float | None = None,
+        prefetch: Prefetch | None = None,
     ) -> None:
+        self._prefetch = prefetch
+        self._prefetched_s: dict[str, float] = {}
         self._journal = journal
         self._run = run
         self._fetch = fetch
         self._tell = tell
         self._deadline = None if budget_s is None else time.monotonic() + budget_s
         self._here: dict[str, str] = {one.version: one.sha256 for one in journal.records if isinstance(one, Fetched)}
-        self._sure: set[str] = set()  # fetched by this process: the cache may have lost what an old journal says
         now = datetime.now(UTC).isoformat(timespec="seconds")
         journal.append(Opened(tool=__version__, wall=now, away=tuple(away)))
 
@@ -87,20 +92,33 @@ class Batches:
         self._journal.append(chosen)
         return chosen
 
-    def run(self, chosen: Chosen, say: Callable[[Tried], None]) -> None:
-        """Run a batch, or what is left of one; ``say`` is called after each trial, when it is on disk."""
+    def run(self, chosen: Chosen, say: Callable[[Tried], None], *, likely: Sequence[str] = ()) -> None:
+        """Run a batch, or what is left of one; ``say`` is called after each trial, when it is on disk.
+
+        ``likely``: versions to fetch meanwhile, which is over when this returns.
+        """
         if not self._all_here([version for _, version, _ in chosen.trials]):
             return
-        for tried in self._run(chosen):
-            placed = msgspec.structs.replace(tried, batch=chosen.batch, phase=chosen.phase)
-            self._journal.append(placed)
-            say(placed)
+        with ThreadPoolExecutor(max_workers=1) as pool:
+            for version in likely if self._prefetch else ():
+                if version not in self._here:
+                    pool.submit(self._fetch_ahead, version)
+            for tried in self._run(chosen):
+                placed = msgspec.structs.replace(tried, batch=chosen.batch, phase=chosen.phase)
+                self._journal.append(placed)
+                say(placed)
+
+    def _fetch_ahead(self, version: str) -> None:
+        """Whatever goes wrong is met again, and told, when the build is really wanted."""
+        started = time.monotonic()
+        if self._prefetch is not None:
+            self._prefetch(version)
+            self._prefetched_s[version] = time.monotonic() - started
 
     def _all_here(self, versions: Sequence[str]) -> bool:
         before = len(self._journal.records)
         for version in dict.fromkeys(versions):
-            if version not in self._sure:
-                self._obtain(version)
+            self._obtain(version)
         return len(self._journal.records) == before
 
     def _obtain(self, version: str) -> None:
@@ -113,12 +131,11 @@ class Batches:
             return
         except OcreproError as error:
             raise type(error)(f"{error}; the journal {self._journal.path} is kept, go on with --resume") from error
-        self._sure.add(version)
         if self._here.get(version) == here.sha256:
             return
         self._here[version] = here.sha256
         before = twins(self._journal.records)
-        took = round(time.monotonic() - started, 2)
+        took = round(self._prefetched_s.get(version, time.monotonic() - started), 2)
         self._journal.append(Fetched(version=version, sha256=here.sha256, seconds=took))
         for later, first in twins(self._journal.records).items():
             if later not in before:

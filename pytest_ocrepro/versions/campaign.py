@@ -15,12 +15,13 @@ from pytest_ocrepro.publish.redaction import Redactor
 from pytest_ocrepro.publish.storage import replace
 from pytest_ocrepro.stage import subject
 from pytest_ocrepro.versions import releases
-from pytest_ocrepro.versions.batches import Here, Run, plan_of
+from pytest_ocrepro.versions.batches import Run, plan_of
 from pytest_ocrepro.versions.certificate import Certificate, certify
 from pytest_ocrepro.versions.journal import Journal, Plan, Skipped, read_journal
 from pytest_ocrepro.versions.releases import Releases
 from pytest_ocrepro.versions.rendering import as_markdown, as_page
 from pytest_ocrepro.versions.search import MOST_TRIALS, Search, Why, fold, next_step, replay
+from pytest_ocrepro.versions.supply import Supply, fetch_ahead, here
 from pytest_ocrepro.versions.trials import Trials
 
 FEWEST = 2
@@ -48,6 +49,8 @@ class Wanted(msgspec.Struct, frozen=True, kw_only=True):
     seed: int = 0
     reports: Path = Path("reports/bisect")
     offline: bool = False
+    cache_limit_bytes: int | None = None
+    prefetch: bool = False
 
 
 class Outcome(msgspec.Struct, frozen=True, kw_only=True):
@@ -86,11 +89,14 @@ def bisect(
         search = Search(
             journal,
             run=run or made.run,
-            fetch=lambda version: _fetch(version, progress, offline=wanted.offline),
+            fetch=Supply(
+                keep=wanted.workers, progress=progress, offline=wanted.offline, limit_bytes=wanted.cache_limit_bytes
+            ),
             tell=tell,
             budget_s=wanted.budget_s,
             most_trials=wanted.most_trials,
             away=_away(plan) if wanted.offline else (),
+            prefetch=fetch_ahead if wanted.prefetch else None,
         )
         _, why = search.to_the_end()
         told = certify(journal.records, why, edited=journal.read.edited)
@@ -174,7 +180,7 @@ def _begin(journal: Journal, wanted: Wanted, scenario: str, released: Releases) 
         kind="bisect",
         scenarios=(scenario,),
         versions=versions,
-        cached=tuple(sorted({one.version for one in subject.stored()} & set(versions))),
+        cached=tuple(version for version in versions if version in here()),
         find_fix=wanted.find_fix,
         confidence=wanted.confidence,
         monotone=wanted.monotone,
@@ -212,13 +218,8 @@ def _span(plan: Plan) -> str:
 
 
 def _away(plan: Plan) -> tuple[str, ...]:
-    here = {one.version for one in subject.stored()}
-    return tuple(version for version in plan.versions if version not in here)
-
-
-def _fetch(version: str, progress: subject.Progress | None, *, offline: bool) -> Here:
-    build = subject.fetch(version, progress=progress, offline=offline)
-    return Here(version=build.version, sha256=build.sha256)
+    there = here()
+    return tuple(version for version in plan.versions if version not in there)
 
 
 def _write(told: Certificate, journal: Path, secrets: Mapping[str, str]) -> Outcome:

@@ -17,6 +17,7 @@ from pytest_ocrepro.versions.batches import (
     MOST_TROUBLE,
     Batches,
     Fetch,
+    Prefetch,
     Run,
     Tell,
     away,
@@ -165,6 +166,14 @@ def next_step(state: State, *, budget_spent: bool = False, most_trials: int = MO
     return step
 
 
+def likely_next(state: State, version: str) -> tuple[str, ...]:
+    """What would be tried after a hit and after a miss of this version."""
+    at = state.order.index(version)
+    after = (state.counts.with_trial(at, hit=hit) for hit in (True, False))
+    chosen = [choose(state.question, counts, state.cost) for counts in after]
+    return tuple(dict.fromkeys(state.order[build] for builds in chosen for build in builds))
+
+
 def is_confirmed(state: State) -> bool:
     """A whole fresh batch shows the failure on its side, and with it the answer is still likely enough."""
     before = answers(state.question, posterior(state.question, state.settled))[:1]
@@ -203,10 +212,14 @@ class Search:
         budget_s: float | None = None,
         most_trials: int = MOST_TRIALS,
         away: Sequence[str] = (),
+        prefetch: Prefetch | None = None,
     ) -> None:
         self._journal = journal
         self._tell = tell
-        self._batches = Batches(journal, run=run, fetch=fetch, tell=tell, away=away, budget_s=budget_s)
+        self._batches = Batches(
+            journal, run=run, fetch=fetch, tell=tell, away=away, budget_s=budget_s, prefetch=prefetch
+        )
+        self._looks_ahead = prefetch is not None
         self._most_trials = most_trials
 
     def to_the_end(self) -> tuple[State, Why]:
@@ -221,7 +234,8 @@ class Search:
                 scenario = state.plan.scenarios[0]
                 chosen = self._batches.choose(step.phase, [(scenario, version) for version in step.versions])
             if chosen is not None:
-                self._batches.run(chosen, self._say)
+                likely = likely_next(state, chosen.trials[0][1]) if self._looks_ahead else ()
+                self._batches.run(chosen, self._say, likely=likely)
 
     def _say(self, tried: Tried) -> None:
         state = fold(self._journal.records)

@@ -15,12 +15,13 @@ from pytest_ocrepro.publish.redaction import Redactor
 from pytest_ocrepro.publish.storage import replace
 from pytest_ocrepro.stage import subject
 from pytest_ocrepro.versions import releases
-from pytest_ocrepro.versions.batches import Here, Run, plan_of
+from pytest_ocrepro.versions.batches import Run, plan_of
 from pytest_ocrepro.versions.campaign import in_range
 from pytest_ocrepro.versions.journal import Journal, Plan
 from pytest_ocrepro.versions.known import write_known
 from pytest_ocrepro.versions.matrix import Filling, Grid
 from pytest_ocrepro.versions.releases import Releases
+from pytest_ocrepro.versions.supply import Supply, here
 from pytest_ocrepro.versions.tables import as_json, as_markdown, as_page
 from pytest_ocrepro.versions.trials import Trials
 
@@ -41,6 +42,7 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
     write_known: bool = False
     reports: Path = Path("reports/matrix")
     offline: bool = False
+    cache_limit_bytes: int | None = None
 
 
 class Surveyed(msgspec.Struct, frozen=True, kw_only=True):
@@ -73,7 +75,7 @@ def survey(
     if released.note:
         tell(released.note)
     made = Trials(asked.reports, find=lambda name: find_scenario(name).node, workers=asked.workers)
-    here = {one.version for one in subject.stored()}
+    there = here()
     with Journal(asked.journal) as journal:
         _begin(journal, asked, scenarios, released)
         for line in journal.read.warnings(str(asked.journal)):
@@ -84,12 +86,14 @@ def survey(
         filling = Filling(
             journal,
             run=run or made.run,
-            fetch=lambda version: _fetch(version, progress, offline=asked.offline),
+            fetch=Supply(
+                keep=asked.workers, progress=progress, offline=asked.offline, limit_bytes=asked.cache_limit_bytes
+            ),
             tell=tell,
             per_cell=asked.trials,
             controls=frozenset(one.name for one in scenarios if one.control),
             budget_s=asked.budget_s,
-            absent=tuple(version for version in plan.versions if version not in here) if asked.offline else (),
+            absent=tuple(version for version in plan.versions if version not in there) if asked.offline else (),
         )
         grid, why = filling.to_the_end()
     done = _write(grid, why, asked.journal, secrets or {})
@@ -119,14 +123,14 @@ def _begin(journal: Journal, asked: Asked, scenarios: list[Scenario], released: 
     if not versions:
         raise UsageError("no version is named: give a range 1.15.0.. or a list 1.14.48,latest")
     if old is None:
-        here = {one.version for one in subject.stored()}
+        there = here()
         journal.append(
             Plan(
                 tool=__version__,
                 kind="matrix",
                 scenarios=names,
                 versions=versions,
-                cached=tuple(version for version in versions if version in here),
+                cached=tuple(version for version in versions if version in there),
                 workers=asked.workers,
                 seed=asked.seed,
             )
@@ -136,11 +140,6 @@ def _begin(journal: Journal, asked: Asked, scenarios: list[Scenario], released: 
             f"{journal.path} is the journal of {len(old.scenarios)} scenarios and {len(old.versions)} versions, "
             "others than these: leave scenarios and --versions out, or name another --journal"
         )
-
-
-def _fetch(version: str, progress: subject.Progress | None, *, offline: bool) -> Here:
-    build = subject.fetch(version, progress=progress, offline=offline)
-    return Here(version=build.version, sha256=build.sha256)
 
 
 def _write(grid: Grid, why: str, journal: Path, secrets: Mapping[str, str]) -> Surveyed:

@@ -21,7 +21,7 @@ from pytest_ocrepro.versions.journal import (
     read_journal,
     trials_of,
 )
-from pytest_ocrepro.versions.search import Why, fold, next_step, replay
+from pytest_ocrepro.versions.search import Search, Why, fold, next_step, replay
 
 DATA = Path(__file__).parents[1] / "data/versions"
 if TYPE_CHECKING:
@@ -194,6 +194,30 @@ def test_a_wrong_answer_of_the_search_is_overturned_by_fresh_trials(tmp_path: Pa
     phases = [one.phase for one in trials_of(records(tmp_path / "j"))]
     assert phases.index("confirm") == from_then
     assert "search" in phases[from_then:]
+
+
+def test_builds_that_are_likely_next_are_fetched_during_trials(tmp_path: Path) -> None:
+    ahead: list[str] = []
+    with Journal(tmp_path / "j") as journal:
+        journal.append(cs.World().plan())
+        made = Search(journal, run=cs.World().run, fetch=cs.World().fetch, tell=lambda _: None, prefetch=ahead.append)
+        _, why = made.to_the_end()
+    assert why is Why.FOUND
+    order = list(dict.fromkeys(one.version for one in trials_of(records(tmp_path / "j"))))
+    asked_for = [version for version in order[2:] if version in ahead]
+    assert len(asked_for) >= len(order[2:]) / 2
+    cs.search(tmp_path / "without", cs.World())
+    assert course(tmp_path / "j") == course(tmp_path / "without")
+
+
+def test_a_prefetch_that_fails_changes_nothing(tmp_path: Path) -> None:
+    def gone(version: str) -> None:
+        raise BuildError(f"no {version}")
+
+    with Journal(tmp_path / "j") as journal:
+        journal.append(cs.World().plan())
+        made = Search(journal, run=cs.World().run, fetch=cs.World().fetch, tell=lambda _: None, prefetch=gone)
+        assert made.to_the_end()[1] is Why.FOUND
 
 
 # --- resume and replay
