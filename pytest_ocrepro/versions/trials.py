@@ -108,7 +108,16 @@ class Trials:
         which = {"binary": str(self._binary)} if self._binary else {"version": version}
         ours = {**which, "expect": "any", "trials": "1", "seed": str(seed), "reports": str(reports)}
         options = [f"--ocrepro-{name}={value}" for name, value in ours.items()]
-        quiet = ["--ocrepro-offline", "--ocrepro-profile=soak", "--ocrepro-baseline=", "-q", "-p", "no:cacheprovider"]
+        quiet = [
+            "--ocrepro-offline",
+            "--ocrepro-profile=soak",
+            "--ocrepro-baseline=",
+            "--ocrepro-github=off",
+            "--ocrepro-ctrf=",
+            "-q",
+            "-p",
+            "no:cacheprovider",
+        ]
         node = self._find(scenario)
         return [sys.executable, "-c", _TIED_PYTEST, "--ocrepro", *options, *quiet, *self._options, node]
 
