@@ -40,7 +40,11 @@ def headline(told: Certificate) -> str:
     best = told.answers[0]
     if told.why is Why.FOUND:
         among = f"the first {first_last} build among those served here"
-        return f"{word} in {_named(best)}: {among} (posterior {sure(best.probability)}, confirmed by fresh trials)"
+        again = ""
+        if told.not_monotone > FLAGGED:
+            again = ", and it came back later" if told.find_fix else ", not for the first time"
+        how = f"posterior {sure(best.probability)}, confirmed by fresh trials"
+        return f"{word} in {_named(best)}{again}: {among} ({how})"
     return f"No name yet, {told.why}: {word.lower()} in one of {_set(told)}"
 
 
@@ -88,6 +92,7 @@ def _lines(told: Certificate, *, picture: bool) -> Iterator[str]:
     yield from _sides(told)
     if told.compare:
         yield f"Changes: {told.compare}"
+        yield f"The commit, in a checkout of opencode: `{_hand_over(told)}`"
     yield from _set_of(told)
     yield from _limits(told)
     yield from _by_sign(told)
@@ -107,6 +112,18 @@ def _sides(told: Certificate) -> Iterator[str]:
     yield ""
     if told.p is not None:
         yield f"Fresh trials of the two sides differ by Fisher's exact test with p = {told.p:.2g}."
+
+
+def _hand_over(told: Certificate) -> str:
+    """The next finer search; how a checkout is built is for its user to fill in."""
+    answer, terms = told.answers[0], ""
+    new, old = answer.failing, answer.clean
+    rate = told.sides[0].whole.share or 0.5
+    run = f"ocrepro bisect-run {told.scenario} --binary PATH --build COMMAND --rate {max(0.05, rate / 2):.2f}"
+    if told.find_fix:
+        new, old, terms = old, new, " --term-old broken --term-new fixed"
+        run += " --find-fix"
+    return f"git bisect start{terms} v{new} v{old} && git bisect run {run}"
 
 
 def _set_of(told: Certificate) -> Iterator[str]:

@@ -70,6 +70,17 @@ def test_the_headline_says_among_which_builds() -> None:
     )
     fixed = changed(find_fix=True, answers=(msgspec.structs.replace(FOUND.answers[0], suspects=("1.2.1",)),))
     assert headline(fixed).startswith("Fixed in 1.2.1: the first clean build among those served here")
+    assert headline(changed(not_monotone=0.9)).startswith("Introduced in 1.2.2, not for the first time: the first")
+    back = msgspec.structs.replace(fixed, not_monotone=0.9)
+    assert headline(back).startswith("Fixed in 1.2.1, and it came back later: the first clean")
+
+
+def test_the_finer_search_is_handed_over() -> None:
+    run = "ocrepro bisect-run scenarios/test_x.py::test_x --binary PATH --build COMMAND --rate 0.46"
+    assert f"`git bisect start v1.2.2 v1.2.1 && git bisect run {run}`" in as_markdown(FOUND)
+    fixed = as_markdown(changed(find_fix=True))
+    start = "git bisect start --term-old broken --term-new fixed v1.2.1 v1.2.2"
+    assert f"`{start} && git bisect run {run} --find-fix`" in fixed
 
 
 @pytest.mark.parametrize(
