@@ -149,7 +149,8 @@ def _epoll_pwait2(call: _Call) -> Wait:
 def _watching(call: _Call, how_long: str, for_ever: bool | None, seconds: float | None = None) -> Wait:  # noqa: FBT001
     fd = call.integer(0)
     watched = call.fds[fd].detail.removeprefix("watches fds ").split() if fd in call.fds else []
-    what = f" for one of the {len(watched)} fds that epoll fd {fd} watches" if watched else f" for epoll fd {fd}"
+    several = f" for one of the {len(watched)} fds that epoll fd {fd} watches"
+    what = several if len(watched) > 1 else f" for epoll fd {fd}"
     return Wait(words=f"waits{what}{how_long}", for_ever=for_ever, seconds=seconds, fd=fd)
 
 

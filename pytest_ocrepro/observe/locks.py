@@ -218,7 +218,7 @@ def _life(pid: int | None, hostname: str, age_s: float | None, reader: Reader) -
         return None
     process = reader.identify(pid)
     if process is None or not reader.alive(process):
-        return "dead"
+        return None if reader.hidden(pid) else "dead"
     ours = age_s is None or reader.age_s(process) + _PID_RECYCLED_S >= age_s
     return "alive" if ours else "reused"
 

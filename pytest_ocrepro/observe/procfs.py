@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import os
+import platform
 import re
 import time
 from typing import TYPE_CHECKING, Final
@@ -25,6 +26,7 @@ from pytest_ocrepro.observe.proctext import (
     parse_stat,
     parse_status_switches,
     parse_syscall,
+    syscall_names,
 )
 from pytest_ocrepro.readings import FdReading, ProcessId, ProcessReading, ThreadReading
 
@@ -43,14 +45,15 @@ _DEAD: Final = frozenset("ZXx")
 
 
 class Reader:
-    """The only place that opens files of proc(5). ``root`` may be a made-up tree.
+    """The only place that opens files of proc(5). ``root`` may be a made-up tree, of another ``machine``.
 
     A process, thread or descriptor that is gone is ``None`` or left out. Where permission or the kernel lacks
     something, methods that take ``missing`` append one line to it a process and file.
     """
 
-    def __init__(self, root: str = "/proc") -> None:
+    def __init__(self, root: str = "/proc", *, machine: str | None = None) -> None:
         self._root = root
+        self._calls = syscall_names(machine or platform.machine())
         self._boot_id: str | None = None
         self._marks: dict[tuple[str, str], dict[tuple[int, int, int, str], bool]] = {}
         self._settled: dict[tuple[str, str], set[int]] = {}
@@ -79,6 +82,16 @@ class Reader:
         """Whether this very process is there, and not a zombie."""
         stat = self.stat(process.pid)
         return stat is not None and stat.start_ticks == process.start_ticks and stat.state not in _DEAD
+
+    def hidden(self, pid: int) -> bool:
+        """A process has this pid although proc(5) does not show it to us (hidepid); asked with pidfd_open(2)."""
+        if self._root != "/proc" or self.stat(pid) is not None:
+            return False
+        try:
+            os.close(os.pidfd_open(pid))
+        except (OSError, OverflowError, ValueError):
+            return False
+        return True
 
     def age_s(self, process: ProcessId) -> float:
         """Seconds since the process was started, suspended machine included."""
@@ -332,7 +345,7 @@ class Reader:
         stat = None if text is None else parse_stat(text)
         if stat is None:
             return None
-        syscall, arguments = parse_syscall(self._text(f"{task}/syscall", missing) or "")
+        syscall, arguments = parse_syscall(self._text(f"{task}/syscall", missing) or "", self._calls)
         voluntary, involuntary = parse_status_switches(self._text(f"{task}/status", missing) or "")
         cpu_ns, runqueue_wait_ns = parse_schedstat(self._text(f"{task}/schedstat", missing) or "")
         return ThreadReading(

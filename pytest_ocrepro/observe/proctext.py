@@ -6,7 +6,6 @@ Nothing here does I/O; text that is not understood gives ``None``, or is left ou
 from __future__ import annotations
 
 import os
-import platform
 import re
 import struct
 from ipaddress import IPv6Address, ip_address
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 from pytest_ocrepro.readings import FdKind, Reading
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
 _STAT_FIELDS: Final = 22  # up to rss, behind the name; env_start is the 48th behind it (proc_pid_stat(5))
 _TCP_FIELDS: Final = 10  # up to the inode
@@ -120,9 +119,6 @@ def syscall_names(machine: str) -> dict[int, str]:
     return dict(_numbered(f"{own} {_SINCE_5_1}" if own else ""))
 
 
-_NAMES: Final = syscall_names(platform.machine())
-
-
 def parse_stat(text: str) -> Stat | None:
     """``stat`` (proc_pid_stat(5)); the name may itself hold spaces and brackets."""
     before, bracket, after = text.rpartition(")")
@@ -157,8 +153,8 @@ def parse_numbers(text: str, label: str) -> tuple[int, ...]:
     return tuple(int(word) for word in line[len(label) :].split() if word.isdecimal())
 
 
-def parse_syscall(text: str, names: dict[int, str] = _NAMES) -> tuple[str | None, tuple[str, ...]]:
-    """(name, six hexadecimal arguments) of ``syscall``; "running", "none" outside of a call."""
+def parse_syscall(text: str, names: Mapping[int, str]) -> tuple[str | None, tuple[str, ...]]:
+    """(name, six hexadecimal arguments) of ``syscall``; "running", "none" outside of a call. See syscall_names."""
     words = text.split()
     if words[:1] == ["running"]:
         return "running", ()

@@ -207,7 +207,7 @@ def test_kinds_of_descriptors(target: str, flags: int | None, kind: FdKind) -> N
 PARSERS: list[tuple[Callable[[str], object], str]] = [
     (proctext.parse_stat, STAT),
     (proctext.parse_status_switches, "voluntary_ctxt_switches:\t3\n"),
-    (proctext.parse_syscall, "72 0x3 0x7 0x7f 0x8 0x0 0x0 0x9 0xa"),
+    (lambda text: proctext.parse_syscall(text, {72: "fcntl"}), "72 0x3 0x7 0x7f 0x8 0x0 0x0 0x9 0xa"),
     (proctext.parse_schedstat, "1 2 3"),
     (proctext.parse_io, "rchar: 1\nwchar: 2\n"),
     (proctext.parse_locks, LOCKS),
