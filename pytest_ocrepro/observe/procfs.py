@@ -333,7 +333,8 @@ class Reader:
             tids = {int(name) for name in self._entries(f"{pid}/task") if name.isdecimal()}
             if tids <= seen.keys() or len(seen) >= _MOST_THREADS:
                 break
-            wanted = sorted(tids - seen.keys())[: _MOST_THREADS - len(seen)]
+            new = sorted(tids - seen.keys(), key=lambda tid: (tid != pid, tid))  # the main thread is never cut
+            wanted = new[: _MOST_THREADS - len(seen)]
             seen.update((tid, self._thread(pid, tid, missing)) for tid in wanted)
             if len(tids) > _MOST_THREADS:
                 missing.append(f"pid {pid}: {len(tids) - _MOST_THREADS} of {len(tids)} threads were not read")

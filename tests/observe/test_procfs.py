@@ -303,6 +303,19 @@ def test_ten_thousand_threads_are_cut_and_told(tmp_path: Path) -> None:
     assert "pid 42: 9488 of 10000 threads were not read" in missing
 
 
+def test_the_main_thread_is_not_cut_where_pids_have_begun_anew(tmp_path: Path) -> None:
+    """Its threads may have smaller numbers than the process itself."""
+    reader = tree(tmp_path, pid=30_000)
+    for tid in range(300, 1300):
+        (tmp_path / "30000" / "task" / str(tid)).mkdir()
+        (tmp_path / "30000" / "task" / str(tid) / "stat").write_text(STAT.replace("6193 (", f"{tid} ("))
+    missing: list[str] = []
+    reading = reader.read_process(30_000, role="x", is_subject=True, full=True, missing=missing)
+    assert reading is not None
+    assert 30_000 in {thread.tid for thread in reading.threads}
+    assert "pid 30000: 489 of 1001 threads were not read" in missing
+
+
 def test_who_and_where_a_process_is() -> None:
     reader = Reader()
     with stand_in(WAITS) as child:
