@@ -1,0 +1,42 @@
+"""An MCP server that starts and never speaks (anomalyco/opencode#47430)."""
+
+import sys
+
+import pytest
+
+from pytest_ocrepro import Trial, text
+
+ISSUES = ("anomalyco/opencode#47430", "anomalyco/opencode#46161")
+LIMIT_S = 20.0
+MUTE = "import sys\nsys.stdin.read()\n"
+
+
+@pytest.mark.ocrepro(issue=ISSUES, profile="ci", title="MCP server that never speaks")
+def test_mute_mcp_server(ocrepro: Trial) -> None:
+    """A tool server that says nothing must not keep a run from asking its model.
+
+    What we found: the run waits for the server before its first request, for 30 s, and then goes on without it: one
+    of the starts that park for a while and recover.
+    """
+    program = ocrepro.project.write("mute.py", MUTE)
+    ocrepro.configure(mcp={"mute": {"type": "local", "command": [sys.executable, str(program)], "enabled": True}})
+    ocrepro.provider.script(text("done"))
+    run = ocrepro.run("hi", deadline_s=90.0)
+    ocrepro.expect(run).to_complete()
+    seconds = ocrepro.watch(run).seconds
+    ocrepro.claim(
+        f"it answers within {LIMIT_S:g} s",
+        held=seconds <= LIMIT_S,
+        because=f"it took {seconds:.1f} s",
+        finding="" if seconds <= LIMIT_S else "slow-start",
+        role=run.role,
+    )
+
+
+@pytest.mark.ocrepro(issue=ISSUES, profile="ci", control=True)
+def test_mcp_server_that_is_off(ocrepro: Trial) -> None:
+    """Control: the same server, switched off in the configuration."""
+    program = ocrepro.project.write("mute.py", MUTE)
+    ocrepro.configure(mcp={"mute": {"type": "local", "command": [sys.executable, str(program)], "enabled": False}})
+    ocrepro.provider.script(text("done"))
+    ocrepro.expect(ocrepro.run("hi")).to_complete()
