@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import platform
+import random
 import signal
 import sys
 import threading
@@ -42,7 +43,7 @@ from pytest_ocrepro.observe.sockets import owner_of_address
 from pytest_ocrepro.publish.bundle import RunDir, TrialInfo, TrialResult
 from pytest_ocrepro.publish.records import result_of
 from pytest_ocrepro.publish.redaction import Redactor, Rule, secret_values
-from pytest_ocrepro.readings import DatabaseReading
+from pytest_ocrepro.readings import DatabaseReading, ProcessId
 from pytest_ocrepro.roster import Roster
 from pytest_ocrepro.stage.faults import AtLockDirectory, AtMilestone, AtRequest, DatabaseLock, SignalAt, Trigger
 from pytest_ocrepro.stage.process import NoInput, OpenPipe, Process, Stdin, until
@@ -66,12 +67,20 @@ class Session:
     ``rules`` are the user's own for what is never stored.
     """
 
-    def __init__(self, run_dir: RunDir, *, ledger: Path | None = None, rules: Sequence[Rule] = ()) -> None:
+    def __init__(
+        self,
+        run_dir: RunDir,
+        *,
+        ledger: Path | None = None,
+        rules: Sequence[Rule] = (),
+        controller: ProcessId | None = None,
+    ) -> None:
         self.run_dir = run_dir
         self.rules = tuple(rules)
         self.reader = Reader()
         self._ledger = ledger
-        self.supervisor = Supervisor(ledger=ledger)
+        self._controller = controller
+        self.supervisor = Supervisor(ledger=ledger, controller=controller)
         self.deputy = Deputy(self._start_deputy)
         with contextlib.suppress(DeputyError):  # whoever asks it is told then
             self.deputy.begin()
@@ -96,7 +105,7 @@ class Session:
                 self.supervisor.check()
             except StageError:
                 self.supervisor.close()
-                self.supervisor = Supervisor(ledger=self._ledger)
+                self.supervisor = Supervisor(ledger=self._ledger, controller=self._controller)
             self._count += 1
             return f"{self.supervisor.mark}.{self._count}"
 
@@ -120,6 +129,7 @@ class Trial:
         self._box_gate: Callable[[str], str] = str
         self._judgement: Judgement | None = None
         self._judging = False
+        self.random = random.Random(f"{info.scenario}:{info.seed}")  # noqa: S311  offsets and pauses, no secrets
         self.mark = session.next_mark()
         self.history = History(gate=self._gate, sink=self._sink)
         self.claims = Claims(self.history)

@@ -14,7 +14,9 @@ import shlex
 import signal
 import sys
 import threading
+import traceback
 from collections.abc import Generator, Iterator
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NoReturn
@@ -29,6 +31,7 @@ from pytest_ocrepro.catalogue import CATALOGUE, catalogue
 from pytest_ocrepro.errors import BundleError, NotReachedError, OcreproError, UsageError
 from pytest_ocrepro.harness import Session, Trial, secrets_around_us
 from pytest_ocrepro.judge.judgement import Judgement
+from pytest_ocrepro.observe.procfs import Reader
 from pytest_ocrepro.outcome import Decision, Outcome, decide, section
 from pytest_ocrepro.progress import progress_on
 from pytest_ocrepro.publish.bundle import Fact, RunDir, RunInfo, Subject, TrialInfo, TrialResult, slug
@@ -39,6 +42,7 @@ from pytest_ocrepro.publish.prose import summary_table
 from pytest_ocrepro.publish.redaction import Redactor
 from pytest_ocrepro.publish.rules import read_rules
 from pytest_ocrepro.publish.text import cut, flat
+from pytest_ocrepro.readings import ProcessId
 from pytest_ocrepro.settings import PROFILES, Mark, Settings, check_root, read_mark, read_settings
 from pytest_ocrepro.stage import subject
 from pytest_ocrepro.stage.subject import Build
@@ -61,6 +65,7 @@ class Share(msgspec.Struct, frozen=True, kw_only=True):
     paths: tuple[
         str, ...
     ] = ()  # what to collect where the user named no path; xdist hands over the user's words only
+    controller: ProcessId | None = None  # the process that hands out the work
 
 
 def activate(config: pytest.Config) -> None:
@@ -100,6 +105,7 @@ class OcreproSession:
         self._baseline = read_baseline(Path(settings.baseline)) if settings.baseline else ()
         paths = _choose_paths(self.config)
         reports = Path(settings.reports)
+        self._latest_before = _newest(reports)
         run = None if self.config.option.collectonly else RunDir.create(reports, gate=self._gate())
         try:
             with progress_on(sys.stderr) as progress:
@@ -112,7 +118,7 @@ class OcreproSession:
                 )
         except BaseException:
             if run is not None:
-                _withdraw(run, reports)
+                _withdraw(run, reports, self._latest_before)
             raise
         command = ("pytest", *map(str, self.config.invocation_params.args))
         share = Share(
@@ -121,6 +127,7 @@ class OcreproSession:
             run_dir=str(run.path) if run else "",
             command=command,
             paths=paths,
+            controller=Reader().identify(os.getpid()),
         )
         if run is not None:
             run.write_info(_run_info(run, share))
@@ -197,12 +204,16 @@ class OcreproSession:
             yield trial
         finally:
             with contextlib.suppress(OcreproError):  # told already by the call, if there was one
-                trial.finish("the test ended before the trial was judged")
+                _, result = trial.finish("the test ended before the trial was judged")
+                item.stash.setdefault(RESULT, (result, ""))
 
     def _running(self) -> Session:
         if self._session is None:
             assert self._run_dir is not None  # noqa: S101  no item runs when collecting only
-            self._session = Session(self._run_dir, ledger=cache_root() / "supervisors", rules=self._rules)
+            controller = self.share.controller if self._worker is not None else None
+            self._session = Session(
+                self._run_dir, ledger=cache_root() / "supervisors", rules=self._rules, controller=controller
+            )
         return self._session
 
     def _info(self, item: Any, build: Build, number: int) -> TrialInfo:
@@ -236,21 +247,26 @@ class OcreproSession:
         trial = item.stash.get(TRIAL, None)
         if trial is None:
             return (yield)
-        trouble, outcome = "", None
+        outcome, ending = None, _Ending()
         try:
             outcome = yield
-        except AssertionError as error:
-            trial.claim("the scenario's own assertion", held=False, because=str(error).split("\n", 1)[0] or "assert")
+        except (pytest.skip.Exception, pytest.xfail.Exception) as error:
+            ending = _Ending(trouble=f"the scenario ended itself: {error}", raised=error)
+        except (AssertionError, pytest.fail.Exception) as error:
+            ending = _failed(error)
         except OcreproError as error:
-            trouble = str(error)
-        except pytest.skip.Exception:
-            raise
-        except Exception as error:  # noqa: BLE001  a broken scenario must not look like a broken opencode
-            trouble = f"the scenario raised {type(error).__name__}: {error}"
+            ending = _Ending(trouble=str(error))
+        except (Exception, SystemExit) as error:  # noqa: BLE001  a broken scenario must not look like a broken opencode
+            ending = _Ending(trouble=f"the scenario raised {type(error).__name__}: {error}")
+        if ending.claim:
+            trial.claim("the scenario's own assertion", held=False, because=ending.claim)
         try:
-            judged, _ = trial.finish(trouble)
+            judged, result = trial.finish(ending.trouble)
         except BundleError as error:
             _give_up(error)
+        if ending.raised is not None:
+            item.stash[RESULT] = (result, "")
+            raise ending.raised
         self._conclude(item, trial, judged)
         return outcome
 
@@ -274,9 +290,11 @@ class OcreproSession:
     ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
         """Put the result and the section onto the report of the call."""
         report = yield
-        if call.when == "call" and RESULT in item.stash:
+        if RESULT in item.stash and not item.stash.get(TOLD, False) and call.when in ("call", "teardown"):
             result, text = item.stash[RESULT]
-            report.sections.append(("ocrepro", text))
+            item.stash[TOLD] = True
+            if text and not report.failed:  # of one that failed it is the failure itself
+                report.sections.append(("ocrepro", text))
             report.ocrepro_result = msgspec.json.encode(result).decode()  # type: ignore[attr-defined]
         return report
 
@@ -310,9 +328,9 @@ class OcreproSession:
 
     # -- the end
 
-    @pytest.hookimpl(tryfirst=True)
+    @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
-        """End what still runs, then write the page from the bundles."""
+        """End what still runs, then write the page from the bundles; behind the end of an interrupted trial."""
         if self._session is not None:
             self._session.close()
             self._session = None
@@ -366,11 +384,35 @@ class OcreproSession:
 
     def _leave_nothing(self) -> None:
         if self._run_dir is not None:
-            _withdraw(self._run_dir, Path(self.share.settings.reports))
+            _withdraw(self._run_dir, Path(self.share.settings.reports), self._latest_before)
             self._run_dir = None
 
 
 RESULT: pytest.StashKey[tuple[TrialResult, str]] = pytest.StashKey()
+TOLD: pytest.StashKey[bool] = pytest.StashKey()
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Ending:
+    """How a scenario's own code ended: as it should, by a broken claim of its own, or by trouble of ours or its."""
+
+    claim: str = ""
+    trouble: str = ""
+    raised: BaseException | None = None  # to be raised again once the trial is put away
+
+
+def _failed(error: BaseException) -> _Ending:
+    """An assertion of the scenario is its claim; one of our own code is our trouble."""
+    said = str(error).split("\n", 1)[0] or "assert"
+    frames = traceback.extract_tb(error.__traceback__)
+    ours = (
+        bool(frames) and Path(frames[-1].filename).is_relative_to(Path(__file__).parent) and not _is_scenario(frames)
+    )
+    return _Ending(trouble=f"an assertion of the harness failed: {said}") if ours else _Ending(claim=said)
+
+
+def _is_scenario(frames: traceback.StackSummary) -> bool:
+    return Path(frames[-1].filename).is_relative_to(catalogue())
 
 
 class Guard:
@@ -429,10 +471,21 @@ def _give_up(error: BundleError) -> NoReturn:
 def _choose_paths(config: pytest.Config) -> tuple[str, ...]:
     """With no path given: the project's scenarios, else the catalogue that came with us."""
     if config.args_source is pytest.Config.ArgsSource.ARGS:
-        return ()
+        return _found_in_the_catalogue(config)
     check_root(config)
     own = tuple(str(config.rootpath / path) for path in config.getini("ocrepro_scenarios") or ())
     return own or (str(catalogue()),)
+
+
+def _found_in_the_catalogue(config: pytest.Config) -> tuple[str, ...]:
+    """The given paths; those of a replay line that are not here are the installed catalogue's."""
+    here, moved = config.invocation_params.dir, []
+    for argument in config.args:
+        place, colons, name = argument.partition("::")
+        inside = catalogue().parent / place
+        absent = place.startswith(f"{CATALOGUE}/") and not (here / place).exists() and inside.exists()
+        moved.append(f"{inside}{colons}{name}" if absent else argument)
+    return tuple(moved) if moved != config.args else ()
 
 
 def _scenario(item: Any) -> str:
@@ -471,12 +524,22 @@ def _labels(builds: tuple[Build, ...]) -> list[str]:
     return [build.version if versions.count(build.version) == 1 else build.label for build in builds]
 
 
-def _withdraw(run: RunDir, reports: Path) -> None:
-    """Take an empty run back, so that a usage error leaves nothing half-done."""
+def _newest(reports: Path) -> Path | None:
+    """Where ``latest`` leads; None where there is none."""
+    try:
+        return (reports / "latest").readlink()
+    except OSError:
+        return None
+
+
+def _withdraw(run: RunDir, reports: Path, before: Path | None) -> None:
+    """Take an empty run back, so that a usage error leaves nothing half-done and ``latest`` where it was."""
     latest = reports / "latest"
     with contextlib.suppress(OSError):
         if latest.readlink().name == run.path.name:
             latest.unlink()
+            if before is not None:
+                latest.symlink_to(before)
     for name in ("run.json", "results.jsonl"):
         with contextlib.suppress(OSError):
             (run.path / name).unlink()

@@ -71,10 +71,6 @@ class Roster:
         """All pids, those of processes that have ended included."""
         return [process.pid for process in list(self.started)] + [one.pid for one in list(self._found)]
 
-    def beneath(self, pid: int) -> list[int]:
-        """A pid and those found: what they do is progress of the whole."""
-        return [pid, *(one.pid for one in list(self._found))]
-
     def note_the_gone(self) -> None:
         """Record the end of found processes; their exit status is not ours to know."""
         for one, role in list(self._found.items()):
@@ -136,8 +132,10 @@ class Roster:
         return [self._sandbox.root / "state", *self._sandbox.root.glob("*/state")]
 
     def databases(self) -> Sequence[Path]:
-        """The shared database."""
-        return [self._sandbox.database]
+        """The shared database, and those of workers with a data directory of their own."""
+        root = self._sandbox.root
+        own = [*root.glob("*/data/opencode/opencode.db"), *root.glob("project/*/opencode/opencode.db")]
+        return list(dict.fromkeys([self._sandbox.database, *own]))
 
     def lock_keys(self) -> Sequence[str]:
         """What opencode may lock under in this sandbox."""

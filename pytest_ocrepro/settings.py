@@ -15,7 +15,7 @@ from pytest_ocrepro.stage.cache import parse_size
 GITHUB = ("auto", "on", "off")
 EXPECTATIONS = ("known", "clean", "reproduced", "any")
 PROFILES = ("smoke", "ci", "soak")  # each holds the one before
-MOST_TRIALS = 100_000
+MOST = 2**31 - 1
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
@@ -109,6 +109,8 @@ def _first(config: pytest.Config, name: str, *, env: str = "") -> tuple[str | No
     typed = f"--ocrepro-{name.replace('_', '-')}"
     option = config.getoption(typed)
     if option is not None:
+        if not str(option).strip():
+            raise UsageError(f"{typed} is empty; give a value or leave the option out")
         return str(option), typed
     if env and os.environ.get(env):
         return os.environ[env], env
@@ -119,7 +121,7 @@ def _first(config: pytest.Config, name: str, *, env: str = "") -> tuple[str | No
 
 def _number(config: pytest.Config, name: str, *, default: int, least: int, env: str = "") -> int:
     value, source = _first(config, name, env=env)
-    return _checked(value, source, lambda text: least <= int(text) <= MOST_TRIALS, default, f"a number from {least}")
+    return _checked(value, source, lambda text: least <= int(text) <= MOST, default, f"a number from {least}")
 
 
 def _checked(value: str | None, source: str, good: Callable[[str], bool], default: int, wanted: str) -> int:
@@ -130,7 +132,7 @@ def _checked(value: str | None, source: str, good: Callable[[str], bool], defaul
             return int(value)
     except ValueError:
         pass
-    raise UsageError(f"{source} is {value!r}; it must be {wanted} to {MOST_TRIALS}")
+    raise UsageError(f"{source} is {value!r}; it must be {wanted} to {MOST}")
 
 
 def _choice(config: pytest.Config, name: str, choices: tuple[str, ...]) -> str:

@@ -95,7 +95,7 @@ class Watcher:
 
     def _quiet(self, pid: int, now: int) -> bool:
         """No visible change of the process, or of those beneath it, for a while, and it is idle."""
-        last_ns = max(last_progress(self._history, one, now)[0] for one in self._roster.beneath(pid))
+        last_ns, _ = last_progress(self._history, pid, now)
         since = now - int(QUIET_S * 1e9)
         return last_ns < since and cpu_share(self._history, pid, since) < IDLE_SHARE
 

@@ -17,7 +17,6 @@ from pytest_ocrepro.observe.procfs import Reader
 from pytest_ocrepro.readings import ProcessId
 from pytest_ocrepro.settings import EXPECTATIONS
 from pytest_ocrepro.stage.process import until
-from pytest_ocrepro.stage.supervisor import MARKER
 
 FINISHES = """
     import pytest
@@ -134,7 +133,13 @@ def test_what_is_our_trouble_is_inconclusive_and_fails(
 
 
 def test_an_assertion_of_the_scenario_is_its_claim(pytester: pytest.Pytester, run: Run) -> None:
-    pytester.makepyfile(test_it="def test_it(ocrepro):\n    assert 1 == 2, 'the world is odd'\n")
+    pytester.makepyfile(
+        test_it="""
+        def test_it(ocrepro):
+            ocrepro.run("hi", model="bogus/x").wait_for_end()
+            assert 1 == 2, 'the world is odd'
+        """
+    )
     run("test_it.py", "--ocrepro-expect", "reproduced").assert_outcomes(passed=1)
     assert "the world is odd" in str(results(pytester)[0]["reason"])
 
@@ -245,6 +250,85 @@ def test_a_profile_leaves_out_what_is_larger(
     run(*arguments).assert_outcomes(passed=passed, deselected=deselected)
 
 
+ENDINGS = """
+import pytest
+
+def test_fails(ocrepro):
+    ocrepro.run("hi", model="bogus/x").wait_for_end()
+    pytest.fail("it is not so")
+
+def test_asserts_of_nothing(ocrepro):
+    assert 1 == 2
+
+def test_skips(ocrepro):
+    pytest.skip("not today")
+
+def test_is_expected_to_fail(ocrepro):
+    pytest.xfail("one day")
+
+def test_exits(ocrepro):
+    raise SystemExit(3)
+
+@pytest.fixture
+def broken(ocrepro):
+    raise RuntimeError("no")
+
+def test_with_a_broken_fixture(ocrepro, broken):
+    pass
+"""
+
+
+def test_a_trial_is_one_line_of_the_results_however_it_ended(pytester: pytest.Pytester, run: Run) -> None:
+    pytester.makepyfile(test_it=ENDINGS)
+    run("test_it.py").assert_outcomes(failed=3, skipped=1, xfailed=1, errors=1)
+    told = {str(line["scenario"]).split("::test_")[1]: (line["result"], line["reason"]) for line in results(pytester)}
+    assert told.keys() == {
+        "fails",
+        "asserts_of_nothing",
+        "skips",
+        "is_expected_to_fail",
+        "exits",
+        "with_a_broken_fixture",
+    }
+    assert told.pop("fails")[0] == "reproduced"
+    assert {result for result, _ in told.values()} == {"inconclusive"}
+    assert "nothing was started" in str(told["asserts_of_nothing"][1])
+
+
+def test_a_usage_error_leaves_the_newest_run_the_newest(pytester: pytest.Pytester, run: Run) -> None:
+    pytester.makepyfile(test_it=FINISHES)
+    run("test_it.py")
+    before = (pytester.path / "reports/latest").readlink()
+    assert run("test_it.py", "--ocrepro-version", "banana", binary=None).ret == pytest.ExitCode.USAGE_ERROR
+    run("test_it.py", "-k", "nothing_like_it")
+    assert (pytester.path / "reports/latest").readlink() == before
+    assert len(list((pytester.path / "reports").iterdir())) == 2
+
+
+def test_a_replay_line_of_the_catalogue_runs_where_there_is_none(pytester: pytest.Pytester, run: Run) -> None:
+    result = run("scenarios/test_overlapping_runs.py::test_single_bogus_run")
+    result.assert_outcomes(passed=1)
+    assert results(pytester)[0]["scenario"] == "scenarios/test_overlapping_runs.py::test_single_bogus_run"
+
+
+def test_the_seed_decides_what_a_scenario_draws(pytester: pytest.Pytester, run: Run) -> None:
+    pytester.makepyfile(
+        test_it="""
+        def test_it(ocrepro):
+            ocrepro.run("hi", model="bogus/x").wait_for_end()
+            ocrepro.claim("drawn", held=True, because=str(ocrepro.random.random()))
+        """
+    )
+
+    def drawn(seed: str) -> str:
+        run("test_it.py", "--ocrepro-seed", seed).assert_outcomes(passed=1)
+        (history,) = (pytester.path / "reports/latest/trials").glob("*/history.jsonl")
+        (line,) = [line for line in history.read_text().splitlines() if '"claim":"drawn"' in line]
+        return str(json.loads(line)["because"])
+
+    assert drawn("7") == drawn("7") != drawn("8")
+
+
 def test_junit_carries_the_verdict(pytester: pytest.Pytester, run: Run) -> None:
     pytester.makepyfile(test_it=CRASHES.format(known={}))
     run("test_it.py", "--junitxml=junit.xml")
@@ -288,6 +372,7 @@ USAGE = [
     (("--ocrepro-trials", "0"), "--ocrepro-trials is '0'; it must be a number from 1"),
     (("--ocrepro-trials", "many"), "--ocrepro-trials is 'many'"),
     (("--ocrepro-expect", "nothing"), "--ocrepro-expect is 'nothing'; it must be one of known, clean"),
+    (("--ocrepro-reports=",), "--ocrepro-reports is empty; give a value or leave the option out"),
     (("--ocrepro-profile", "huge"), "--ocrepro-profile is 'huge'; it must be one of smoke, ci, soak"),
     (("--ocrepro-version", "1.18.34"), "--ocrepro-binary and --ocrepro-version contradict"),
 ]
@@ -378,7 +463,42 @@ def test_the_outer_guard_leaves_a_report(pytester: pytest.Pytester, run: Run) ->
     assert (pytester.path / "reports/latest/report.html").exists()
 
 
-def test_a_killed_pytest_leaves_evidence_and_no_process(pytester: pytest.Pytester, run: Run, stand_in: Path) -> None:
+@pytest.mark.parametrize("workers", [(), ("-n", "2")], ids=["alone", "xdist"])
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_a_killed_pytest_leaves_evidence_and_no_process(
+    pytester: pytest.Pytester, run: Run, stand_in: Path, number: int, workers: tuple[str, ...]
+) -> None:
+    pytester.makepyfile(
+        test_it="""
+        def test_it(ocrepro):
+            ocrepro.expect(ocrepro.run("hi", model="daemon", deadline_s=60)).to_finish()
+        """
+    )
+    command = [sys.executable, "-m", "pytest", "--ocrepro", f"--ocrepro-binary={stand_in}", "test_it.py", *workers]
+    child = subprocess.Popen(command, cwd=pytester.path, stdout=subprocess.DEVNULL)
+    try:
+        trials = pytester.path / "reports/latest/trials"
+        until(lambda: _started(trials), timeout_s=30, what="the daemon of the trial")
+        begun = _processes(trials)
+        assert any(Reader().alive(one) for one in begun)
+    finally:
+        child.send_signal(number)
+        child.wait()
+    until(lambda: not any(Reader().alive(one) for one in begun), timeout_s=5, what="the end of all that it started")
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest_ocrepro.cli", "report", "reports"],
+        cwd=pytester.path, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    page = (pytester.path / "reports/latest/report.html").read_text()
+    assert done.stdout.startswith("file://")
+    assert "<b>1</b> inconclusive" in page
+    if not workers:  # a worker lives for long enough to put its trial away
+        assert "pytest ended before this trial was judged" in page
+
+
+def test_an_interrupted_trial_is_inconclusive_and_nothing_has_crashed(
+    pytester: pytest.Pytester, run: Run, stand_in: Path
+) -> None:
     pytester.makepyfile(
         test_it="""
         def test_it(ocrepro):
@@ -387,21 +507,22 @@ def test_a_killed_pytest_leaves_evidence_and_no_process(pytester: pytest.Pyteste
     )
     command = [sys.executable, "-m", "pytest", "--ocrepro", f"--ocrepro-binary={stand_in}", "test_it.py"]
     child = subprocess.Popen(command, cwd=pytester.path, stdout=subprocess.DEVNULL)
-    try:
-        trials = pytester.path / "reports/latest/trials"
-        until(lambda: _started(trials), timeout_s=30, what="the daemon of the trial")
-    finally:
-        child.send_signal(signal.SIGKILL)
-        child.wait()
-    mark = f"{child.pid}-*"
-    until(lambda: not Reader().marked(MARKER, mark), timeout_s=5, what="the end of everything marked")
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest_ocrepro.cli", "report", "reports"],
-        cwd=pytester.path, capture_output=True, text=True, check=True,
-    )  # fmt: skip
-    page = (pytester.path / "reports/latest/report.html").read_text()
-    assert done.stdout.startswith("file://")
-    assert "pytest ended before this trial was judged" in page
+    trials = pytester.path / "reports/latest/trials"
+    until(lambda: _started(trials), timeout_s=30, what="the daemon of the trial")
+    child.send_signal(signal.SIGINT)
+    child.wait()
+    (stored,) = trials.glob("*/judgement.json")
+    judged = json.loads(stored.read_text())
+    assert judged["result"] == "inconclusive"
+    assert "before the trial was judged" in judged["reason"]
+    assert judged["verdict"] != "crashed"
+
+
+def _processes(trials: Path) -> list[ProcessId]:
+    """All that the stored histories know."""
+    lines = [line for path in trials.glob("*/history.jsonl") for line in path.read_text().splitlines()]
+    begun = (json.loads(line) for line in lines if '"event":"process-' in line and line.endswith("}"))
+    return [msgspec.convert(event["id"], ProcessId) for event in begun if "id" in event]
 
 
 def _started(trials: Path) -> bool:

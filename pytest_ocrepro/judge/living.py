@@ -200,8 +200,17 @@ def early(view: View) -> Named:
         cycle = waitgraph.cycle_on(view.chain)
         if cycle:
             return Verdict.DEADLOCK, view.grade, f"a cycle of {len(cycle) - 1}, with no way out for any of them"
-        return Verdict.BLOCKED, view.grade, f"everything waits for: {root.label if root else ''}"
+        return Verdict.BLOCKED, view.grade, f"everything waits: {_last_link(view)}"
     return Verdict.ALIVE, Grade.WEAK, _may_go_on(view)
+
+
+def _last_link(view: View) -> str:
+    """The chain's last link in words, and when it would end by itself where that is known."""
+    labels = {node.key: node.label for node in view.graph.nodes}
+    ends = [edge.ends_in_s for edge in view.chain if edge.ends_in_s is not None]
+    link = waitgraph.sentence(view.chain[-1], labels)
+    told = not ends or " itself in " in link
+    return link if told else f"{link}; it would end by itself in about {min(ends):.0f} s, behind the deadline"
 
 
 def _ways_of(view: View) -> list[Edge]:
@@ -244,7 +253,7 @@ def _rooted(view: View, root: Node) -> Named:
         return Verdict.DEADLOCK, view.grade, f"at the deadline, a cycle of {len(cycle) - 1}"
     if root.kind == "input":
         return Verdict.WAITING_FOR_INPUT, view.grade, root.label
-    return Verdict.BLOCKED, view.grade, f"at the deadline everything waits for: {root.label}"
+    return Verdict.BLOCKED, view.grade, f"at the deadline everything waits: {_last_link(view)}"
 
 
 def _retrying(history: History, view: View) -> Named | None:

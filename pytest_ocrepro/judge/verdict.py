@@ -12,6 +12,8 @@ from pytest_ocrepro.history import (
     Expectation,
     History,
     ProcessExited,
+    ProcessFound,
+    ProcessStarted,
     SignalSent,
     SnapshotTaken,
     Swept,
@@ -216,6 +218,8 @@ def _result(history: History, main: Judged | None) -> tuple[Result, str]:
     refuted = _refuted(history, main)
     if refuted:
         return Result.INCONCLUSIVE, refuted
+    if broken and not history.of_type(ProcessStarted) and not history.of_type(ProcessFound):
+        return Result.INCONCLUSIVE, f"nothing was started, so this says nothing of opencode: {broken[0].claim}"
     if broken:
         more = f" (and {len(broken) - 1} more)" if len(broken) > 1 else ""
         return Result.REPRODUCED, f"{broken[0].claim}: {broken[0].because}{more}"

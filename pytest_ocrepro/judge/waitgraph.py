@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import msgspec
 
@@ -115,7 +115,16 @@ def _is_shut(node: Node, edges: list[Edge], shut: set[str], within_s: float) -> 
 def in_words(graph: Graph, chain: tuple[Edge, ...]) -> tuple[str, ...]:
     """The chain as sentences, waiter first, root last."""
     labels = {node.key: node.label for node in graph.nodes}
-    return tuple(
-        f"{labels[edge.waiter]} {edge.verb} {labels[edge.holder]} [{edge.grade}: {'; '.join(edge.evidence)}]"
-        for edge in chain
-    )
+    return tuple(f"{sentence(edge, labels)} [{edge.grade}: {'; '.join(_facts(edge))}]" for edge in chain)
+
+
+def sentence(edge: Edge, labels: Mapping[str, str]) -> str:
+    """One link; ``labels`` by node key."""
+    return f"{labels[edge.waiter]} {edge.verb} {labels[edge.holder]}"
+
+
+def _facts(edge: Edge) -> tuple[str, ...]:
+    """Its evidence, and when the wait would end by itself where that is known."""
+    if edge.ends_in_s is None or any("by itself" in fact for fact in edge.evidence):
+        return edge.evidence
+    return (*edge.evidence, f"ends by itself in about {edge.ends_in_s:.0f} s")

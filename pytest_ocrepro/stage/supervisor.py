@@ -112,13 +112,14 @@ OnExit = Callable[[Exited], None]
 class Supervisor:
     """The harness' side. Thread-safe. ``mark`` is this session's marker; trials append ``.<n>`` to it.
 
-    Raises StageError when the supervisor cannot be started.
+    ``controller``: a process without which the harness has nothing to go on for (pytest-xdist's, for a worker): the
+    supervisor ends everything when either is gone. Raises StageError when the supervisor cannot be started.
     """
 
-    def __init__(self, *, ledger: Path | None = None) -> None:
+    def __init__(self, *, ledger: Path | None = None, controller: ProcessId | None = None) -> None:
         self.mark = f"{os.getpid()}-{os.urandom(6).hex()}"
         self._ledger = Ledger(ledger) if ledger is not None else None
-        self._socket, self._process = _start_server(self.mark)
+        self._socket, self._process = _start_server(self.mark, controller)
         self._number = 0
         self._sending = threading.Lock()
         self._changed = threading.Condition()
@@ -332,7 +333,8 @@ class Supervisor:
             self._failure = failure
 
 
-def _start_server(mark: str) -> tuple[socket.socket, subprocess.Popen[bytes]]:
+def _start_server(mark: str, controller: ProcessId | None) -> tuple[socket.socket, subprocess.Popen[bytes]]:
+    watched = [os.getpid(), *([controller.pid] if controller and Reader().alive(controller) else [])]
     with contextlib.ExitStack() as opened:
         try:
             ours, theirs = map(opened.enter_context, socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET))
@@ -341,7 +343,16 @@ def _start_server(mark: str) -> tuple[socket.socket, subprocess.Popen[bytes]]:
             # a supervisor that somebody suspends must not block its askers for ever
             ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", int(ANSWER_DEADLINE_S), 0))
             process = subprocess.Popen(
-                [sys.executable, "-I", "-c", _BOOT, str(theirs.fileno()), mark, str(os.getpid()), *sys.path],
+                [
+                    sys.executable,
+                    "-I",
+                    "-c",
+                    _BOOT,
+                    str(theirs.fileno()),
+                    mark,
+                    ",".join(map(str, watched)),
+                    *sys.path,
+                ],
                 pass_fds=[theirs.fileno()],
                 start_new_session=True,
                 stdin=subprocess.DEVNULL,
@@ -536,18 +547,21 @@ _BOOT = "import sys; sys.path[:] = sys.argv[4:]; from pytest_ocrepro.stage.super
 
 
 def serve() -> int:
-    """The supervisor's own main; arguments: socket fd, session mark, the harness' pid. 1: something would not end."""
+    """The supervisor's own main; arguments: socket fd, session mark, pids to watch, the harness' own first.
+
+    Returns 1 when something would not end.
+    """
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     lifeline = socket.socket(fileno=int(sys.argv[1]))
     lifeline.set_inheritable(False)
     libc = ctypes.CDLL(None, use_errno=True)
     libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-    return _Server(lifeline, libc, sys.argv[2], int(sys.argv[3])).run()
+    return _Server(lifeline, libc, sys.argv[2], list(map(int, sys.argv[3].split(",")))).run()
 
 
 class _Server:
-    def __init__(self, lifeline: socket.socket, libc: ctypes.CDLL, mark: str, harness_pid: int) -> None:
+    def __init__(self, lifeline: socket.socket, libc: ctypes.CDLL, mark: str, watched: list[int]) -> None:
         self._lifeline = lifeline
         self._libc = libc
         self._mark = mark
@@ -557,8 +571,8 @@ class _Server:
         self._wake_read, wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, lambda *_: None)
-        self._harness = self._watch(harness_pid)
-        self._orphaned = os.getppid() != harness_pid
+        self._harness = [handle for pid in watched for handle in self._watch(pid)]
+        self._orphaned = os.getppid() != watched[0]
         self._poll = select.poll()  # not select(2): a lifeline's number can be past 1023
         for fd in (lifeline.fileno(), self._wake_read, *self._harness):
             self._poll.register(fd, select.POLLIN)
@@ -584,9 +598,9 @@ class _Server:
         ladder = Ladder(self._reader, f"{self._mark}*", children=lambda: {self._pid}, pause=self._pause)
         return leaked or ladder.run(0)[1]  # what wiped its environment and lost its parent is still our child
 
-    def _watch(self, harness_pid: int) -> list[int]:
+    def _watch(self, pid: int) -> list[int]:
         try:
-            return [os.pidfd_open(harness_pid)]
+            return [os.pidfd_open(pid)]
         except OSError:  # gone (then our parent is another), or a kernel before 5.3
             return []
 
