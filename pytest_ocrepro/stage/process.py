@@ -218,7 +218,7 @@ class Process:
                     pid=self.pid or exited.pid,
                     role=self.role,
                     code=exited.code,
-                    ours=self._by_us(exited),
+                    ours=exited.swept or self._by_us(exited),
                     output=self._history.excerpt(printed, -OUTPUT_TAIL_BYTES),
                 )
             )

@@ -92,11 +92,15 @@ class Ended(msgspec.Struct, frozen=True, kw_only=True, tag="swept"):
 
 
 class Exited(msgspec.Struct, frozen=True, kw_only=True, tag="exited"):
-    """A child of the supervisor has ended. ``code``: status, or minus the signal."""
+    """A child of the supervisor has ended. ``code``: status, or minus the signal.
+
+    ``swept``: while the supervisor was ending everything, so that nobody can say it ended by itself.
+    """
 
     pid: int
     code: int
     at_ns: int
+    swept: bool = False
 
 
 Request = Spawn | Signal | Sweep
@@ -568,6 +572,7 @@ class _Server:
         self._pid = os.getpid()
         self._reader = Reader()
         self._children: dict[int, str] = {}  # unreaped: pid -> its mark
+        self._ending = False
         self._wake_read, wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, lambda *_: None)
@@ -594,6 +599,7 @@ class _Server:
         return self._lifeline.fileno() not in ready or self._one_request()
 
     def _end_everything(self) -> list[int]:
+        self._ending = True
         _, leaked = self._sweep(f"{self._mark}*", grace_s=0.3)
         ladder = Ladder(self._reader, f"{self._mark}*", children=lambda: {self._pid}, pause=self._pause)
         return leaked or ladder.run(0)[1]  # what wiped its environment and lost its parent is still our child
@@ -670,7 +676,7 @@ class _Server:
                 return
             if self._children.pop(pid, None) is not None:  # the others are orphans that the kernel handed to us
                 code = os.waitstatus_to_exitcode(status)
-                self._send(Exited(pid=pid, code=code, at_ns=time.monotonic_ns()))
+                self._send(Exited(pid=pid, code=code, at_ns=time.monotonic_ns(), swept=self._ending))
 
     def _sweep(self, mark: str, *, grace_s: float) -> tuple[list[int], list[int]]:
         def children() -> set[int]:
