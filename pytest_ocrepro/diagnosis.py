@@ -180,7 +180,7 @@ class _Diagnosis:
         with run.open_trial("dump", info, gate=attachment.gate) as bundle:
             for event in attachment.history:
                 bundle.sink(msgspec.json.encode(event) + b"\n")
-            result = result_of(run.info.run_id, info, judgement, bundle.relative)
+            result = result_of(run.info.run_id, info, attachment.history, judgement, bundle.relative)
             bundle.finish(judgement, result, masked=attachment.gate.receipt())
         run.append_result(result)
         self._tell(f"evidence: {bundle.path}")

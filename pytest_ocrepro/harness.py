@@ -322,7 +322,7 @@ class Trial:
             self._close_stage()
             self._judgement = judge(self.history)
             run_id = self._session.run_dir.info.run_id
-            self._result = result_of(run_id, self.info, self._judgement, self._bundle.relative)
+            self._result = result_of(run_id, self.info, self.history, self._judgement, self._bundle.relative)
             self._bundle.finish(self._judgement, self._result, masked=self._redactor.receipt())
             self._bundle.close()
             if self._bundle_failure is not None:

@@ -38,6 +38,11 @@ def block(one: Block) -> str:
     return _DRAWN[type(one)](one)
 
 
+def section(one: Part) -> Markup:
+    """A part of the page itself, and not of a trial: its heading is one higher."""
+    return Markup(_part(one, level=3))  # noqa: S704 - escaped
+
+
 def words(text: Text) -> str:
     """Text with its marks."""
     return "".join(escaped(piece) if isinstance(piece, str) else _marked(piece) for piece in text)
@@ -130,11 +135,12 @@ def _logbook(one: Logbook) -> str:
     )
 
 
-def _part(one: Part) -> str:
+def _part(one: Part, level: int = 4) -> str:
     note = f' <span class="soft small">{escaped(one.note)}</span>' if one.note else ""
     where = f' id="{escaped(one.id)}"' if one.id else ""
     head = f'<details class="part"{where}{" open" if one.opened else ""}>'
-    return f"{head}<summary><h4>{escaped(one.title)}</h4>{note}</summary>\n{_all(one.blocks)}\n</details>"
+    title = f"<h{level}>{escaped(one.title)}</h{level}>"
+    return f"{head}<summary>{title}{note}</summary>\n{_all(one.blocks)}\n</details>"
 
 
 def _all(blocks: Iterable[Block]) -> str:

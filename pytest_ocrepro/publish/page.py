@@ -39,6 +39,7 @@ from pytest_ocrepro.publish.counting import (
 from pytest_ocrepro.publish.document import issue_url
 from pytest_ocrepro.publish.evidence import gather
 from pytest_ocrepro.publish.packing import index, packed
+from pytest_ocrepro.publish.progress_times import progress_times
 from pytest_ocrepro.publish.records import TrialResult
 from pytest_ocrepro.publish.redaction import Masked
 from pytest_ocrepro.publish.text import clip, visible
@@ -85,6 +86,7 @@ class _Page:
                 matrix=scenarios,
                 clearest=shown.entry if shown else None,
                 card=card,
+                progress=[drawing.section(part) for part in progress_times(self._entries)],
                 evidence=evidence,
                 entries=self._entries[:ROWS],
                 index=packed(index(self._entries, evidence.where, _template("pictures.css"))),

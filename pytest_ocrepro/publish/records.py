@@ -8,6 +8,7 @@ import msgspec
 
 from pytest_ocrepro.history import History
 from pytest_ocrepro.judge.judgement import Finding, Judgement, ProcessJudgement
+from pytest_ocrepro.judge.passage import Passage, passages
 from pytest_ocrepro.publish.redaction import Masked
 
 SCHEMA = 1
@@ -87,6 +88,7 @@ class TrialResult(msgspec.Struct, frozen=True, kw_only=True):
     bundle: str
     expected: str = ""
     known: bool = False
+    passages: tuple[Passage, ...] = ()  # of the subjects; empty: stored before they were told
 
 
 class TrialInfo(msgspec.Struct, frozen=True, kw_only=True):
@@ -122,7 +124,7 @@ class Origin(msgspec.Struct, frozen=True, kw_only=True):
     copies: tuple[str, ...] = ()
 
 
-def result_of(run_id: str, info: TrialInfo, judged: Judgement, bundle: str) -> TrialResult:
+def result_of(run_id: str, info: TrialInfo, history: History, judged: Judgement, bundle: str) -> TrialResult:
     """The line of results.jsonl; ``expected`` and ``known`` are pytest's to add."""
     return TrialResult(
         run_id=run_id,
@@ -140,6 +142,7 @@ def result_of(run_id: str, info: TrialInfo, judged: Judgement, bundle: str) -> T
         seconds_to_verdict=judged.seconds_to_verdict,
         chain=judged.chain,
         processes=tuple(_row(process) for process in judged.processes),
+        passages=passages(history),
         findings=judged.findings,
         leaked=judged.leaked,
         signature=judged.signature,

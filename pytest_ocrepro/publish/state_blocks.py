@@ -15,6 +15,7 @@ from pytest_ocrepro.publish.document import (
     Bullets,
     Paragraph,
     Part,
+    Picture,
     Sheet,
     Text,
     Words,
@@ -24,6 +25,7 @@ from pytest_ocrepro.publish.document import (
     sheet,
     soft,
 )
+from pytest_ocrepro.publish.pictures.heatstrip import LETTERS, Strip, heatstrip, strip
 from pytest_ocrepro.publish.text import clip
 from pytest_ocrepro.readings import (
     DatabaseReading,
@@ -55,15 +57,34 @@ class ThreadRow(msgspec.Struct, frozen=True, kw_only=True):
     cpu_ms: float | None
 
 
-def threads(full: Sequence[Snapshot], anchor: str) -> Iterator[Block]:
-    """What every thread slept in, and what it did between the last two looks."""
+def threads(full: Sequence[Snapshot], origin_ns: int, anchor: str) -> Iterator[Block]:
+    """What every thread slept in at each look, and what it did between the last two."""
     looks: dict[tuple[int, int], list[tuple[int, ProcessReading]]] = defaultdict(list)
     for snapshot in full:
         for process in snapshot.processes:
             looks[process.id.pid, process.id.start_ticks].append((snapshot.started_ns, process))
     tables = tuple(_thread_table(seen) for seen in looks.values())
     if tables:
-        yield Part(title="Threads", note=f"{len(full)} full snapshots", id=f"{anchor}-threads", blocks=tables)
+        blocks = (*_strip(strip(full, origin_ns)), *tables)
+        yield Part(title="Threads", note=f"{len(full)} full snapshots", id=f"{anchor}-threads", blocks=blocks)
+
+
+def _strip(one: Strip) -> Iterator[Block]:
+    count = sum(row.count for row in one.rows)
+    title = f"What {count} threads were in at {len(one.looks)} full looks"
+    left_out = f" {one.earlier} earlier looks are not drawn." if one.earlier else ""
+    left_out += f" {one.more} more rows are not drawn." if one.more else ""
+    signs = ", ".join(f"{letter} {state}" for state, letter in LETTERS.items() if letter)
+    caption = f"{signs}. A column a look, not to scale; threads that were alike at every look share a row.{left_out}"
+    yield Picture(svg=heatstrip(one, title), title=title, caption=caption)
+    heads = ["process", "thread", *(f"{at_s:.1f} s" for at_s in one.looks)]
+    rows = [
+        (said(f"{row.role} (pid {row.pid})"), said(f"{row.count} × " if row.count > 1 else "", row.name),  # noqa: RUF001
+         *(said(state) for state in row.states))
+        for row in one.rows
+    ]  # fmt: skip
+    table = sheet(f"{title}, as a table", heads, rows)
+    yield Part(title="The strip as a table", note="the same facts", blocks=(table,))
 
 
 def _thread_table(seen: Sequence[tuple[int, ProcessReading]]) -> Sheet:

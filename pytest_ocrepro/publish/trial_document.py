@@ -41,7 +41,7 @@ from pytest_ocrepro.publish.document import (
     soft,
 )
 from pytest_ocrepro.publish.logbook import logbook
-from pytest_ocrepro.publish.moments import OURS, moments
+from pytest_ocrepro.publish.moments import OURS, moments, origin_of
 from pytest_ocrepro.publish.pictures.swimlane import swimlane
 from pytest_ocrepro.publish.pictures.timeline import Timeline, timeline
 from pytest_ocrepro.publish.pictures.waitfor import graph
@@ -122,7 +122,7 @@ def _blocks(view: View, uid: str) -> Iterator[Block]:
         yield from _graph(view.judgement.graph, uid, view.entry.anchor)
     if view.judgement:
         yield _processes(view.judgement)
-    yield from state_blocks.threads(view.full, view.entry.anchor)
+    yield from state_blocks.threads(view.full, origin_of(view.history), view.entry.anchor)
     yield from state_blocks.kernel(view.full)
     yield from logbook(view.history, view.full, view.entry.anchor)
     yield from _outputs(view.history.of_type(ProcessExited))

@@ -24,6 +24,7 @@ from pytest_ocrepro.judge.judgement import (
     Result,
     Verdict,
 )
+from pytest_ocrepro.judge.passage import passages
 from pytest_ocrepro.publish.bundle import Fact, ProcessRow, RunDir, RunInfo, Subject, TrialInfo, TrialResult, slug
 from pytest_ocrepro.publish.page import write_report
 from pytest_ocrepro.publish.redaction import Masked
@@ -74,6 +75,7 @@ def store(run: RunDir, case: Case) -> Path:
             bundle.sink(msgspec.json.encode(event) + b"\n")
         if judgement is not None:
             result = result_of(run.info.run_id, info, judgement, bundle.relative)
+            result = msgspec.structs.replace(result, passages=passages(h.History.of(events)))
             bundle.finish(judgement, result, masked=(Masked(kind="place", count=41), Masked(kind="sk-key", count=2)))
             run.append_result(result)
     return bundle.path
