@@ -161,13 +161,13 @@ def versions_of(entries: Iterable[Entry]) -> list[str]:
     return sorted({entry.result.version for entry in entries}, key=version_key)
 
 
-def matrix(entries: Sequence[Entry]) -> list[Row]:
-    """A row a scenario, controls last; within both what reproduced comes first."""
+def matrix(entries: Sequence[Entry], drawn: frozenset[str] | None = None) -> list[Row]:
+    """A row a scenario, controls last; within both what reproduced comes first. ``drawn``: where a cell may lead."""
     versions = versions_of(entries)
     found: dict[str, dict[str, list[Entry]]] = defaultdict(lambda: defaultdict(list))
     for entry in entries:
         found[scenario_of(entry.result)][entry.result.version].append(entry)
-    rows = [_row(scenario, by_version, versions) for scenario, by_version in found.items()]
+    rows = [_row(scenario, by_version, versions, drawn) for scenario, by_version in found.items()]
     return sorted(rows, key=lambda row: (row.control, _ORDER.index(row.result), row.scenario))
 
 
@@ -178,18 +178,20 @@ def scenario_of(result: TrialResult) -> str:
     return f"{head}[{inner.strip('-')}]" if bracket and inner.strip("-") else head
 
 
-def _row(scenario: str, by_version: dict[str, list[Entry]], versions: Sequence[str]) -> Row:
+def _row(
+    scenario: str, by_version: dict[str, list[Entry]], versions: Sequence[str], drawn: frozenset[str] | None
+) -> Row:
     first = next(iter(by_version.values()))[0]
     return Row(
         scenario=scenario,
         title=first.result.title or scenario.rpartition("::")[2],
         issue=first.result.issue,
         control=bool(first.info and first.info.control),
-        cells=tuple(_cell(version, by_version[version]) if version in by_version else None for version in versions),
+        cells=tuple(_cell(v, by_version[v], drawn) if v in by_version else None for v in versions),
     )
 
 
-def _cell(version: str, entries: Sequence[Entry]) -> Cell:
+def _cell(version: str, entries: Sequence[Entry], drawn: frozenset[str] | None) -> Cell:
     results = Counter(entry.says for entry in entries)
     k, n = results[Result.REPRODUCED], results[Result.REPRODUCED] + results[Result.NOT_SEEN]
     result = Result.REPRODUCED if k else Result.NOT_SEEN if n else Result.INCONCLUSIVE
@@ -202,7 +204,7 @@ def _cell(version: str, entries: Sequence[Entry]) -> Cell:
         verdict=Counter(called(entry.result) for entry in telling).most_common(1)[0][0],
         reason=telling[0].result.reason,
         result=result,
-        anchor=next((entry.anchor for entry in telling), ""),
+        anchor=next((entry.anchor for entry in telling if drawn is None or entry.anchor in drawn), ""),
         expected=tuple(sorted({entry.result.expected for entry in entries} - {""})),
     )
 

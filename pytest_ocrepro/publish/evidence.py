@@ -41,6 +41,11 @@ class Evidence(msgspec.Struct, kw_only=True):
         return len(self.where)
 
     @property
+    def anchors(self) -> frozenset[str]:
+        """Those of the drawn ones."""
+        return frozenset(anchor for anchor, (chunk, _) in self.where.items() if chunk == ON_THE_PAGE)
+
+    @property
     def left_out(self) -> str:
         """What is not on the page and why, in sentences; "" where all is."""
         told = []
@@ -73,9 +78,10 @@ class _Gathering:
             if entry.path is not None:
                 groups[scenario_of(entry.result), entry.result.version, entry.says].append(entry)
         for group in groups.values():
-            first = self._clearest if self._clearest in group else group[0]
-            if first is self._clearest or self._characters < DRAWN_CHARACTERS:
-                self._draw(first)
+            if self._clearest in group:
+                self._draw_one([self._clearest])
+            elif self._characters < DRAWN_CHARACTERS:
+                self._draw_one(group)
         left = len(groups)
         for group in sorted(groups.values(), key=len):  # what a small group does not use is there for the large ones
             self._pack(group, (PACKED_CHARACTERS - self._chunks.size) // left)
@@ -84,15 +90,16 @@ class _Gathering:
         self._evidence.chunks = self._chunks.done
         return self._evidence
 
-    def _draw(self, entry: Entry) -> None:
-        view = self._read(entry)
+    def _draw_one(self, group: Sequence[Entry | None]) -> None:
+        """The first that can be read."""
+        view = next((view for entry in group if entry is not None and (view := self._read(entry))), None)
         if view is None:
             return
         number = len(self._evidence.drawn)
-        one = drawing.trial(document(view, uid=f"{number}"), opened=entry is self._clearest)
+        one = drawing.trial(document(view, uid=f"{number}"), opened=view.entry is self._clearest)
         self._evidence.drawn.append(one)
         self._characters += len(one)
-        self._evidence.where[entry.anchor] = ON_THE_PAGE, number
+        self._evidence.where[view.entry.anchor] = ON_THE_PAGE, number
 
     def _pack(self, group: Sequence[Entry], room: int) -> None:
         begun = self._chunks.size

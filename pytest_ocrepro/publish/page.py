@@ -72,7 +72,7 @@ class _Page:
         shown = self._view(clearest) if clearest else None
         card = [Markup(drawing.block(one)) for one in first_look(shown, uid="first")] if shown else []  # noqa: S704
         evidence = gather(self._entries, self._view, clearest)
-        scenarios = matrix(self._entries)
+        scenarios = matrix(self._entries, evidence.anchors)
         size_mark = f"size-{secrets.token_hex(16)}"  # no text of the run can hold it
         text = (
             _templates()

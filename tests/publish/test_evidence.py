@@ -82,8 +82,8 @@ def test_what_is_not_drawn_for_its_size_is_packed(tmp_path: Path, monkeypatch: p
     assert listed[5].anchor in drawn(found)
 
 
-def test_a_bundle_that_cannot_be_read_is_nowhere(tmp_path: Path) -> None:
-    listed = entries(tmp_path, *(sample_run.overlap("1.15.4", n) for n in (1, 2)))
-    found = gather(listed, lambda entry: read(entry) if entry is listed[1] else None, None)
-    assert found.where == {listed[1].anchor: (0, 0)}
-    assert found.drawn == []
+def test_a_bundle_that_cannot_be_read_is_nowhere_and_the_next_is_drawn(tmp_path: Path) -> None:
+    listed = entries(tmp_path, *(sample_run.overlap("1.15.4", n) for n in (1, 2, 3)))
+    found = gather(listed, lambda entry: None if entry is listed[0] else read(entry), None)
+    assert found.where == {listed[1].anchor: (ON_THE_PAGE, 0), listed[2].anchor: (0, 0)}
+    assert found.anchors == {listed[1].anchor}
