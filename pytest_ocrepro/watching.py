@@ -80,7 +80,8 @@ class Watcher:
 
     def unanswered(self, server: Server) -> None:
         """A call has timed out: whether the server answers anybody, and what it has stored."""
-        server.probe()
+        with self.asking():
+            server.probe()
         self._read_database(f"while {server.role} owes an answer")
 
     def _look_until(self, answered: threading.Event) -> None:

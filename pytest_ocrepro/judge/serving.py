@@ -70,7 +70,7 @@ def owing(history: History, life: Life, call: Call, cut_ns: int) -> Living:
     by_the_user = _by_the_user(history, life, call, cut_ns)
     if by_the_user is not None:
         return by_the_user
-    view = _view(history, life, call, min(cut_ns, call.end_ns or cut_ns))
+    view = _view(history, life, call, min(cut_ns, _owed_until(history, life, call) or cut_ns))
     facts = (
         f"it owes an answer to {call.words} for {(view.cut_ns - call.begun_ns) / 1e9:.1f} s",
         f"no progress for {view.quiet_s:.1f} s; the last step: {view.last}",
@@ -197,6 +197,12 @@ def _probe_of(history: History, life: Life, call: Call) -> HttpCall | None:
         if event.purpose == HEALTH_PROBE and event.role == life.started.role
     )
     return next((event for event in probes if call.end_ns is not None and event.at_ns >= call.end_ns), None)
+
+
+def _owed_until(history: History, life: Life, call: Call) -> int | None:
+    """The end of the call, or that of the probe behind it where that was in vain too; None while the call is open."""
+    probe = _probe_of(history, life, call)
+    return probe.at_ns if probe is not None and probe.timed_out else call.end_ns
 
 
 def _probed(history: History, life: Life, call: Call) -> str:

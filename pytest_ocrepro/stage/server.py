@@ -119,7 +119,7 @@ class Server:
         number = self._ask(method, path, body, purpose, timeout_s)
         with self._watch.asking():
             answer = self._exchange(method, path, body, purpose, timeout_s)
-        self._record(answer, timeout_s, number)
+            self._record(answer, timeout_s, number)  # now: the look that is being taken may need seconds
         if answer.timed_out:
             self._watch.unanswered(self)
         return answer

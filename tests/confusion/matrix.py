@@ -18,7 +18,6 @@ from pytest_ocrepro.judge.judgement import ProcessJudgement, Verdict
 from pytest_ocrepro.judge.life import Life, lives
 
 Judge = Callable[[History, Life], ProcessJudgement]
-STOPS_THE_WATCH = Verdict.WAITING_FOR_INPUT  # as does whatever is called hung
 RIGHT = 0.99  # of the hung ones: verdict and root cause
 
 
@@ -58,14 +57,24 @@ def score(case: str, role: str, wanted: tuple[Verdict, str], history: History, j
 
 
 def _judged(history: History, role: str, judge: Judge) -> ProcessJudgement:
-    for known in looks(history):
-        life = _life(known, role)
-        at_this_look = judge(known, life) if life is not None else None
-        if at_this_look is not None and (at_this_look.verdict.hung or at_this_look.verdict is STOPS_THE_WATCH):
-            return at_this_look
     life = _life(history, role)
     assert life is not None, f"no process has the role {role}"
-    return judge(history, life)
+    at_the_end = judge(history, life)
+    if life.started.obligation == "serve" and at_the_end.verdict.hung:
+        return at_the_end  # of a server that is hung the harness waits for the end of the call, and for a probe
+    return next((one for one in _at_each_look(history, role, judge) if stops_the_watch(one)), at_the_end)
+
+
+def _at_each_look(history: History, role: str, judge: Judge) -> Iterator[ProcessJudgement]:
+    for known in looks(history):
+        life = _life(known, role)
+        if life is not None:
+            yield judge(known, life)
+
+
+def stops_the_watch(judged: ProcessJudgement) -> bool:
+    """As the harness decides it."""
+    return judged.verdict.hung or judged.verdict is Verdict.WAITING_FOR_INPUT
 
 
 def looks(history: History) -> Iterator[History]:

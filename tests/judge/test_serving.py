@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import pytest
 
 from pytest_ocrepro import history as h
@@ -111,6 +112,33 @@ def test_a_spinning_event_loop_is_a_livelock() -> None:
     told = judged(timed_out(), looks(SPINNING, waiting=1, share=0.95), probe(0))
     assert told.verdict is Verdict.LIVELOCK
     assert "its event loop spins" in told.because[-1]
+
+
+def starved_spin(*parts: h.Event) -> ProcessJudgement:
+    """It gets an eighth of a core: 0.6 s while the call is open, 0.8 s until a probe behind it has timed out too."""
+    waits = w.thread(20, state="R", syscall="running", wchan=None, runqueue_wait_ns=w.ns(1.8))
+    first = w.look(12.0, w.process(20, "server", threads=(SPINNING,)))
+    then = w.look(14.0, w.process(20, "server", cpu_ns=w.NS + w.ns(0.24), threads=(waits,)))
+    begun = w.started(20, "server", obligation="serve", argv=("opencode", "serve"))
+    return judge_process(w.of(begun, w.samples((20,), 0.0, 18.0, share=0.12), timed_out(), first, then, parts), 20)
+
+
+def test_a_server_still_owes_its_answer_while_a_probe_waits_in_vain() -> None:
+    probed = h.HttpCall(
+        at_ns=w.ns(17.0),
+        role="server",
+        method="GET",
+        path="/global/health",
+        status=0,
+        seconds=2.0,
+        timeout_s=2.0,
+        timed_out=True,
+        purpose=h.HEALTH_PROBE,
+        number=9,
+    )
+    assert starved_spin(probed).verdict is Verdict.LIVELOCK
+    assert starved_spin(msgspec.structs.replace(probed, status=200, timed_out=False)).verdict is Verdict.INCONCLUSIVE
+    assert starved_spin().verdict is Verdict.INCONCLUSIVE
 
 
 NOT_HUNG: dict[str, list[Any]] = {
