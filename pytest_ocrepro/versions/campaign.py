@@ -79,24 +79,28 @@ def bisect(
     released = releases.obtain(releases.platform_package(releases.this_machine()), offline=wanted.offline)
     if released.note:
         tell(released.note)
-    made = Trials(wanted.reports, find=lambda name: find_scenario(name).node, workers=wanted.workers)
     with Journal(path) as journal:
         _begin(journal, wanted, scenario.name, released)
         for line in journal.read.warnings(str(path)):
             tell(line)
         plan = plan_of(journal.records)
+        if wanted.workers != plan.workers:
+            tell(
+                f"{plan.workers} trials at the same time, as the journal began; rates of {wanted.workers} may differ"
+            )
+        made = Trials(wanted.reports, find=lambda name: find_scenario(name).node, workers=plan.workers)
         tell(f"{plan.scenarios[0]} on {len(plan.versions)} builds, {plan.versions[0]} to {plan.versions[-1]}: {path}")
         search = Search(
             journal,
             run=run or made.run,
             fetch=Supply(
-                keep=wanted.workers, progress=progress, offline=wanted.offline, limit_bytes=wanted.cache_limit_bytes
+                keep=plan.workers, progress=progress, offline=wanted.offline, limit_bytes=wanted.cache_limit_bytes
             ),
             tell=tell,
             budget_s=wanted.budget_s,
             most_trials=wanted.most_trials,
             away=_away(plan) if wanted.offline else (),
-            prefetch=fetch_ahead if wanted.prefetch else None,
+            prefetch=fetch_ahead if wanted.prefetch and not wanted.offline else None,
         )
         _, why = search.to_the_end()
         told = certify(journal.records, why, edited=journal.read.edited)

@@ -74,7 +74,6 @@ def survey(
     released = releases.obtain(releases.platform_package(releases.this_machine()), offline=asked.offline)
     if released.note:
         tell(released.note)
-    made = Trials(asked.reports, find=lambda name: find_scenario(name).node, workers=asked.workers)
     there = here()
     with Journal(asked.journal) as journal:
         _begin(journal, asked, scenarios, released)
@@ -82,12 +81,13 @@ def survey(
             tell(line)
         plan = plan_of(journal.records)
         scenarios = [find_scenario(name) for name in plan.scenarios]
+        made = Trials(asked.reports, find=lambda name: find_scenario(name).node, workers=plan.workers)
         tell(f"{len(plan.scenarios)} scenarios x {len(plan.versions)} versions: {asked.journal}")
         filling = Filling(
             journal,
             run=run or made.run,
             fetch=Supply(
-                keep=asked.workers, progress=progress, offline=asked.offline, limit_bytes=asked.cache_limit_bytes
+                keep=plan.workers, progress=progress, offline=asked.offline, limit_bytes=asked.cache_limit_bytes
             ),
             tell=tell,
             per_cell=asked.trials,

@@ -142,6 +142,38 @@ def test_a_journal_is_never_gone_on_with_by_accident(serve: Serve) -> None:
         assert words in str(caught.value)
 
 
+def test_a_torn_an_edited_and_a_foreign_journal_are_each_told_in_one_line(serve: Serve) -> None:
+    serve(VERSIONS, "9.9.9")
+    journal = Path("ocrepro-bisect-answers.jsonl")
+    bisected(most_trials=4)
+    lines = journal.read_bytes().splitlines(keepends=True)
+    at = next(number for number, line in enumerate(lines) if b'"tried"' in line)
+    lines[at] = lines[at].replace(b'"seconds":1.0', b'"seconds":2.0')
+    journal.write_bytes(b"".join(lines) + lines[-1][:20])
+    told: list[str] = []
+    done = bisected(told=told, resume=True)
+    assert done.certificate.named
+    assert [line for line in told if line.startswith(str(journal)) and "builds" not in line] == [
+        f"{journal}: half a last line was left out; that trial is done again",
+        f"{journal}: edited by hand (lines {at + 1}); what they say counts",
+    ]
+    assert f"the journal was edited by hand (lines {at + 1})" in done.markdown.read_text()
+    Path("foreign").write_text("hello\n")
+    result = run("bisect", SCENARIO, "--journal", "foreign", "--resume")
+    assert (result.exit_code, result.stdout, result.stderr.count("\n")) == (2, "", 1)
+    assert "foreign is not a journal" in result.stderr
+
+
+def test_a_journal_keeps_its_number_of_workers(serve: Serve) -> None:
+    serve(VERSIONS, "9.9.9")
+    bisected(most_trials=4, workers=2)
+    told: list[str] = []
+    assert bisected(told=told, resume=True).certificate.named
+    assert "2 trials at the same time, as the journal began; rates of 1 may differ" in told
+    batches = [one for one in read_journal(Path("ocrepro-bisect-answers.jsonl")).records if isinstance(one, Chosen)]
+    assert {len(one.trials) for one in batches} == {2}
+
+
 def test_skip_is_kept_in_the_journal(serve: Serve) -> None:
     serve(VERSIONS, "9.9.9")
     done = bisected(skip=("1.0.2",))

@@ -180,6 +180,7 @@ def test_git_bisect_run_finds_the_commit(repository: Path) -> None:
     assert git("rev-parse", "n7").strip() in done.stdout
     assert "number 7" in git("show", "-s", "--format=%s", "refs/bisect/bad")
     assert "is the first bad commit" in done.stdout
+    assert "skip: the build command ended with 1" in done.stderr
 
 
 def test_git_bisect_run_stops_where_we_cannot_tell(repository: Path) -> None:
