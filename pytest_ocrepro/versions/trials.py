@@ -24,6 +24,8 @@ from pytest_ocrepro.versions.journal import Chosen, Tried
 
 TRIAL_TIMEOUT_S = 900.0  # a scenario's own deadlines end long before
 SIGN_LENGTH = 160
+NOT_FOR_TRIALS = ("baseline", "ctrf")  # what a user sets for whole runs
+_NOT_THEIRS = frozenset(f"OCREPRO_{name.upper()}" for name in NOT_FOR_TRIALS)
 _USAGE_EXITS = (4, 5)  # pytest: usage error, nothing collected
 # pytest whose standard input breaks when we are gone; its own capture takes descriptor 0, so we watch a copy
 _TIED_PYTEST = """
@@ -80,7 +82,11 @@ class Trials:
         reports = self._reports / f"{seed:05}-{version}".rstrip("-")
         started = datetime.now(UTC)
         done = releases.run_bounded(
-            self._command(scenario, version, seed, reports), timeout_s=self._timeout_s, tick=self._tick, tied=True
+            self._command(scenario, version, seed, reports),
+            timeout_s=self._timeout_s,
+            env={name: value for name, value in os.environ.items() if name not in _NOT_THEIRS},
+            tick=self._tick,
+            tied=True,
         )
         seconds = (datetime.now(UTC) - started).total_seconds()
         found = results_of(reports)
@@ -111,13 +117,12 @@ class Trials:
         quiet = [
             "--ocrepro-offline",
             "--ocrepro-profile=soak",
-            "--ocrepro-baseline=",
             "--ocrepro-github=off",
-            "--ocrepro-ctrf=",
             "-q",
             "-p",
             "no:cacheprovider",
         ]
+        quiet += [word for name in NOT_FOR_TRIALS for word in ("-o", f"ocrepro_{name}=")]
         node = self._find(scenario)
         return [sys.executable, "-c", _TIED_PYTEST, "--ocrepro", *options, *quiet, *self._options, node]
 

@@ -50,6 +50,19 @@ def test_a_batch_runs_and_each_trial_keeps_its_evidence(builds: Path, tmp_path: 
     assert all((Path(one.bundle) / "judgement.json").is_file() for one in told)
 
 
+def test_what_a_user_sets_for_whole_runs_is_not_for_trials(
+    builds: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OCREPRO_BASELINE", "no-such-file")
+    monkeypatch.setenv("OCREPRO_CTRF", str(tmp_path / "ctrf.json"))
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(tmp_path / "summary.md"))
+    Path("pytest.ini").write_text("[pytest]\nocrepro_baseline = none\nocrepro_ctrf = ctrf.json\nocrepro_trials = 3\n")
+    (told,) = made(tmp_path).run(chosen((ANSWERS, "1.0.1", 6)))
+    assert told.result == "reproduced"
+    assert not list(tmp_path.rglob("ctrf.json"))
+    assert not (tmp_path / "summary.md").exists()
+
+
 def test_a_scenario_that_breaks_is_inconclusive(builds: Path, tmp_path: Path) -> None:
     (told,) = made(tmp_path).run(chosen((BREAKS, "1.0.0", 0)))
     assert told.result == "inconclusive"
