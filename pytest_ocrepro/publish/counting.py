@@ -73,10 +73,10 @@ class Cell(msgspec.Struct, frozen=True, kw_only=True):
         """What the count allows: an interval where something was seen, the excluded rate where nothing was."""
         if self.result is Result.INCONCLUSIVE:
             return ""
+        if self.n == 1:
+            return ""  # one trial says nothing about how often
         if self.k == 0:
             return f"rules out > {100 * excludes(self.n):.0f} %"
-        if self.n == 1:
-            return ""  # one trial says that it can happen, and nothing about how often
         rate = wilson(self.k, self.n)
         return f"95 % CI {100 * rate.low:.0f}-{100 * rate.high:.0f} %"
 
@@ -142,12 +142,13 @@ def shows(entry: Entry) -> bool:
     return entry.says is Result.REPRODUCED and entry.path is not None
 
 
-def clarity(entry: Entry) -> tuple[bool, bool, int, float]:
-    """A hang with a chain says most; then the better grade, then the shorter story."""
+def clarity(entry: Entry) -> tuple[bool, bool, bool, int, float]:
+    """A hang with a chain says most, a wait for an answer less; then the better grade, then the shorter story."""
     result = entry.result
     grades = [str(grade) for grade in Grade]
     grade = grades.index(result.grade) if result.grade in grades else len(grades)
-    return result.known and not result.chain, not result.chain, grade, result.seconds_to_verdict
+    hung = result.verdict in {verdict.value for verdict in Verdict if verdict.hung}
+    return result.known and not result.chain, not hung, not result.chain, grade, result.seconds_to_verdict
 
 
 def version_key(version: str) -> tuple[tuple[int, int, str], ...]:
