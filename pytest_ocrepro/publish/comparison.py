@@ -68,6 +68,7 @@ class Change(msgspec.Struct, frozen=True, kw_only=True):
     """One row. ``difference`` is the second rate minus the first, ``interval`` its 95 % interval.
 
     ``p`` is Fisher's, ``adjusted`` the same after Holm's correction; None where one side has no conclusive trial.
+    ``could_tell``: there are trials enough that none on one side and all on the other would be told.
     """
 
     scenario: str
@@ -81,6 +82,7 @@ class Change(msgspec.Struct, frozen=True, kw_only=True):
     interval: Interval | None = None
     p: float | None = None
     adjusted: float | None = None
+    could_tell: bool = False
 
     @property
     def version(self) -> str:
@@ -127,7 +129,9 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
             return "Nothing to compare: no scenario has conclusive trials on both sides"
         told = [f"{counts[way]} {way}" for way in (Direction.WORSE, Direction.BETTER, Direction.NOT_TOLD_APART)]
         how = f"Fisher's exact test with Holm's correction, {percent(self.alpha)} in all"
-        return f"Of {plural(tested, 'pair')} of rates {', '.join(told)} ({how})"
+        blind = sum(change.p is not None and not change.could_tell for change in self.changes)
+        few = f"; {blind} of them with too few trials to tell even none from all" if blind else ""
+        return f"Of {plural(tested, 'pair')} of rates {', '.join(told)}{few} ({how})"
 
 
 def compare_paths(first: Sequence[Path], second: Sequence[Path], *, across: bool = False) -> Comparison:
@@ -261,16 +265,19 @@ def _kinds(names: Iterable[str]) -> tuple[Kind, ...]:
 
 
 def _corrected(changes: Sequence[Change]) -> Iterator[Change]:
-    adjusted = iter(holm([change.p for change in changes if change.p is not None]))
+    adjusted = holm([change.p for change in changes if change.p is not None])
+    each = iter(adjusted)
     for change in changes:
-        yield change if change.p is None else _decided(change, next(adjusted))
+        yield change if change.p is None else _decided(change, next(each), len(adjusted))
 
 
-def _decided(change: Change, adjusted: float) -> Change:
+def _decided(change: Change, adjusted: float, rows: int) -> Change:
     direction = change.direction
+    first, second = (side.n if side else 0 for side in (change.first, change.second))
     if adjusted < ALPHA and change.difference:
         direction = Direction.WORSE if change.difference > 0 else Direction.BETTER
-    return msgspec.structs.replace(change, adjusted=adjusted, direction=direction)
+    could_tell = fisher(0, first, second, second) * rows < ALPHA
+    return msgspec.structs.replace(change, adjusted=adjusted, direction=direction, could_tell=could_tell)
 
 
 def _order(change: Change) -> tuple[int, bool, str, tuple[tuple[int, int, str], ...]]:

@@ -23,9 +23,10 @@ import msgspec
 from pytest_ocrepro.judge.judgement import Result
 from pytest_ocrepro.publish.counting import Entry, scenario_of, version_key
 from pytest_ocrepro.publish.records import Fact, RunInfo
-from pytest_ocrepro.publish.text import visible
+from pytest_ocrepro.publish.text import clip, visible
 
 SPECIFICATION = "0.0.0"  # ctrf.io, root object: the current version of the specification
+MOST_CHARACTERS = 4_000  # of one text; the bundle has all of it
 STATUSES = ("passed", "failed", "skipped", "pending", "other")
 _NAMESPACE = uuid.UUID("6f637265-7072-6f00-8000-000000000000")  # "ocrepro": the same trial has the same id for ever
 
@@ -145,9 +146,9 @@ def _order(entry: Entry) -> tuple[str, tuple[tuple[int, int, str], ...], int, st
 
 
 def _through(value: Any) -> Any:
-    """Every text visible: a dashboard shows it somewhere."""
+    """Every text visible, and none of a length that a dashboard would choke on."""
     if isinstance(value, str):
-        return visible(value)
+        return clip(visible(value), MOST_CHARACTERS)
     if isinstance(value, list):
         return [_through(item) for item in value]
     if isinstance(value, dict):

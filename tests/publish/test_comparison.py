@@ -93,6 +93,20 @@ def test_one_small_p_among_many_is_what_chance_makes(tmp_path: Path) -> None:
     assert found.adjusted == pytest.approx(min(1.0, 20 * (found.p or 0)))
 
 
+def test_too_few_trials_to_tell_anything_are_told(tmp_path: Path) -> None:
+    few = compare_paths(
+        [run_of(tmp_path / "a", results("a.py::t", "1.0.0", k=0, n=3))],
+        [run_of(tmp_path / "b", results("a.py::t", "1.0.0", k=3, n=3))],
+    )
+    assert "; 1 of them with too few trials to tell even none from all (" in few.headline
+    enough = compare_paths(
+        [run_of(tmp_path / "c", results("a.py::t", "1.0.0", k=0, n=4))],
+        [run_of(tmp_path / "d", results("a.py::t", "1.0.0", k=4, n=4))],
+    )
+    assert "too few" not in enough.headline
+    assert directions(enough) == {"t": "worse"}
+
+
 def test_what_is_not_on_both_sides_or_not_conclusive_is_never_a_change(tmp_path: Path) -> None:
     lost = [msgspec.structs.replace(r, result="inconclusive") for r in results("a.py::lost", "1.0.0", k=9, n=9)]
     old = results("a.py::old", "1.0.0", k=9, n=9)
