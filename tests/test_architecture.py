@@ -64,6 +64,8 @@ MAY_IMPORT = {
         "publish",
         "judge",
         "stage",
+        "observe.procfs",  # who we are, for the workers that end with us
+        "readings",
         "versions",
         "errors",
     },
