@@ -175,7 +175,10 @@ def matrix(entries: Sequence[Entry], drawn: frozenset[str] | None = None) -> lis
 def scenario_of(result: TrialResult) -> str:
     """The node id without the version and the trial that pytest's parametrization put into its brackets."""
     head, bracket, inner = result.scenario.rstrip("]").partition("[")
-    inner = re.sub(rf"(?:^|-)(?:{re.escape(result.version)}|(?:t|trial){result.trial})(?=-|$)", "", inner)
+    inner = f"-{inner}-"
+    for part in (result.version, f"t{result.trial}", f"trial{result.trial}"):
+        while part and f"-{part}-" in inner:
+            inner = inner.replace(f"-{part}-", "-", 1)
     return f"{head}[{inner.strip('-')}]" if bracket and inner.strip("-") else head
 
 

@@ -27,24 +27,24 @@ from pytest_ocrepro.publish.counting import (
     GLYPHS,
     WORDS,
     Entry,
-    clarity,
     headline,
     matrix,
     place,
-    shows,
     tally,
     unjudged,
     versions_of,
 )
 from pytest_ocrepro.publish.document import issue_url
 from pytest_ocrepro.publish.evidence import gather
+from pytest_ocrepro.publish.first_screen import clearest_of, first_screen
 from pytest_ocrepro.publish.packing import index, packed
 from pytest_ocrepro.publish.progress_times import progress_times
 from pytest_ocrepro.publish.records import TrialResult
 from pytest_ocrepro.publish.redaction import Masked
 from pytest_ocrepro.publish.text import clip, visible
-from pytest_ocrepro.publish.trial_document import View, first_look, view_of
+from pytest_ocrepro.publish.trial_document import View, view_of
 
+GOOD_BYTES, MOST_BYTES = 15_000_000, 24_000_000
 ROWS = 200  # of the table that is there without the script
 
 
@@ -68,11 +68,10 @@ class _Page:
         self._entries = sorted(self._gather(), key=place)
 
     def render(self) -> str:
-        clearest = min((e for e in self._entries if shows(e)), key=clarity, default=None)
-        shown = self._view(clearest) if clearest else None
-        card = [Markup(drawing.block(one)) for one in first_look(shown, uid="first")] if shown else []  # noqa: S704
-        evidence = gather(self._entries, self._view, clearest)
+        view = clearest_of(self._entries, self._view)
+        evidence = gather(self._entries, self._view, view.entry if view else None)
         scenarios = matrix(self._entries, evidence.anchors)
+        first = first_screen(view, self._entries, scenarios, frozenset(evidence.where)) if view else None
         size_mark = f"size-{secrets.token_hex(16)}"  # no text of the run can hold it
         text = (
             _templates()
@@ -84,8 +83,7 @@ class _Page:
                 controls=[row for row in scenarios if row.control],
                 versions=versions_of(self._entries),
                 matrix=scenarios,
-                clearest=shown.entry if shown else None,
-                card=card,
+                first=first,
                 progress=[drawing.section(part) for part in progress_times(self._entries)],
                 evidence=evidence,
                 entries=self._entries[:ROWS],
@@ -98,7 +96,7 @@ class _Page:
                 script_hash=script_hash(),
             )
         )
-        return text.replace(size_mark, f"{len(text.encode()) / 1e6:.1f} MB")
+        return text.replace(size_mark, _size_in_words(len(text.encode())))
 
     def _gather(self) -> Iterator[Entry]:
         seen = set()
@@ -131,6 +129,14 @@ class _Page:
                 self._problems.append(str(error))
             return None
         return view_of(entry, stored)
+
+
+def _size_in_words(size_bytes: int) -> str:
+    """What GitHub takes as an attachment is 25 MB; what still opens at once is less."""
+    size = f"{size_bytes / 1e6:.1f} MB"
+    if size_bytes > MOST_BYTES:
+        return f"{size}, too large to be attached to an issue"
+    return f"{size}, attachable" if size_bytes <= GOOD_BYTES else f"{size}, attachable but large"
 
 
 def script() -> str:

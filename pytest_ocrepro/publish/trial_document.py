@@ -89,9 +89,8 @@ def view_of(entry: Entry, stored: StoredTrial) -> View:
 
 def first_look(view: View, *, uid: str) -> tuple[Block, ...]:
     """What the first screen shows of a trial: the chain, and the swimlane, whose table is in the trial's own part."""
-    caption = f"{SWIMLANE_CAPTION} As a table: the timeline of this trial, below."
     title = f"Swimlane of {view.entry.result.title}, trial {view.entry.result.trial}"
-    lane = Picture(svg=swimlane(view.timeline, uid=uid, title=title), title=title, caption=caption)
+    lane = Picture(svg=swimlane(view.timeline, uid=uid, title=title), title=title, caption=SWIMLANE_CAPTION)
     return (*_chain(view), lane)
 
 
