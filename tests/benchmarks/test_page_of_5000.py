@@ -1,0 +1,68 @@
+"""The page of 5,000 trials: built, stored and opened. Printed, as every benchmark; what was timed is asserted."""
+
+from __future__ import annotations
+
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+import msgspec
+import pytest
+
+if TYPE_CHECKING:
+    from tests.data.publish import chromium, sample_run
+else:
+
+    def _loaded(name: str) -> ModuleType:
+        path = Path(__file__).parents[1] / "data" / "publish" / f"{name}.py"
+        spec = importlib.util.spec_from_file_location(f"ocrepro_{name}", path)
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module
+
+    sample_run, chromium = _loaded("sample_run"), _loaded("chromium")
+
+pytestmark = [pytest.mark.benchmark, pytest.mark.browser]
+
+# built in a process of its own, so that its memory is its own
+BUILD = """
+import json, resource, sys, time
+from pathlib import Path
+from pytest_ocrepro.publish.bundle import RunDir
+from pytest_ocrepro.publish.page import write_report
+run = RunDir.read(Path(sys.argv[1]))
+begun = time.monotonic()
+path = write_report(run)
+used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+print(json.dumps([time.monotonic() - begun, used, str(path), path.stat().st_size]))
+"""
+PAINTED = """JSON.stringify([performance.getEntriesByName('first-contentful-paint')[0].startTime,
+                            document.getElementById('found').textContent])"""
+
+
+def test_a_page_of_5000_trials(tmp_path: Path) -> None:
+    run = sample_run.make_run(tmp_path, trials=334)
+    done = subprocess.run(
+        [sys.executable, "-c", BUILD, str(run.path)], check=True, capture_output=True, text=True, timeout=300
+    )
+    seconds, megabytes, path, size = msgspec.json.decode(done.stdout)
+    browser = chromium.Browser(tmp_path)
+    try:
+        browser.resize(1280)
+        browser.open(Path(path).as_uri())
+        browser.until("document.documentElement?.dataset.ready === 'yes'")
+        painted_ms, found = msgspec.json.decode(browser.evaluate(PAINTED))
+    finally:
+        browser.close()
+    assert found == "5,011 of 5,011 trials"
+    assert painted_ms > 0
+    for line, ratio, goal in (
+        (f"built in {seconds:.1f} s", seconds / 10, "10 s"),
+        (f"with {megabytes:.0f} MB of memory", megabytes / 500, "500 MB"),
+        (f"{size / 1e6:.1f} MB", size / 15e6, "15 MB"),
+        (f"first screen after {painted_ms:.0f} ms", painted_ms / 1000, "1 s"),
+    ):
+        print(f"\nbenchmark: page of 5,011 trials, {line}: ratio {ratio:.3f} (goal at most 1, {goal})")
