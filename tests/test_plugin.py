@@ -648,6 +648,7 @@ def test_a_bad_rule_is_a_usage_error_of_one_line(pytester: pytest.Pytester, run:
 
 SPEAKS_TO_THE_RUNNER = """
     def test_commands(ocrepro):
+        ocrepro.expect(ocrepro.run("hi", model="bogus/x")).to_finish()
         said = "a" + chr(10) + "::error::from the subject" + chr(10) + " ##[error]and again"
         ocrepro.claim(said, held=False, because=said)
 """
