@@ -365,3 +365,34 @@ def test_without_scripts_the_first_screen_is_complete(browser: chromium.Browser,
         assert browser.evaluate(f"{seen}({selector!r})") == 0, selector
     assert browser.evaluate(f"document.getElementById('{OVERLAP.format('1.18.34', 1)}').open")
     assert browser.complaints() == []
+
+
+# --- read aloud -------------------------------------------------------------------------------------------------
+
+SPOKEN = {"button", "link", "image", "checkbox", "searchbox", "textbox", "region", "dialog", "table"}
+
+
+def spoken(browser: chromium.Browser) -> list[tuple[str, str]]:
+    """Role and name of all that Chromium tells a screen reader."""
+    nodes = browser.send("Accessibility.getFullAXTree")["nodes"]
+    told = [node for node in nodes if not node.get("ignored")]
+    return [(node["role"]["value"], node.get("name", {}).get("value", "")) for node in told]
+
+
+def test_everything_that_can_be_used_has_a_name_and_every_landmark_is_there(browser: chromium.Browser) -> None:
+    browser.evaluate("document.querySelectorAll('details').forEach(one => { one.open = true; })")
+    browser.press("?")
+    with_help = spoken(browser)
+    assert "Keys" in [name for role, name in with_help if role == "dialog"]
+    browser.press("Escape")
+    told = [*with_help, *spoken(browser)]
+    assert [pair for pair in told if pair[0] in SPOKEN and not pair[1].strip()] == []
+    roles = [role for role, _ in told]
+    for landmark in ("banner", "main", "contentinfo", "search", "toolbar", "searchbox", "image", "table", "checkbox"):
+        assert landmark in roles, landmark
+    assert roles.count("image") > 20
+
+
+def test_a_control_without_a_name_is_found(browser: chromium.Browser) -> None:
+    browser.evaluate("document.querySelector('main').prepend(document.createElement('button'))")
+    assert ("button", "") in spoken(browser)
