@@ -32,7 +32,7 @@ else:
     _spec.loader.exec_module(coins)
 
 pytestmark = pytest.mark.benchmark
-RUNS = int(os.environ.get("OCREPRO_BENCHMARK_RUNS", "40"))
+RUNS = int(os.environ.get("OCREPRO_BENCHMARK_RUNS", "20"))
 FIRST_RUN = int(os.environ.get("OCREPRO_BENCHMARK_FIRST", "0"))
 NOMINAL = 0.05
 SIZE = coins.CANDIDATES + 1
