@@ -237,8 +237,7 @@ def test_hostile_text_stays_text_when_it_is_unpacked(browser: chromium.Browser, 
         sample_run.store(run, (msgspec.structs.replace(info, trial=trial), events, judgement))
     fresh(browser, write_report(run).resolve().as_uri())
     title = browser.evaluate("document.title")
-    browser.press("]")
-    browser.press("]")
+    browser.press("]")  # the first is drawn, and open
     browser.until("document.querySelector('#opened details')")
     inside = "document.getElementById('opened')"
     assert (
@@ -359,9 +358,17 @@ def test_without_scripts_the_first_screen_is_complete(browser: chromium.Browser,
     browser.open(f"{page}#{OVERLAP.format('1.18.34', 1)}-timeline", scripts=False)
     seen = "(what => [...document.querySelectorAll(what)].filter(one => one.checkVisibility()).length)"
     assert browser.evaluate(READY) is False
-    for selector in ("h1", "#clearest svg", "ol.chain", ".matrix td.reproduced", "#rows tbody tr", "details.trial"):
+    for selector in (
+        "h1",
+        "#clearest svg",
+        "a[download]",
+        "ol.chain",
+        ".matrix td.reproduced",
+        "#rows tbody tr",
+        "details.trial",
+    ):
         assert browser.evaluate(f"{seen}({selector!r})") > 0, selector
-    for selector in ("#tools", ".toolbar", "dialog", "[data-do]"):
+    for selector in ("#tools", "[data-scripted]", "dialog", "[data-do]"):
         assert browser.evaluate(f"{seen}({selector!r})") == 0, selector
     assert browser.evaluate(f"document.getElementById('{OVERLAP.format('1.18.34', 1)}').open")
     assert browser.complaints() == []
