@@ -31,6 +31,7 @@ from pytest_ocrepro.history import (
     TrialStarted,
     now_ns,
 )
+from pytest_ocrepro.intrusion import intrude
 from pytest_ocrepro.judge.judgement import Judgement, ProcessJudgement, Verdict
 from pytest_ocrepro.judge.verdict import judge, judge_process, last_progress
 from pytest_ocrepro.observe.database import read_database
@@ -186,7 +187,7 @@ class Attachment:
                 Expectation(
                     at_ns=now_ns(),
                     claim=f"{one.role} goes on",
-                    held=self._goes_on(one, process),
+                    held=self.goes_on(one, process),
                     because=f"{process.verdict} ({process.grade}): {'; '.join(process.because)}",
                     role=one.role,
                 )
@@ -206,6 +207,10 @@ class Attachment:
                         )
                     )
 
+    def intrude(self, one: Stranger, core: Path | None) -> None:
+        """The intrusive step on one of them; see intrusion."""
+        intrude(self.history, one.id.pid, one.role, core=core)
+
     def judge(self) -> Judgement:
         """The whole, with the demands as they were written down."""
         return judge(self.history)
@@ -218,7 +223,8 @@ class Attachment:
             for one in self.strangers.members
         }
 
-    def _goes_on(self, one: Stranger, process: ProcessJudgement) -> bool | None:
+    def goes_on(self, one: Stranger, process: ProcessJudgement) -> bool | None:
+        """Whether it is seen to; None: that cannot be told."""
         if hangs(process):
             return False
         if one.id in self.strangers.gone:

@@ -50,6 +50,8 @@ class Wish(msgspec.Struct, frozen=True, kw_only=True):
     deadline_s: float = DEADLINE_S
     copy_limit_bytes: int = COPY_LIMIT_BYTES
     reports: Path = Path("reports")
+    intrusive: bool = False
+    core: bool = False
 
 
 def diagnose(
@@ -68,6 +70,7 @@ class _Diagnosis:
         self._complain = complain
         self._stop = stop
         self._reader = reader
+        self._run: RunDir | None = None
 
     def run(self) -> int:
         pids, wrong = targets(self._reader, self._wish.pids, everything=self._wish.everything)
@@ -155,6 +158,7 @@ class _Diagnosis:
     # -- the end
 
     def _concluded(self, attachment: Attachment, *, store: bool) -> int:
+        self._intrude(attachment)
         attachment.stop()
         attachment.demand()
         judgement = attachment.judge()
@@ -174,8 +178,24 @@ class _Diagnosis:
             self._store(attachment, judgement, info)
         return _code(attachment)
 
+    def _intrude(self, attachment: Attachment) -> None:
+        """Last, and after the words that need none of it, on those that are not seen to go on."""
+        quiet = [one for one, process in attachment.judged().items() if not attachment.goes_on(one, process)]
+        if not quiet or not (self._wish.intrusive or self._wish.core):
+            return
+        self._tell(dump_in_words(attachment.history, attachment.judge()))
+        names = ", ".join(f"{one.role} (pid {one.id.pid})" for one in quiet)
+        self._tell(f"\nnow with strace and gdb, which may disturb: {names}\n")
+        for one in quiet:
+            core = self._run_of(attachment).path / f"core-{one.id.pid}" if self._wish.core else None
+            attachment.intrude(one, core)
+
+    def _run_of(self, attachment: Attachment) -> RunDir:
+        self._run = self._run or RunDir.create(self._wish.reports, gate=attachment.gate)
+        return self._run
+
     def _store(self, attachment: Attachment, judgement: Judgement, info: TrialInfo) -> None:
-        run = RunDir.create(self._wish.reports, gate=attachment.gate)
+        run = self._run_of(attachment)
         run.write_info(self._run_info(run, attachment.history, info))
         with run.open_trial("dump", info, gate=attachment.gate) as bundle:
             for event in attachment.history:

@@ -33,6 +33,7 @@ from pytest_ocrepro.history import (
     Trouble,
     now_ns,
 )
+from pytest_ocrepro.intrusion import intrude
 from pytest_ocrepro.judge.judgement import Judgement, ProcessJudgement
 from pytest_ocrepro.judge.verdict import judge
 from pytest_ocrepro.observe.database import read_database
@@ -64,7 +65,7 @@ class Session:
     """What all trials of one pytest process share.
 
     ``ledger`` is a directory that tells the next session about this one; what a killed one left is swept at once.
-    ``rules`` are the user's own for what is never stored.
+    ``rules`` are the user's own for what is never stored. ``intrusive``: strace and gdb for what is called hung.
     """
 
     def __init__(
@@ -74,8 +75,10 @@ class Session:
         ledger: Path | None = None,
         rules: Sequence[Rule] = (),
         controller: ProcessId | None = None,
+        intrusive: bool = False,
     ) -> None:
         self.run_dir = run_dir
+        self.intrusive = intrusive
         self.rules = tuple(rules)
         self.reader = Reader()
         self._ledger = ledger
@@ -157,6 +160,7 @@ class Trial:
             expired=self._expired,
             check_time=self._check_time,
             read_database=self._read_at_suspicion,
+            intrude=self._intrude if session.intrusive else None,
         )
         self.sampler.start()
 
@@ -438,6 +442,9 @@ class Trial:
 
     def _helper(self, role: str, argv: list[str], stdin: OpenPipe) -> Process:
         return self._start(role, argv, "", stdin, {})
+
+    def _intrude(self, process: Process) -> None:
+        intrude(self.history, process.pid, process.role)
 
     def _check_time(self) -> None:
         if self._expired.is_set():

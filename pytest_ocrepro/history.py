@@ -13,7 +13,15 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
-from pytest_ocrepro.readings import DatabaseReading, LockChange, LockDirectory, ProcessId, Snapshot
+from pytest_ocrepro.readings import (
+    DatabaseReading,
+    LockChange,
+    LockDirectory,
+    NativeStack,
+    ProcessId,
+    Snapshot,
+    TracedCall,
+)
 
 if TYPE_CHECKING:
     from typing import Self
@@ -273,6 +281,44 @@ class Trouble(Event, frozen=True, kw_only=True, tag="trouble"):
     what: str
 
 
+class IntrusionBegun(Event, frozen=True, kw_only=True, tag="intrusion-begun"):
+    """We are about to stop a process for a moment to see more: all that follows is possibly disturbed.
+
+    ``tool``: strace, gdb, core.
+    """
+
+    pid: int
+    role: str
+    tool: str
+
+
+class CallsTraced(Event, frozen=True, kw_only=True, tag="calls-traced"):
+    """What strace showed of a process within ``seconds``, up to ``at_ns``."""
+
+    pid: int
+    role: str
+    seconds: float
+    calls: tuple[TracedCall, ...] = ()
+
+
+class StacksTaken(Event, frozen=True, kw_only=True, tag="stacks-taken"):
+    """Where every thread of a process stands, in machine code."""
+
+    pid: int
+    role: str
+    stacks: tuple[NativeStack, ...]
+
+
+class CoreWritten(Event, frozen=True, kw_only=True, tag="core-written"):
+    """The memory of a process lies beside the bundle; it was stopped for ``seconds``. It holds all secrets."""
+
+    pid: int
+    role: str
+    file: str
+    size_bytes: int
+    seconds: float
+
+
 class Swept(Event, frozen=True, kw_only=True, tag="swept"):
     """The end of the trial: what still carried our marker after the kill ladder (must be empty)."""
 
@@ -376,6 +422,10 @@ AnyEvent = (
     | Expectation
     | Note
     | Trouble
+    | IntrusionBegun
+    | CallsTraced
+    | StacksTaken
+    | CoreWritten
     | Swept
     | SandboxFurnished
     | TurnsScripted

@@ -85,6 +85,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="When the cache of builds is larger (2GB), those used longest ago go, never one in use (environment: "
         "OCREPRO_CACHE_LIMIT)",
     )
+    group.addoption(
+        "--ocrepro-intrusive",
+        action="store_true",
+        help="Watch what is called hung with strace and gdb for some seconds: the last step, since it may disturb",
+    )
     group.addoption("--ocrepro-offline", action="store_true", help="Use cached builds only; ask no registry")
     for name, kind, text in (
         ("binary", "string", "path of the opencode executable"),

@@ -212,7 +212,11 @@ class OcreproSession:
             assert self._run_dir is not None  # noqa: S101  no item runs when collecting only
             controller = self.share.controller if self._worker is not None else None
             self._session = Session(
-                self._run_dir, ledger=cache_root() / "supervisors", rules=self._rules, controller=controller
+                self._run_dir,
+                ledger=cache_root() / "supervisors",
+                rules=self._rules,
+                controller=controller,
+                intrusive=self.share.settings.intrusive,
             )
         return self._session
 

@@ -229,6 +229,23 @@ class Snapshot(Reading, frozen=True, kw_only=True):
     missing: tuple[str, ...] = ()
 
 
+class TracedCall(Reading, frozen=True, kw_only=True):
+    """One system call with one path and one result, as strace saw it. ``at_s`` counts from the first call seen."""
+
+    name: str
+    path: str
+    result: str  # "EEXIST", or the value that it returned
+    at_s: tuple[float, ...]
+    threads: tuple[int, ...] = ()
+
+
+class NativeStack(Reading, frozen=True, kw_only=True):
+    """Frames of the machine code, innermost first, and the threads that stand in them: ``Bun Pool 0 (4711)``."""
+
+    threads: tuple[str, ...]
+    frames: tuple[str, ...]
+
+
 class UnfinishedPart(Reading, frozen=True, kw_only=True):
     """A tool part whose stored state is not an end state."""
 

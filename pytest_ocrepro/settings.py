@@ -28,6 +28,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     expect: str
     reports: str
     offline: bool
+    intrusive: bool = False
     profile: str = PROFILES[0]
     baseline: str = ""
     github: str = GITHUB[0]
@@ -72,6 +73,7 @@ def read_settings(config: pytest.Config) -> Settings:
         github=_choice(config, "github", GITHUB),
         ctrf=str(_place(config, "ctrf") or ""),
         offline=bool(config.getoption("--ocrepro-offline")),
+        intrusive=bool(config.getoption("--ocrepro-intrusive")),
         baseline=baseline,
         cache_limit_bytes=parse_size(limit, limit_source) if limit else None,
     )

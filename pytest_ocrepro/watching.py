@@ -24,6 +24,7 @@ class Watcher:
     """Looks on while a process or a call owes its end.
 
     ``time_left`` raises when the trial's own time is up; ``read_database(when)`` stores what the database says.
+    ``intrude``: the last step on a process that is called hung, where the user has asked for it.
     """
 
     def __init__(
@@ -35,6 +36,7 @@ class Watcher:
         expired: threading.Event,
         check_time: Callable[[], None],
         read_database: Callable[[str], object],
+        intrude: Callable[[Process], None] | None = None,
     ) -> None:
         self._history = history
         self._roster = roster
@@ -42,6 +44,7 @@ class Watcher:
         self._expired = expired
         self._check_time = check_time
         self._read_database = read_database
+        self._intrude = intrude
 
     def process(self, process: Process) -> ProcessJudgement:
         """Block until it has ended, a verdict about its wait is stable, or its deadline has passed."""
@@ -64,6 +67,10 @@ class Watcher:
                 if verdict.hung or verdict is Verdict.WAITING_FOR_INPUT:
                     break
             process.wait(STEP_S)
+        judged = judge_process(self._history, process.pid)
+        if self._intrude is None or not judged.verdict.hung or not process.alive:
+            return judged
+        self._intrude(process)
         return judge_process(self._history, process.pid)
 
     @contextmanager

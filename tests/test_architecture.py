@@ -35,6 +35,7 @@ MAY_IMPORT = {
     "watching": {"roster", "stage", "observe", "judge", "history"},
     "harness": {
         "expect",
+        "intrusion",
         "roster",
         "steps",
         "watching",
@@ -47,7 +48,8 @@ MAY_IMPORT = {
         "errors",
     },
     "strangers": {"roster", "observe", "history", "readings"},
-    "attach": {"strangers", "observe", "publish", "judge", "history", "readings"},
+    "intrusion": {"observe", "history"},
+    "attach": {"strangers", "intrusion", "observe", "publish", "judge", "history", "readings"},
     "diagnosis": {"attach", "strangers", "observe", "publish", "judge", "history", "errors"},
     "progress": {"stage"},
     "doctor": {"errors", "readings", "observe", "versions", "stage"},
@@ -126,6 +128,7 @@ RIGHTS = {
             "versions/releases.py",  # npm
             "versions/commits.py",  # the user's own build command
             "doctor.py",  # its own self test
+            "observe/intrusive.py",  # strace and gdb, only when the user has asked for them
             "attach.py",  # the deputy: it opens the files of processes that are not ours
         },
     ),

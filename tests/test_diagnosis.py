@@ -23,7 +23,9 @@ import pytest
 from pytest_ocrepro import attach, diagnosis
 from pytest_ocrepro.diagnosis import Wish, diagnose, targets, version_of
 from pytest_ocrepro.errors import UsageError
+from pytest_ocrepro.history import IntrusionBegun
 from pytest_ocrepro.judge import serving
+from pytest_ocrepro.observe import intrusive
 from pytest_ocrepro.observe.procfs import Reader
 from pytest_ocrepro.publish.bundle import RunDir, TrialBundle
 from pytest_ocrepro.publish.rejudgement import rejudge
@@ -541,6 +543,8 @@ def test_two_real_runs_that_hang_are_told_apart_and_left_as_they_are(tmp_path: P
             assert all("/locks/" in path or "/tmp/" in path for path in changed), (
                 "the heartbeat of the first, no more"
             )
+            proved = dump(tmp_path / "proved", "--pid", str(second.pid), "--deadline", "2", "--intrusive")
+            assert (first.poll(), second.poll()) == (None, None)
         finally:
             for run in (first, second):
                 run.kill()
@@ -555,6 +559,12 @@ def test_two_real_runs_that_hang_are_told_apart_and_left_as_they_are(tmp_path: P
     assert held.endswith(f"is held by run-{first.pid} (pid {first.pid})")
     assert silent == f"run-{first.pid} (pid {first.pid}) waits for an answer of 127.0.0.1:{port}, which is silent"
     assert served.endswith(f"(pid {os.getpid()})")
+    assert judgement.chain[0].partition(" [")[2].startswith("inferred: ")
+    assert proved.returncode == 1
+    (path_proved,) = RunDir.read(tmp_path / "proved/r").bundles()
+    assert (
+        rejudge(path_proved).judgement.chain[0].partition(" [")[2].startswith("proved: strace: 2 times mkdir of it")
+    )
     assert f"opencode {version}" in (path.parent.parent / "report.html").read_text()
 
 
@@ -591,6 +601,63 @@ def quiet(pid: int, home: Path) -> bool:
     logs = [path.stat().st_mtime for path in (home / ".local/share/opencode/log").glob("*.log")]
     opened = any(target.endswith("/opencode.db") for _, target in Reader().fd_links(pid))
     return opened and time.time() - max(logs) > 2.0
+
+
+# --- the intrusive step -----------------------------------------------------------------------------------------
+
+
+def test_the_intrusive_step_proves_a_waiter_and_says_that_it_may_have_disturbed(machine: Machine) -> None:
+    holder = machine.start(("log", STARTING.format(home=machine.home), 60.0), ("take", machine.key), ("beat",))
+    waiter = machine.start(("log", STARTING.format(home=machine.home), 60.0), ("poll", machine.key))
+    assert machine.diagnose(waiter.pid, intrusive=True) == 1
+    before, _, after = machine.text.partition("now with strace and gdb, which may disturb:")
+    assert "inferred: its log ends at" in before
+    assert f"run-{waiter.pid} (pid {waiter.pid})" in after.splitlines()[0]
+    assert f"run-{holder.pid} (pid {holder.pid})" not in after.splitlines()[0], "it goes on: nobody touches it"
+    assert "proved: strace: 2 times mkdir of it within" in after
+    assert (holder.poll(), waiter.poll()) == (None, None)
+    history = TrialBundle.read(machine.bundle()).history
+    assert [event.tool for event in history.of_type(IntrusionBegun)] == ["strace", "gdb"]
+    assert {event.pid for event in history.of_type(IntrusionBegun)} == {waiter.pid}
+    page = (RunDir.read(machine.reports).path / "report.html").read_text()
+    assert "Possibly disturbed" in page
+    assert f"native stacks of run-{waiter.pid}" in page
+    assert rejudge(machine.bundle()).differs == ()
+
+
+def test_without_strace_and_gdb_the_rest_goes_on(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    process = machine.start(("log", STARTING.format(home=machine.home), 60.0))
+    monkeypatch.setenv("PATH", str(machine.home))
+    assert machine.diagnose(process.pid, intrusive=True) == 1
+    text = " ".join(machine.text.split())
+    assert f"run-{process.pid} (pid {process.pid}): strace is not installed: this step was left out" in text
+    assert f"run-{process.pid} (pid {process.pid}): gdb is not installed" in text
+
+
+def test_a_core_lies_beside_the_bundle_and_only_its_size_is_on_the_page(machine: Machine) -> None:
+    process = machine.start(("log", STARTING.format(home=machine.home), 60.0), MY_API_KEY=SECRET)
+    assert machine.diagnose(process.pid, core=True) == 1
+    run = RunDir.read(machine.reports)
+    core = run.path / f"core-{process.pid}"
+    assert core.stat().st_mode & 0o777 == 0o600
+    page = (run.path / "report.html").read_text()
+    assert f"{core.stat().st_size} bytes in core-{process.pid}, beside the bundle; it holds the whole memory" in page
+    assert SECRET.encode() in core.read_bytes(), "that is why"
+    assert not [
+        path
+        for path in run.path.rglob("*")
+        if path.is_file() and path != core and SECRET.encode() in path.read_bytes()
+    ]
+
+
+def test_without_being_asked_nobody_is_traced(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        pytest.fail("a tool was started")
+
+    for name in ("trace", "native_stacks", "write_core"):
+        monkeypatch.setattr(intrusive, name, refuse)
+    process = machine.start(("log", STARTING.format(home=machine.home), 60.0))
+    assert machine.diagnose(process.pid) == 1
 
 
 # --- watching ---------------------------------------------------------------------------------------------------

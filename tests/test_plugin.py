@@ -17,6 +17,7 @@ from pytest_ocrepro.observe.procfs import Reader
 from pytest_ocrepro.readings import ProcessId
 from pytest_ocrepro.settings import EXPECTATIONS
 from pytest_ocrepro.stage.process import until
+from pytest_ocrepro.stage.subject import PINNED, fetch
 
 FINISHES = """
     import pytest
@@ -50,6 +51,22 @@ def run(pytester: pytest.Pytester, stand_in: Path, tmp_path: Path, monkeypatch: 
 def results(pytester: pytest.Pytester) -> list[dict[str, object]]:
     lines = (pytester.path / "reports/latest/results.jsonl").read_text().splitlines()
     return [json.loads(line) for line in lines]
+
+
+@pytest.mark.real
+def test_the_intrusive_step_proves_the_waiter_of_the_stalled_overlap(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scenario = Path(__file__).parents[1] / "scenarios/test_overlap_during_plugin_install.py"
+    (pytester.path / "test_overlap.py").write_text(scenario.read_text())
+    node = "test_overlap.py::test_run_started_while_another_installs_its_plugin"
+    binary = f"--ocrepro-binary={fetch(PINNED).path}"
+    pytester.runpytest_subprocess("--ocrepro", binary, "--ocrepro-intrusive", node, timeout=120)
+    (line,) = results(pytester)
+    assert (line["verdict"], line["grade"], line["leaked"]) == ("blocked", "proved", [])
+    chain = line["chain"]
+    assert isinstance(chain, list)
+    assert chain[0].partition(" [")[2].startswith("proved: strace: 2 times mkdir of it within")
 
 
 def test_without_the_option_a_scenario_is_skipped_and_nothing_is_loaded(pytester: pytest.Pytester) -> None:

@@ -35,6 +35,10 @@ from pytest_ocrepro.cli.group import complain, main
     envvar="OCREPRO_REPORTS",
     help="Where the run is written.",
 )
+@click.option("--intrusive", is_flag=True, help="Last, also use strace and gdb for some seconds: it may disturb.")
+@click.option(
+    "--core", is_flag=True, help="Also keep a core: gigabytes, with all secrets; the process stands meanwhile."
+)
 @click.pass_context
 def dump(
     context: click.Context,
@@ -46,6 +50,8 @@ def dump(
     deadline_s: float,
     copy_limit_mb: int,
     reports: Path,
+    intrusive: bool,
+    core: bool,
 ) -> None:
     """Say what opencode processes that run already wait for; exit 0 nothing hangs, 1 something does, 2 not known.
 
@@ -63,6 +69,8 @@ def dump(
         deadline_s=deadline_s,
         copy_limit_bytes=copy_limit_mb << 20,
         reports=reports,
+        intrusive=intrusive,
+        core=core,
     )
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(UNKNOWN))  # so that copies are removed
     try:

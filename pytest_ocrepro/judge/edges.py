@@ -7,7 +7,7 @@ process is the order of preference for the chain.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import msgspec
 
@@ -23,6 +23,7 @@ from pytest_ocrepro.judge.signs import (
     GIVES_UP_AFTER_S,
     TIMER_SLACK_S,
     conflicts,
+    is_its_own,
     is_younger,
     keeps_writers_out,
     kernel_lock_waits,
@@ -35,11 +36,13 @@ from pytest_ocrepro.judge.signs import (
     timeout_of,
     told_at,
 )
+from pytest_ocrepro.judge.traced import tries_of
 from pytest_ocrepro.readings import (
     MILESTONES,
     FdKind,
     FileLock,
     LockDirectory,
+    LogTail,
     ProcessReading,
     Snapshot,
 )
@@ -268,12 +271,19 @@ class EdgeBuilder:
     def _lock_directories(self, process: ProcessReading) -> None:
         tail = tail_of(self._snapshot, process.id.pid)
         life = self._lives.get(process.id.pid)
-        if life is None or tail is None or tail.milestone not in STARTING:
+        if life is None:
             return
         quiet_s = self._quiet_s(life)
+        tried = tries_of(self._history, life, self._snapshot)
         wanted = sorted(
-            (lock for lock in self._snapshot.lock_directories if may_want(lock, process.id.pid, tail)),
-            key=lambda lock: (not lock.holder_alive, is_younger(lock, quiet_s), -told_at(tail, lock), lock.path),
+            (lock for lock in self._snapshot.lock_directories if _is_wanted(lock, process.id.pid, tail, tried)),
+            key=lambda lock: (
+                lock.path not in tried,
+                not lock.holder_alive,
+                is_younger(lock, quiet_s),
+                -told_at(tail, lock),
+                lock.path,
+            ),
         )
         for lock in wanted:
             others = [name_of(other) for other in wanted if other.path != lock.path]
@@ -281,9 +291,9 @@ class EdgeBuilder:
             self._edge(
                 self._process(process.id.pid),
                 key,
-                "inferred",
+                "proved" if lock.path in tried else "inferred",
                 "waits for",
-                *lock_facts(tail, lock, quiet_s, others),
+                *lock_facts(tail, lock, quiet_s, others, tried.get(lock.path, "")),
                 binding=not is_younger(lock, quiet_s),
                 ends_in_s=GIVES_UP_AFTER_S - quiet_s,
             )
@@ -394,3 +404,10 @@ class EdgeBuilder:
                     " ".join(child.argv)[:120],
                     binding=False,
                 )
+
+
+def _is_wanted(lock: LockDirectory, pid: int, tail: LogTail | None, tried: Mapping[str, str]) -> bool:
+    """Seen to be tried, or else of a process that is at the place in its start where it may be."""
+    if lock.path in tried:
+        return not is_its_own(lock, pid)
+    return tail is not None and tail.milestone in STARTING and may_want(lock, pid, tail)

@@ -27,10 +27,13 @@ READS = frozenset({"read", "readv", "pread64"})
 LOOPS = frozenset({"epoll_wait", "epoll_pwait", "epoll_pwait2", "poll", "ppoll", "select", "pselect6"})
 
 
-def lock_facts(tail: LogTail, lock: LockDirectory, quiet_s: float, others: list[str]) -> list[str]:
-    """Why it is thought to wait for this lock directory."""
-    last = tail.lines[-1].text[:160] if tail.lines else "nothing"
-    facts = [f"its log ends at {tail.milestone!r}: {last}", "a waiter leaves no kernel trace but a repeated mkdir"]
+def lock_facts(
+    tail: LogTail | None, lock: LockDirectory, quiet_s: float, others: list[str], tried: str = ""
+) -> list[str]:
+    """Why it is thought to wait for this lock directory. ``tried``: what a trace of it showed."""
+    last = tail.lines[-1].text[:160] if tail and tail.lines else "nothing"
+    facts = [f"its log ends at {tail.milestone!r}: {last}"] if tail else []
+    facts.insert(0 if tried else len(facts), tried or "a waiter leaves no kernel trace but a repeated mkdir")
     if others:
         facts.append(f"it may wait for {', '.join(others)} as well")
     if is_younger(lock, quiet_s):
@@ -43,19 +46,25 @@ def name_of(lock: LockDirectory) -> str:
     return lock.key or lock.path.rsplit("/", 1)[-1]
 
 
-def told_at(tail: LogTail, lock: LockDirectory) -> int:
+def told_at(tail: LogTail | None, lock: LockDirectory) -> int:
     """The place of the last line that speaks of the lock's directory: what it read last it waits for first."""
     folder = _folder(lock)
-    return max((at for at, line in enumerate(tail.lines) if folder and _speaks_of(line.text, folder)), default=-1)
+    lines = tail.lines if tail else ()
+    return max((at for at, line in enumerate(lines) if folder and _speaks_of(line.text, folder)), default=-1)
 
 
 def _folder(lock: LockDirectory) -> str:
     return (lock.key or "").partition(":")[2]
 
 
+def is_its_own(lock: LockDirectory, pid: int) -> bool:
+    """It has it; that of a dead one may have its recycled pid."""
+    return lock.holder_pid == pid and lock.holder_alive is not False
+
+
 def may_want(lock: LockDirectory, pid: int, tail: LogTail) -> bool:
-    """Not its own (a dead one's may have its recycled pid), and for a directory that its log speaks of, if known."""
-    if lock.holder_pid == pid and lock.holder_alive is not False:
+    """Not its own, and for a directory that its log speaks of, if known."""
+    if is_its_own(lock, pid):
         return False
     return not _folder(lock) or not tail.lines or told_at(tail, lock) >= 0
 

@@ -17,7 +17,7 @@ RESOURCES = frozenset({"lock-directory", "sqlite-byte", "file-lock", "provider",
 
 
 def build(history: History, snapshot: Snapshot) -> Graph:
-    """The wait-for graph of one full snapshot; what the history says after it plays no part."""
+    """The wait-for graph of one full snapshot; of what the history says after it only a trace plays a part."""
     graph = EdgeBuilder(history, snapshot).build()
     return msgspec.structs.replace(graph, cycle=find_cycle(graph.edges))
 

@@ -7,12 +7,15 @@ from collections.abc import Iterator
 import msgspec
 
 from pytest_ocrepro.history import (
+    CallsTraced,
+    CoreWritten,
     Event,
     Expectation,
     FaultHealed,
     FaultInjected,
     History,
     HttpCall,
+    IntrusionBegun,
     LockDirectoryChanged,
     Note,
     ObservingCost,
@@ -25,6 +28,7 @@ from pytest_ocrepro.history import (
     RegistryRequest,
     SignalSent,
     SnapshotTaken,
+    StacksTaken,
     StepWaited,
     Swept,
     Trouble,
@@ -42,6 +46,7 @@ OURS = frozenset(
         "trouble",
         "swept",
         "observing cost",
+        "intrusive step",
     }
 )
 
@@ -58,7 +63,7 @@ def moments(history: History) -> Iterator[Moment]:
     """All that can be told in a line."""
     origin_ns = origin_of(history)
     for event in history:
-        told = _of_ours(event) or _of_processes(event) or _of_servers(event)
+        told = _of_ours(event) or _of_intrusions(event) or _of_processes(event) or _of_servers(event)
         if told:
             yield Moment(at_s=(event.at_ns - origin_ns) / 1e9, kind=told[0], text=told[1])
 
@@ -93,6 +98,23 @@ def _of_ours(event: Event) -> tuple[str, str] | None:
             left = f"leaked: {', '.join(event.leaked)}" if event.leaked else "nothing leaked"
             tools = f"; outlived their opencode: {', '.join(event.survivors)}" if event.survivors else ""
             return "swept", f"{left}; ended by the sweep: {', '.join(event.ended) or 'nothing'}{tools}"
+        case _:
+            return None
+
+
+def _of_intrusions(event: Event) -> tuple[str, str] | None:
+    match event:
+        case IntrusionBegun():
+            return "intrusive step", f"{event.tool} on {event.role} (pid {event.pid}): what follows may be disturbed"
+        case CallsTraced():
+            return "intrusive step", f"strace watched pid {event.pid} for {event.seconds:.1f} s"
+        case StacksTaken():
+            return "intrusive step", f"gdb took {len(event.stacks)} different stacks of pid {event.pid}"
+        case CoreWritten():
+            return (
+                "intrusive step",
+                f"{event.file}: {event.size_bytes} bytes, pid {event.pid} stood for {event.seconds:.1f} s",
+            )
         case _:
             return None
 

@@ -40,6 +40,7 @@ from pytest_ocrepro.publish.document import (
     sheet,
     soft,
 )
+from pytest_ocrepro.publish.intrusion_blocks import intrusions
 from pytest_ocrepro.publish.logbook import logbook
 from pytest_ocrepro.publish.moments import OURS, moments, origin_of
 from pytest_ocrepro.publish.pictures.swimlane import swimlane
@@ -123,6 +124,7 @@ def _blocks(view: View, uid: str) -> Iterator[Block]:
         yield _processes(view.judgement)
     yield from state_blocks.threads(view.full, origin_of(view.history), view.entry.anchor)
     yield from state_blocks.kernel(view.full)
+    yield from intrusions(view.history)
     yield from logbook(view.history, view.full, view.entry.anchor)
     yield from _outputs(view.history.of_type(ProcessExited))
     yield from state_blocks.databases(view.history.of_type(DatabaseRead))

@@ -5,6 +5,7 @@ PLAN is a JSON list of [verb, arguments...]; places are those of the environment
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import hashlib
 import json
@@ -43,6 +44,18 @@ def take(key: str, pid: int = 0) -> None:
     meta["createdAt"] = dt.datetime.now(dt.UTC).isoformat()
     (lock / "meta.json").write_text(json.dumps(meta))
     (lock / "heartbeat").touch()
+
+
+def poll(key: str) -> None:
+    """Try to take it again and again, as a waiter does, on a thread of its own."""
+    lock = STATE / "locks" / f"{hashlib.sha1(key.encode()).hexdigest()}.lock"  # noqa: S324
+
+    def again() -> None:
+        while not threading.Event().wait(0.2):
+            with contextlib.suppress(FileExistsError):
+                lock.mkdir()
+
+    threading.Thread(target=again, daemon=True).start()
 
 
 def connect(port: int) -> None:
@@ -122,7 +135,7 @@ def say(text: str) -> None:
 
 VERBS = {
     function.__name__: function
-    for function in (log, take, connect, listen, database, large, rubbish, threads, beat, tool, say)
+    for function in (log, take, poll, connect, listen, database, large, rubbish, threads, beat, tool, say)
 }
 for verb, *arguments in json.loads(os.environ["PLAN"]):
     options = arguments.pop() if arguments and isinstance(arguments[-1], dict) else {}
