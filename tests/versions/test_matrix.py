@@ -9,7 +9,7 @@ import pytest
 from pytest_ocrepro.errors import BuildError, UnfitBuildError
 from pytest_ocrepro.judge.rates import Rate
 from pytest_ocrepro.versions.batches import MOST_TROUBLE, Here
-from pytest_ocrepro.versions.journal import Chosen, Journal, Plan, Skipped, Tried, read_journal, trials_of
+from pytest_ocrepro.versions.journal import Chosen, Fetched, Journal, Plan, Skipped, Tried, read_journal, trials_of
 from pytest_ocrepro.versions.matrix import Filling, Grid, both_directions, fold_grid, next_cells
 from pytest_ocrepro.versions.posterior import Counts
 
@@ -73,15 +73,18 @@ def test_what_tells_most_comes_first(tmp_path: Path) -> None:
     assert sum(controls) / len(controls) > len(tried) / 2
 
 
-def test_a_version_is_downloaded_once_and_then_used(tmp_path: Path) -> None:
-    fetched: list[str] = []
+def test_a_version_is_written_down_once_and_asked_for_by_each_batch_that_uses_it(tmp_path: Path) -> None:
+    asked: list[str] = []
 
-    def counting(version: str) -> Here:
-        fetched.append(version)
+    def asking(version: str) -> Here:
+        asked.append(version)
         return fetch(version)
 
-    filled(tmp_path / "j", fetch=counting)
-    assert sorted(fetched) == sorted(VERSIONS)
+    filled(tmp_path / "j", fetch=asking)
+    records = read_journal(tmp_path / "j").records
+    assert sorted(one.version for one in records if isinstance(one, Fetched)) == sorted(VERSIONS)
+    batches = [{version for _, version, _ in one.trials} for one in records if isinstance(one, Chosen)]
+    assert sorted(asked) == sorted(version for batch in batches for version in batch)
 
 
 def test_from_every_line_on_the_same_cells_are_filled(tmp_path: Path) -> None:
