@@ -90,6 +90,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="store_true",
         help="Watch what is called hung with strace and gdb for some seconds: the last step, since it may disturb",
     )
+    group.addoption(
+        "--ocrepro-verify-repro",
+        metavar="N",
+        help="Run the repro script of each scenario that reproduced N times at the end (default 0; environment: "
+        "OCREPRO_VERIFY_REPRO)",
+    )
     group.addoption("--ocrepro-offline", action="store_true", help="Use cached builds only; ask no registry")
     for name, kind, text in (
         ("binary", "string", "path of the opencode executable"),
@@ -102,6 +108,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         ("github", "string", "auto, on or off"),
         ("ctrf", "string", "a file for the results in the Common Test Report Format, relative to the root directory"),
         ("cache_limit", "string", "size at which builds go from the cache"),
+        ("verify_repro", "string", "how often each repro script is run at the end"),
         ("redact", "linelist", "more to mask in what is stored: one 'NAME = REGEX' a line"),
         ("scenarios", "args", "paths that --ocrepro runs when none is given, relative to the root directory"),
     ):

@@ -89,6 +89,7 @@ class OcreproSession:
         self._page_error = ""
         self._baseline: tuple[TrialResult, ...] = ()
         self._against: Verdict | None = None
+        self._proved: tuple[str, ...] = ()
         self._rules = read_rules(config.getini("ocrepro_redact") or (), f"ocrepro_redact in {config.inipath}")
         if self._worker is None:
             self.share = self._prepare()
@@ -350,6 +351,8 @@ class OcreproSession:
             self._against = compare(self._baseline, self._results)
             if self._against.failed and session.exitstatus == pytest.ExitCode.OK:
                 session.exitstatus = pytest.ExitCode.TESTS_FAILED
+        if self.share.settings.verify_repro:
+            self._proved = tuple(self._prove(self._run_dir))
         try:
             self._page = write_report(self._run_dir)
         except Exception as error:  # noqa: BLE001  a page that fails must not take the results with it
@@ -369,6 +372,8 @@ class OcreproSession:
             terminalreporter.write_line(inert(summary_table(self._results)))
         for line in self._against.lines() if self._against else ():
             terminalreporter.write_line(inert(line))
+        for line in self._proved:
+            terminalreporter.write_line(inert(line))
         if self._page is not None:
             size = self._page.stat().st_size
             fits = "attachable" if size <= ATTACHABLE_BYTES else "too large to attach"
@@ -385,6 +390,14 @@ class OcreproSession:
         if self._session is not None:
             self._session.close()
             self._session = None
+
+    def _prove(self, run: RunDir) -> Iterator[str]:
+        from pytest_ocrepro.proof import prove_all
+
+        terminal: Any = self.config.pluginmanager.get_plugin("terminalreporter")
+        tell = (lambda line: terminal.write_line(f"\n{inert(line)}")) if terminal is not None else print
+        times, ledger = self.share.settings.verify_repro, cache_root() / "supervisors"
+        return prove_all(run, self.share.builds, times=times, ledger=ledger, tell=tell)
 
     def _leave_nothing(self) -> None:
         if self._run_dir is not None:

@@ -34,6 +34,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     github: str = GITHUB[0]
     ctrf: str = ""
     cache_limit_bytes: int | None = None
+    verify_repro: int = 0
 
 
 class Mark(msgspec.Struct, frozen=True, kw_only=True):
@@ -76,6 +77,7 @@ def read_settings(config: pytest.Config) -> Settings:
         intrusive=bool(config.getoption("--ocrepro-intrusive")),
         baseline=baseline,
         cache_limit_bytes=parse_size(limit, limit_source) if limit else None,
+        verify_repro=_number(config, "verify_repro", default=0, least=0, env="OCREPRO_VERIFY_REPRO"),
     )
 
 

@@ -51,6 +51,7 @@ MAY_IMPORT = {
     "intrusion": {"observe", "history"},
     "attach": {"strangers", "intrusion", "observe", "publish", "judge", "history", "readings"},
     "diagnosis": {"attach", "strangers", "observe", "publish", "judge", "history", "errors"},
+    "proof": {"stage", "publish", "history", "errors"},
     "progress": {"stage"},
     "doctor": {"errors", "readings", "observe", "versions", "stage"},
     "settings": {"errors", "stage.cache"},
@@ -62,6 +63,7 @@ MAY_IMPORT = {
         "outcome",
         "settings",
         "progress",
+        "proof",
         "harness",
         "publish",
         "judge",
@@ -71,7 +73,7 @@ MAY_IMPORT = {
         "versions",
         "errors",
     },
-    "cli": {"progress", "doctor", "diagnosis", "publish", "stage", "versions", "errors"},
+    "cli": {"proof", "progress", "doctor", "diagnosis", "publish", "stage", "versions", "errors"},
     "__init__": {"harness", "judge", "stage", "errors"},
 }
 BANNED_NAMES = {"utils", "common", "helpers", "constants", "types", "manager"}

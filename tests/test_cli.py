@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import importlib.util
 import io
 import json
 import os
 import sys
 import tarfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 import pytest
@@ -14,7 +16,17 @@ from click.testing import CliRunner, Result
 from pytest_ocrepro import cli
 from pytest_ocrepro.errors import BundleError, OcreproError, StageError
 from pytest_ocrepro.progress import progress_on
+from pytest_ocrepro.publish.bundle import RunDir
 from pytest_ocrepro.stage import subject
+
+if TYPE_CHECKING:
+    from tests.data.publish import reproducing
+else:
+    _spec = importlib.util.spec_from_file_location(
+        "ocrepro_reproducing", Path(__file__).parent / "data/publish/reproducing.py"
+    )
+    reproducing = importlib.util.module_from_spec(_spec)
+    _spec.loader.exec_module(reproducing)
 
 STAND_IN = Path(__file__).parent / "data/subject/stand_in_npm.py"
 
@@ -170,3 +182,37 @@ def test_the_terminal_is_left_clean_when_it_fails() -> None:
         interrupted()
     hidden, shown = stream.getvalue().rfind("\x1b[?25l"), stream.getvalue().rfind("\x1b[?25h")
     assert hidden < shown
+
+
+@pytest.fixture
+def reproduced(tmp_path: Path) -> Path:
+    """A reports directory whose newest run has two scenarios that reproduced."""
+    reports = tmp_path / "reports"
+    found = RunDir.create(reports)
+    reproducing.store(found, reproducing.overlap(), "test_overlap")
+    reproducing.store(found, reproducing.trial([], title="nothing to tell"), "test_other")
+    return reports
+
+
+def test_repro_prints_a_script_and_says_why_there_is_none(reproduced: Path) -> None:
+    printed = run("repro", str(reproduced), "--scenario", "overlap")
+    assert (printed.exit_code, printed.stderr) == (0, "")
+    assert printed.stdout.startswith("#!/usr/bin/env bash\n")
+    none = run("repro", str(reproduced), "--scenario", "other")
+    assert (none.exit_code, none.stdout) == (2, "")
+    assert none.stderr == (
+        "ocrepro: test_x-test_other-9.9.9 has no repro script: "
+        "what the scenario demands cannot be checked by a short script\n"
+    )
+    unknown = run("repro", str(reproduced), "--scenario", "x")
+    assert (unknown.exit_code, unknown.stderr.count("\n")) == (2, 1)
+    assert "give one of test_other, test_overlap" in unknown.stderr
+
+
+def test_repro_verifies_on_the_build_that_is_given(reproduced: Path, stand_in: Path, tmp_path: Path) -> None:
+    environment = {"OCREPRO_CACHE_DIR": str(tmp_path / "cache")}
+    words = ["repro", str(reproduced), "--scenario", "overlap", "--verify", "1", "--binary", str(stand_in)]
+    done = CliRunner().invoke(cli.main, words, prog_name="ocrepro", env=environment)
+    assert done.exit_code == 1, "the stand-in fails fast, and takes no lock: the script does not get there"
+    assert done.stderr.endswith("reproduced 0 of 0 by this script; 1 more could not tell\n")
+    assert done.stdout.startswith("#!/usr/bin/env bash\n")

@@ -721,3 +721,32 @@ def test_a_ctrf_file_that_cannot_be_written_is_one_line(pytester: pytest.Pyteste
     result = run("--ocrepro-ctrf=nowhere/ctrf.json", ".")
     result.assert_outcomes(passed=1)
     assert len([line for line in result.stdout.lines if line.startswith("ocrepro: ") and "ctrf.json" in line]) == 1
+
+
+HANGS = """
+    import pytest
+
+    @pytest.mark.ocrepro(issue="o/r#1")
+    def test_hangs(ocrepro):
+        run = ocrepro.run("hi", model="hang", deadline_s=3, fail_fast_s=2)
+        ocrepro.expect(run).to_finish()
+"""
+
+
+def test_repro_scripts_are_run_at_the_end_where_it_is_asked_for(pytester: pytest.Pytester, run: Run) -> None:
+    pytester.makepyfile(HANGS)
+    result = run(
+        "test_repro_scripts_are_run_at_the_end_where_it_is_asked_for.py",
+        "--ocrepro-expect=any",
+        "--ocrepro-verify-repro=2",
+    )
+    result.stdout.fnmatch_lines(["repro script of *-test_hangs-9.9.9: reproduced 2 of 2 by this script"])
+    (stored,) = (pytester.path / "reports/latest/issues").glob("*.json")
+    assert json.loads(stored.read_text())["k"] == 2
+
+
+def test_a_number_of_scripts_that_is_none_is_a_usage_error(pytester: pytest.Pytester, run: Run) -> None:
+    pytester.makepyfile(FINISHES)
+    result = run("--ocrepro-verify-repro=often")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["*--ocrepro-verify-repro is 'often'; it must be a number from 0*"])

@@ -1,13 +1,18 @@
-"""Commands on what is stored: ``report``, ``judge``."""
+"""Commands on what is stored: ``report``, ``judge``, ``repro``."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from pytest_ocrepro.cli.group import complain, main
-from pytest_ocrepro.errors import OcreproError
+from pytest_ocrepro.errors import OcreproError, UsageError
+
+if TYPE_CHECKING:
+    from pytest_ocrepro.publish.bundle import RunDir
+    from pytest_ocrepro.publish.cases import Case
 
 
 @main.command()
@@ -47,3 +52,45 @@ def judge(context: click.Context, bundle: Path, *, as_json: bool) -> None:
         click.echo(found.comparison, err=as_json or found.bundle.torn)
         code = max(code, found.exit_code)
     context.exit(code)
+
+
+@main.command()
+@click.argument("directory", type=click.Path(path_type=Path), default="reports", required=False)
+@click.option("--scenario", metavar="NAME", help="Which one, where several reproduced (default: the clearest).")
+@click.option("--verify", type=click.IntRange(1, 100), metavar="N", help="Run the script N times on the same build.")
+@click.option(
+    "--binary", type=click.Path(path_type=Path), metavar="PATH", help="That build, where it is not published."
+)
+@click.pass_context
+def repro(
+    context: click.Context, directory: Path, scenario: str | None, verify: int | None, binary: Path | None
+) -> None:
+    """Print a script that shows the bug without this project (DIRECTORY: a run, or a folder of runs: its newest).
+
+    With --verify exit 1 unless every run of it showed the bug.
+    """
+    from pytest_ocrepro.publish import cases as room
+    from pytest_ocrepro.publish.bundle import RunDir
+    from pytest_ocrepro.publish.handout import entries_in
+
+    run = RunDir.read(directory)
+    case = room.choose(room.cases(entries_in(run)), scenario)
+    script = room.script_of(case, room.trial_of(case))
+    if not script.text:
+        raise UsageError(f"{case.name} has no repro script: {script.why_not}")
+    click.echo(script.text, nl=False)
+    if verify:
+        context.exit(_verified(run, case, verify, binary))
+
+
+def _verified(run: RunDir, case: Case, times: int, binary: Path | None) -> int:
+    from pytest_ocrepro.proof import prove
+    from pytest_ocrepro.stage import subject
+    from pytest_ocrepro.versions.releases import cache_root
+
+    build = subject.from_binary(binary) if binary else subject.fetch(case.version)
+    proof = prove(run, case, build, times=times, ledger=cache_root() / "supervisors", tell=complain)
+    if proof is None:
+        return 2
+    complain(f"{case.name}: {proof.in_words}")
+    return int(proof.k != times)

@@ -124,6 +124,26 @@ class Origin(msgspec.Struct, frozen=True, kw_only=True):
     copies: tuple[str, ...] = ()
 
 
+class Proof(msgspec.Struct, frozen=True, kw_only=True):
+    """How often a repro script showed the failure: ``k`` of ``n`` runs; ``untold`` ended with neither answer."""
+
+    schema: int = SCHEMA
+    scenario: str
+    version: str
+    binary_sha256: str
+    script_sha256: str
+    k: int
+    n: int
+    untold: int = 0
+    seconds: tuple[float, ...] = ()
+
+    @property
+    def in_words(self) -> str:
+        """``reproduced 3 of 3 by this script``, and what could not tell."""
+        more = f"; {self.untold} more could not tell" if self.untold else ""
+        return f"reproduced {self.k} of {self.n} by this script{more}"
+
+
 def result_of(run_id: str, info: TrialInfo, history: History, judged: Judgement, bundle: str) -> TrialResult:
     """The line of results.jsonl; ``expected`` and ``known`` are pytest's to add."""
     return TrialResult(
