@@ -22,7 +22,7 @@ def test_there_are_two_set_up_commands() -> None:
     commands = re.findall(r"^python3 -m venv .*$", README, re.MULTILINE)
     assert len(commands) == 2
     assert commands[0].endswith("pytest --ocrepro")
-    assert commands[1].endswith("pytest")
+    assert commands[1].endswith("pytest -n 2")
 
 
 def test_every_module_is_in_the_list_of_rooms() -> None:
