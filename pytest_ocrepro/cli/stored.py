@@ -1,4 +1,4 @@
-"""Commands on what is stored: ``report``, ``judge``, ``repro``."""
+"""Commands on what is stored: ``report``, ``show``, ``judge``, ``issue``, ``repro``."""
 
 from __future__ import annotations
 
@@ -30,6 +30,54 @@ def report(directory: Path) -> None:
         except OcreproError as error:
             complain(f"left out: {error}")
     click.echo(page.resolve().as_uri())
+
+
+@main.command()
+@click.argument("directory", type=click.Path(path_type=Path), default="reports", required=False)
+@click.option("--open", "opened", is_flag=True, help="Open it in the browser.")
+def show(directory: Path, *, opened: bool) -> None:
+    """Print the URL of a run's page (DIRECTORY: a run, or a folder of runs: its newest), made if it is missing."""
+    from pytest_ocrepro.publish.bundle import RunDir
+    from pytest_ocrepro.publish.page import write_report
+
+    run = RunDir.read(directory)
+    page = run.path / "report.html"
+    url = (page if page.is_file() else write_report(run)).resolve().as_uri()
+    click.echo(url)
+    if opened:
+        click.launch(url)
+
+
+@main.command()
+@click.argument("directory", type=click.Path(path_type=Path), default="reports", required=False)
+@click.option("--scenario", metavar="NAME", help="Which one, where several reproduced (default: the clearest).")
+@click.option(
+    "--max-characters",
+    type=click.IntRange(2_000, 60_000),
+    default=12_000,
+    show_default=True,
+    help="Of the whole text.",
+)
+def issue(directory: Path, scenario: str | None, max_characters: int) -> None:
+    """Print the text for a bug tracker (DIRECTORY: a run, a dump, or a folder of them: its newest)."""
+    from pytest_ocrepro.publish import cases as room
+    from pytest_ocrepro.publish.bundle import RunDir, TrialBundle
+    from pytest_ocrepro.publish.handout import entries_in
+    from pytest_ocrepro.publish.issue import issue_text
+
+    run = RunDir.read(directory)
+    entries = entries_in(run)
+    found = room.cases(entries)
+    alone = [entry.path for entry in entries if entry.path is not None]
+    if not found and scenario is None and len(alone) == 1:  # a dump, or one trial: what it says is told all the same
+        click.echo(issue_text(run.info, TrialBundle.read(alone[0]), most=max_characters), nl=False)
+        return
+    case = room.choose(found, scenario)
+    trial = room.trial_of(case)
+    script = room.script_of(case, trial)
+    proof = room.proof_of(run, case, script)
+    text = issue_text(run.info, trial, case=case, script=script, proof=proof, most=max_characters)
+    click.echo(text, nl=False)
 
 
 @main.command()
