@@ -21,7 +21,7 @@ import msgspec
 from pytest_ocrepro import __version__
 from pytest_ocrepro.attach import COPY_LIMIT_BYTES, DEADLINE_S, Attachment, hangs
 from pytest_ocrepro.errors import UsageError
-from pytest_ocrepro.history import Expectation, History, TrialStarted
+from pytest_ocrepro.history import Expectation, History, IntrusionBegun, TrialStarted
 from pytest_ocrepro.judge.judgement import Judgement
 from pytest_ocrepro.observe.procfs import Reader
 from pytest_ocrepro.publish.bundle import RunDir
@@ -37,6 +37,10 @@ LOOK_S = 4.0
 STEP_S = 1.0
 QUIET_S = 5.0
 NOTHING, HANGS, UNKNOWN = 0, 1, 2
+UNTOUCHED = "Processes that somebody else had started were looked at; nothing was sent to them."
+DISTURBED = (
+    "Processes that somebody else had started were looked at, and at the end stopped for a moment by strace and gdb."
+)
 Tell = Callable[[str], None]
 
 
@@ -169,7 +173,7 @@ class _Diagnosis:
             title="opencode processes that were running",
             version=version_of(exe),
             binary_sha256=_sha256(exe),
-            docstring="Processes that somebody else had started were looked at; nothing was sent to them.",
+            docstring=DISTURBED if attachment.history.of_type(IntrusionBegun) else UNTOUCHED,
             replay=" ".join(["ocrepro dump", *(f"--pid {one.id.pid}" for one in subjects)]),
             started=datetime.now(UTC).isoformat(timespec="milliseconds"),
         )

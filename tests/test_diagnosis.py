@@ -146,7 +146,7 @@ def test_the_chain_from_the_waiter_to_the_silent_address(machine: Machine, tmp_p
     assert [link.split(" [")[0] for link in chain[:3]] == [
         f"run-{second.pid} (pid {second.pid}) waits for lock directory npm-install:~/project/.opencode",
         f"lock directory npm-install:~/project/.opencode is held by run-{first.pid} (pid {first.pid})",
-        f"run-{first.pid} (pid {first.pid}) waits for an answer of 127.0.0.1:{port}, which is silent",
+        f"run-{first.pid} (pid {first.pid}) waits for an answer of 127.0.0.1:{port} (silent)",
     ]
     assert f"is served by {OWN_NAME}-{os.getpid()} (pid {os.getpid()})" in chain[3]
     assert "verdict: blocked (" in machine.text
@@ -162,6 +162,7 @@ def test_what_is_stored_is_judged_the_same_again_and_has_a_page(machine: Machine
     assert found.encoded == (machine.bundle() / "judgement.json").read_bytes()
     page = (RunDir.read(machine.reports).path / "report.html").read_text()
     assert "opencode processes that were running" in page
+    assert "nothing was sent to them" in page
     assert f"run-{waiter.pid}" in page
     (result,) = RunDir.read(machine.reports).results()
     assert (result.result, result.verdict, result.scenario) == ("reproduced", "blocked", "dump")
@@ -557,7 +558,7 @@ def test_two_real_runs_that_hang_are_told_apart_and_left_as_they_are(tmp_path: P
     waits, held, silent, served = [link.split(" [")[0] for link in judgement.chain]
     assert waits.startswith(f"run-{second.pid} (pid {second.pid}) waits for lock directory npm-install:~/")
     assert held.endswith(f"is held by run-{first.pid} (pid {first.pid})")
-    assert silent == f"run-{first.pid} (pid {first.pid}) waits for an answer of 127.0.0.1:{port}, which is silent"
+    assert silent == f"run-{first.pid} (pid {first.pid}) waits for an answer of 127.0.0.1:{port} (silent)"
     assert served.endswith(f"(pid {os.getpid()})")
     assert judgement.chain[0].partition(" [")[2].startswith("inferred: ")
     assert proved.returncode == 1
@@ -621,6 +622,7 @@ def test_the_intrusive_step_proves_a_waiter_and_says_that_it_may_have_disturbed(
     assert {event.pid for event in history.of_type(IntrusionBegun)} == {waiter.pid}
     page = (RunDir.read(machine.reports).path / "report.html").read_text()
     assert "Possibly disturbed" in page
+    assert "nothing was sent to them" not in page
     assert f"native stacks of run-{waiter.pid}" in page
     assert rejudge(machine.bundle()).differs == ()
 

@@ -47,7 +47,7 @@ def foreign_waits(process: ProcessReading, snapshot: Snapshot) -> Iterator[Forei
     for sockets in _connections(pid, snapshot):
         first = sockets[0]
         where = "" if first.remote.startswith(LOOPBACK) else " on another machine"
-        label = f"{first.remote}{where}, which is silent"
+        label = f"{first.remote}{where} (silent)"
         facts = (*(_in_words(socket) for socket in sockets), *holds)
         yield ForeignWait(
             key=f"address:{first.remote}",
