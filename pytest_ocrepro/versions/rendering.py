@@ -45,7 +45,7 @@ def headline(told: Certificate) -> str:
             again = ", and it came back later" if told.find_fix else ", not for the first time"
         how = f"posterior {sure(best.probability)}, confirmed by fresh trials"
         return f"{word} in {_named(best)}{again}: {among} ({how})"
-    return f"No name yet, {told.why}: {word.lower()} in one of {_set(told)}"
+    return f"No name yet, {told.why}: {word.lower()} in {_set(told)}"
 
 
 def sure(probability: float) -> str:
@@ -214,9 +214,11 @@ def _named(one: Answer) -> str:
 def _set(told: Certificate) -> str:
     named = {version for one in told.answers for version in one.suspects}
     suspects = [row.version for row in told.tallies if row.version in named]
-    total = percent(min(1.0, sum(one.probability for one in told.answers)))
+    total = sure(min(1.0, sum(one.probability for one in told.answers)))
+    if len(suspects) == 1:
+        return f"{suspects[0]} perhaps ({total}, but fresh trials have not confirmed it)"
     few = ", ".join(suspects) if len(suspects) <= SHOWN else f"{suspects[0]} to {suspects[-1]}"
-    return f"{few} ({len(suspects)} builds, {total})"
+    return f"one of {few} ({len(suspects)} builds, {total})"
 
 
 def _end(told: Certificate) -> str:

@@ -98,6 +98,8 @@ def test_the_finer_search_is_handed_over() -> None:
         (changed(why=Why.NOTHING_LEFT, answers=()), "No answer: no version is left that could be tried"),
         (changed(why=Why.BUDGET, answers=(msgspec.structs.replace(FOUND.answers[0], probability=0.6), OLDER)),
          "No name yet, the budget is spent: introduced in one of 1.2.1, 1.2.2 (2 builds, 97 %)"),
+        (changed(why=Why.BUDGET, sides=()),
+         "introduced in 1.2.2 perhaps (97 %, but fresh trials have not confirmed it)"),
         (changed(answers=(Answer(suspects=("1.2.1", "1.2.2"), clean="1.2.0", failing="1.2.2", probability=0.99),)),
          "Introduced in one of 1.2.1, 1.2.2 (which no trial can tell apart)"),
     ],
