@@ -151,7 +151,7 @@ def _findings(judgement: Judgement, most: int | None) -> Iterator[str]:
 def _steps(trial: StoredTrial, script: Script | None, proof: Proof | None) -> Iterator[str]:
     if script is not None and script.text:
         ends = "1 when the failure shows, 0 when it does not, 2 when that could not be told"
-        yield f"This script needs bash, Python 3 and opencode only; it works in a temporary HOME and ends with {ends}."
+        yield f"This script needs bash, Python 3 and opencode only, works in a temporary HOME and ends with {ends}."
         yield fenced(script.text.rstrip("\n"))
         yield proof.in_words if proof else "The harness has not run this script."
     elif script is not None and script.why_not:
