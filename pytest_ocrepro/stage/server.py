@@ -5,14 +5,15 @@ from __future__ import annotations
 import http.client
 import itertools
 import json
+import secrets
 import socket
 import time
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from typing import Any, Protocol
 
 import msgspec
 
-from pytest_ocrepro.errors import NotReachedError
+from pytest_ocrepro.errors import NotReachedError, StageError
 from pytest_ocrepro.history import HEALTH_PROBE, History, HttpAsked, HttpCall, now_ns
 from pytest_ocrepro.stage.process import Process, until
 
@@ -21,6 +22,8 @@ PROBE_TIMEOUT_S = 2.0
 BODY_BYTES = 2000
 READ_BYTES = 1 << 16
 SAID_BYTES = 200
+PORTS = range(20_000, 32_768)  # below Linux' own net.ipv4.ip_local_port_range
+PORT_TRIES = 50
 OK, REDIRECT = 200, 300
 
 
@@ -290,7 +293,15 @@ def prompt_body(words: str, model: str = "m1") -> dict[str, object]:
 
 
 def free_port() -> int:
-    """A port that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A port that was free a moment ago, and that the kernel gives to no outgoing connection meanwhile (ip(7)).
+
+    Raises StageError when none of many is free.
+    """
+    for _ in range(PORT_TRIES):
+        port = PORTS.start + secrets.randbelow(len(PORTS))
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise StageError(
+        f"no free port on 127.0.0.1 among {PORT_TRIES} of {PORTS.start} to {PORTS.stop - 1}; see `ss -tln`"
+    )
