@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from pytest_ocrepro.publish.text import cut, flat, visible
 
 MOST_CHARACTERS = 400  # of one cell
+PARTS = "\u200b"
 
 # What GitHub's Markdown could take for markup, a link, an emoji, a formula or HTML. CommonMark lets every ASCII
 # punctuation character be escaped.
@@ -15,8 +16,12 @@ _SPECIAL = re.compile(r"[\\`*_{}\[\]<>()#|~&$!@:]")
 
 
 def escaped(text: str, most: int = MOST_CHARACTERS) -> str:
-    """Visible, on one line, cut to ``most`` characters, and with nothing left that Markdown would act on."""
-    return _SPECIAL.sub(r"\\\g<0>", cut(flat(text), most))
+    """Visible, on one line, cut to ``most`` characters, and with nothing left that Markdown would act on.
+
+    A tracker looks for mentions and cross-references in what Markdown has made, where the escape is gone: a space
+    without width parts the sign from the name.
+    """
+    return _SPECIAL.sub(r"\\\g<0>", cut(flat(text), most)).replace("@", f"@{PARTS}").replace("#", f"#{PARTS}")
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
