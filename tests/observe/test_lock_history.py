@@ -219,6 +219,7 @@ def told_of(trial: Trial, pid: int) -> list[str]:
     """What has become of the locks of this holder so far, in order, each kind once."""
     events = trial.history.of_type(LockDirectoryChanged)
     words = [event.how.value for event in events if pid in (event.holder_pid, event.previous_pid)]
+    words = [word for word in words if word != LockChange.NAMED]  # a look that came between mkdir and meta.json
     return list(dict.fromkeys(words))
 
 
