@@ -91,7 +91,8 @@ def ask(provider: Provider) -> Iterator[Ask]:
 
 
 def replies(history: History) -> list[tuple[int, str]]:
-    return [(event.request, event.what) for event in history.of_type(ProviderReply)]
+    """What became of each request, in the order of asking: a thread of its own serves each, and notes it."""
+    return sorted(((event.request, event.what) for event in history.of_type(ProviderReply)), key=lambda one: one[0])
 
 
 def troubles(history: History) -> list[str]:
@@ -218,10 +219,10 @@ def test_never_ending_turn_is_a_declared_fault(provider: Provider, history: Hist
     asking = ask()
     assert words_of(asking.events(2)) == "Hm"
     assert asking.silent(0.2)
+    until(lambda: replies(history) == [(1, "begun"), (1, "stalled")], timeout_s=WAIT_S, what="the stall")
     (fault,) = history.of_type(FaultInjected)
     assert (fault.fault, fault.silent_for_good, fault.address) == ("provider", True, provider.address)
     assert fault.detail == "silent: the turn 'never-ending' says nothing more"
-    assert replies(history) == [(1, "begun"), (1, "stalled")]
 
 
 @pytest.mark.parametrize(("after", "sent"), [(0, 0), (2, 2), (99, 4)])
@@ -247,7 +248,7 @@ def test_client_that_leaves_a_silence_frees_its_thread(provider: Provider, histo
     response.close()
     asking.line.close()
     asking.socket.close()
-    until(lambda: replies(history)[-1] == (1, "client-left"), timeout_s=WAIT_S, what="the client seen leaving")
+    until(lambda: replies(history)[-1:] == [(1, "client-left")], timeout_s=WAIT_S, what="the client seen leaving")
     until(lambda: threading.active_count() == before, timeout_s=WAIT_S, what="the end of its thread")
     assert troubles(history) == []
 
@@ -278,7 +279,7 @@ def test_late_error(provider: Provider, history: History, ask: Ask) -> None:
 def test_paced_turn_comes_event_by_event(provider: Provider, history: History, ask: Ask) -> None:
     provider.script(scripted.paced(0.1, scripted.text("one two")))
     assert words_of(ask().events()) == "one two "
-    until(lambda: replies(history)[-1] == (1, "finished"), timeout_s=WAIT_S, what="the end")
+    until(lambda: replies(history)[-1:] == [(1, "finished")], timeout_s=WAIT_S, what="the end")
     said = [*seconds_of(history, "begun"), *seconds_of(history, "continued")]
     assert all(later - sooner >= 0.1 for sooner, later in pairwise(said))
     assert len(said) == 4
@@ -347,7 +348,8 @@ def test_answer_that_is_not_streamed(provider: Provider, history: History, ask: 
     assert choice["finish_reason"] == "tool_calls"
     assert choice["message"]["tool_calls"][0]["function"]["name"] == "bash"
     assert ask(stream=False).silent(0.2)
-    assert replies(history) == [(1, "finished"), (2, "finished"), (3, "stalled")]
+    expected = [(1, "finished"), (2, "finished"), (3, "stalled")]
+    until(lambda: replies(history) == expected, timeout_s=WAIT_S, what="the three replies")
 
 
 def test_close_ends_every_thread_and_records_nothing_more(history: History) -> None:
