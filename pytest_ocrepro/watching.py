@@ -15,6 +15,7 @@ from pytest_ocrepro.stage.process import Process
 from pytest_ocrepro.stage.server import Server
 
 IDLE_SHARE = 0.3  # of one core
+ANCHOR_S = 0.4  # after a visible step: what only a snapshot shows is dated by it, and not by the first that counts
 FIRST_LOOK_S, LAST_LOOK_S = 0.6, 8.0
 LOOKS_FURTHER_APART = 1.25  # three more within 4 s: on a busy machine not every pair is comparable
 STEP_S = 0.1
@@ -51,21 +52,26 @@ class Watcher:
         started = next(e for e in self._history.of_type(ProcessStarted) if e.id.pid == process.pid)
         deadline_ns = self._deadline_ns(started)
         look_s, next_look_ns = FIRST_LOOK_S, 0
+        anchored_ns = 0
         while process.alive:
             self._check_time()
             self._roster.note_the_gone()
             now = now_ns()
+            stepped_ns, _ = last_progress(self._history, process.pid, now)
             if now >= deadline_ns:
                 self._look_twice()
                 deadline_ns = self._deadline_ns(started)  # who was starved has longer: known by these two looks
                 if now >= deadline_ns:
                     break
-            elif now >= next_look_ns and self._quiet(process.pid, now):
+            elif now >= next_look_ns and self._quiet(process.pid, stepped_ns, now):
                 self._sampler.snapshot()
                 look_s, next_look_ns = min(look_s * LOOKS_FURTHER_APART, LAST_LOOK_S), now + int(look_s * 1e9)
                 verdict = judge_process(self._history, process.pid).verdict
                 if verdict.hung or verdict is Verdict.WAITING_FOR_INPUT:
                     break
+            elif anchored_ns < stepped_ns < now - int(ANCHOR_S * 1e9):
+                self._sampler.snapshot()
+                anchored_ns = now_ns()  # later than what this look itself shows
             process.wait(STEP_S)
         judged = judge_process(self._history, process.pid)
         if self._intrude is None or not judged.verdict.hung or not process.alive:
@@ -101,11 +107,10 @@ class Watcher:
         seconds = started.deadline_s + seconds_starved(self._history, started.id.pid)
         return started.at_ns + int(seconds * 1e9)
 
-    def _quiet(self, pid: int, now: int) -> bool:
+    def _quiet(self, pid: int, stepped_ns: int, now: int) -> bool:
         """No visible change of the process, or of those beneath it, for a while, and it is idle."""
-        last_ns, _ = last_progress(self._history, pid, now)
         since = now - int(QUIET_S * 1e9)
-        return last_ns < since and cpu_share(self._history, pid, since) < IDLE_SHARE
+        return stepped_ns < since and cpu_share(self._history, pid, since) < IDLE_SHARE
 
     def _look_twice(self) -> None:
         self._sampler.snapshot()
