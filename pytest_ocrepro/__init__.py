@@ -18,19 +18,24 @@ if TYPE_CHECKING:
     from pytest_ocrepro.judge.judgement import Verdict as Verdict
     from pytest_ocrepro.stage.process import OpenPipe as OpenPipe
     from pytest_ocrepro.stage.process import Process as Process
-    from pytest_ocrepro.stage.provider import bash as bash
-    from pytest_ocrepro.stage.provider import error as error
-    from pytest_ocrepro.stage.provider import for_ever as for_ever
-    from pytest_ocrepro.stage.provider import held as held
-    from pytest_ocrepro.stage.provider import late as late
-    from pytest_ocrepro.stage.provider import never_ending as never_ending
-    from pytest_ocrepro.stage.provider import paced as paced
-    from pytest_ocrepro.stage.provider import question as question
-    from pytest_ocrepro.stage.provider import stall_after as stall_after
-    from pytest_ocrepro.stage.provider import text as text
-    from pytest_ocrepro.stage.provider import tool as tool
     from pytest_ocrepro.stage.server import Server as Server
     from pytest_ocrepro.stage.server import prompt_body as prompt_body
+    from pytest_ocrepro.stage.turns import bash as bash
+    from pytest_ocrepro.stage.turns import broken_off as broken_off
+    from pytest_ocrepro.stage.turns import error as error
+    from pytest_ocrepro.stage.turns import finishing as finishing
+    from pytest_ocrepro.stage.turns import for_ever as for_ever
+    from pytest_ocrepro.stage.turns import held as held
+    from pytest_ocrepro.stage.turns import late as late
+    from pytest_ocrepro.stage.turns import never_ending as never_ending
+    from pytest_ocrepro.stage.turns import opened as opened
+    from pytest_ocrepro.stage.turns import paced as paced
+    from pytest_ocrepro.stage.turns import question as question
+    from pytest_ocrepro.stage.turns import stall_after as stall_after
+    from pytest_ocrepro.stage.turns import text as text
+    from pytest_ocrepro.stage.turns import together as together
+    from pytest_ocrepro.stage.turns import tool as tool
+    from pytest_ocrepro.stage.turns import with_comments as with_comments
 
 __version__ = "0.1.0"
 
@@ -39,11 +44,11 @@ _HOMES = {
     "pytest_ocrepro.harness": ("Trial",),
     "pytest_ocrepro.judge.judgement": ("Grade", "Judgement", "Result", "Verdict"),
     "pytest_ocrepro.stage.process": ("OpenPipe", "Process"),
-    "pytest_ocrepro.stage.provider": (
-        "bash", "error", "for_ever", "held", "late", "never_ending", "paced", "question", "stall_after", "text",
-        "tool",
-    ),
     "pytest_ocrepro.stage.server": ("Server", "prompt_body"),
+    "pytest_ocrepro.stage.turns": (
+        "bash", "broken_off", "error", "finishing", "for_ever", "held", "late", "never_ending", "opened", "paced",
+        "question", "stall_after", "text", "together", "tool", "with_comments",
+    ),
 }  # fmt: skip
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 

@@ -126,7 +126,10 @@ class FaultHealed(Event, frozen=True, kw_only=True, tag="fault-healed"):
 
 
 class ProviderRequest(Event, frozen=True, kw_only=True, tag="provider-request"):
-    """The scripted model was asked. ``pid`` from the loopback socket pair; None when it was gone already."""
+    """The scripted model was asked. ``pid`` from the loopback socket pair; None when it was gone already.
+
+    ``unanswered``: the tools whose calls in the transcript that it was given no result follows.
+    """
 
     request: int
     pid: int | None
@@ -135,12 +138,13 @@ class ProviderRequest(Event, frozen=True, kw_only=True, tag="provider-request"):
     tools: int
     title: bool
     last_text: str = ""
+    unanswered: tuple[str, ...] = ()
 
 
 class ProviderReply(Event, frozen=True, kw_only=True, tag="provider-reply"):
     """What became of a request: ``begun``, ``stalled``, ``finished``, ``error``, ``client-left``, ``unexpected``.
 
-    Of a turn that is paced ``continued``, once an event.
+    Of a turn that is paced ``continued``, once an event; ``broken-off`` where its script ends the connection.
     """
 
     request: int
@@ -348,7 +352,10 @@ class SandboxFurnished(Event, frozen=True, kw_only=True, tag="sandbox-furnished"
 
 
 class ScriptedTurn(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One turn of the provider's script. ``calls``: (tool, its arguments as JSON); ``barrier`` "": not held."""
+    """One turn of the provider's script. ``calls``: (tool, its arguments as JSON); ``barrier`` "": not held.
+
+    ``beyond``: it does more than is told here (stage/turns).
+    """
 
     name: str
     words: str = ""
@@ -360,6 +367,7 @@ class ScriptedTurn(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     repeats: bool = False
     late_s: float = 0.0
     pace_s: float = 0.0
+    beyond: bool = False
 
 
 class TurnsScripted(Event, frozen=True, kw_only=True, tag="turns-scripted"):

@@ -21,9 +21,10 @@ from pytest_ocrepro.history import (
     now_ns,
 )
 from pytest_ocrepro.stage.faults import AtLockDirectory, AtMilestone, AtRequest, Trigger
-from pytest_ocrepro.stage.provider import Provider, Turn
+from pytest_ocrepro.stage.provider import Provider
 from pytest_ocrepro.stage.sandbox import Sandbox
 from pytest_ocrepro.stage.server import Server
+from pytest_ocrepro.stage.turns import Turn
 
 MOST_FILES, MOST_CHARACTERS = 20, 16_000
 OURS = ("README.md", ".git")  # what every sandbox's project has
@@ -114,6 +115,7 @@ def _scripted(turn: Turn) -> ScriptedTurn:
         repeats=turn.repeats,
         late_s=turn.late_s,
         pace_s=turn.pace_s,
+        beyond=turn.beyond_a_script,
     )
 
 

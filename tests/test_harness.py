@@ -8,8 +8,8 @@ import pytest
 from pytest_ocrepro.harness import Session, Trial
 from pytest_ocrepro.history import ProviderReply, ProviderRequest
 from pytest_ocrepro.publish.bundle import RunDir, TrialInfo
-from pytest_ocrepro.stage.provider import text
 from pytest_ocrepro.stage.subject import Build
+from pytest_ocrepro.stage.turns import text
 
 
 @pytest.fixture

@@ -11,8 +11,8 @@ import pytest
 
 from pytest_ocrepro.history import History, HttpAsked, HttpCall, SandboxFurnished, TurnsScripted
 from pytest_ocrepro.stage.process import NoInput, Process
-from pytest_ocrepro.stage.provider import bash, for_ever, never_ending, text
 from pytest_ocrepro.stage.supervisor import Supervisor
+from pytest_ocrepro.stage.turns import bash, for_ever, never_ending, text
 from pytest_ocrepro.steps import RecordedProvider, RecordedServer
 
 

@@ -226,6 +226,8 @@ class _Planner:
             raise InexpressibleError("the scenario holds an answer of the model at a barrier")
         if any(turn.late_s or turn.pace_s for turn in turns):
             raise InexpressibleError("the scenario has an answer of the model come late or with pauses")
+        if any(turn.beyond for turn in turns):
+            raise InexpressibleError("the scenario has the model answer in a way that a short script cannot")
         return turns
 
 

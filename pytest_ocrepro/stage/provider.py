@@ -8,128 +8,20 @@ fails the trial as ours, not the subject's. Every request is recorded with its i
 from __future__ import annotations
 
 import json
+import math
 import threading
-import time
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 from pytest_ocrepro.errors import NotReachedError
 from pytest_ocrepro.history import FaultInjected, History, ProviderReply, ProviderRequest, Trouble, now_ns
 from pytest_ocrepro.stage.loopback import NOBODY, Asker, Handler, LoopbackServer
+from pytest_ocrepro.stage.turns import Barrier, Turn, events_of, text, whole
 
 MODELS = ("m1", "m2", "m3", "m4")
 TITLE = "A scripted session"
 CONTEXT_TOKENS = 100_000
 OUTPUT_TOKENS = 4_000
-USAGE = {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2}
-
-
-class Barrier:
-    """A point in an answer where the provider waits for the scenario, and the scenario for the provider."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self._opened = threading.Event()
-        self._arrived = threading.Semaphore(0)
-
-    def arrive(self) -> threading.Event:
-        """The provider is here; wait on the event that is returned."""
-        self._arrived.release()
-        return self._opened
-
-    def wait_for_arrival(self, count: int = 1, timeout_s: float = 30.0) -> None:
-        """Block until ``count`` more answers have come here. Raises NotReachedError."""
-        deadline = time.monotonic() + timeout_s
-        for arrived in range(count):
-            if not self._arrived.acquire(timeout=max(0.0, deadline - time.monotonic())):
-                what = f"{arrived} of {count} request(s) came to the provider's barrier {self.name!r}"
-                raise NotReachedError(f"{what} within {timeout_s:g} s; see the provider's requests")
-
-    def open(self) -> None:
-        """Let everybody through, now and later."""
-        self._opened.set()
-
-
-@dataclass(frozen=True, kw_only=True)
-class Turn:
-    """One answer of the model. Use the functions below instead of this class."""
-
-    name: str
-    words: tuple[str, ...] = ()
-    calls: tuple[tuple[str, dict[str, Any]], ...] = ()  # (tool, arguments)
-    status: int = 200
-    stall_after: int | None = None  # events to send before falling silent
-    never_ends: bool = False
-    barrier: Barrier | None = None
-    repeats: bool = False
-    late_s: float = 0.0  # before it begins
-    pace_s: float = 0.0  # before each event but the first
-
-    @property
-    def silent(self) -> bool:
-        """It is never finished."""
-        return self.never_ends or self.stall_after is not None
-
-
-def text(words: str) -> Turn:
-    """A plain answer, streamed word by word."""
-    return Turn(name="text", words=tuple(word + " " for word in words.split()))
-
-
-def tool(name: str, **arguments: Any) -> Turn:
-    """One call of any tool."""
-    return Turn(name=f"tool {name}", calls=((name, arguments),))
-
-
-def bash(command: str, *, timeout_ms: int = 600_000) -> Turn:
-    """One call of the bash tool."""
-    return tool("bash", command=command, description="scripted", timeout=timeout_ms)
-
-
-def question(asked: str = "Which one?", options: tuple[str, ...] = ("left", "right")) -> Turn:
-    """One call of the question tool."""
-    choices = [{"label": option, "description": f"take {option}"} for option in options]
-    return tool("question", questions=[{"question": asked, "header": "Choice", "options": choices}])
-
-
-def never_ending(words: str = "Thinking") -> Turn:
-    """Begins to answer, then says nothing more for as long as the trial lasts."""
-    return Turn(name="never-ending", words=(words,), never_ends=True)
-
-
-def stall_after(events: int, turn: Turn) -> Turn:
-    """Fall silent after so many server-sent events of this turn; at the latest before its ``[DONE]``."""
-    return _changed(turn, name=f"{turn.name}, stalled after {events} events", stall_after=events)
-
-
-def error(status: int) -> Turn:
-    """An HTTP error instead of an answer."""
-    return Turn(name=f"error {status}", status=status)
-
-
-def held(barrier: Barrier, turn: Turn) -> Turn:
-    """Give this turn only when the barrier is opened."""
-    return _changed(turn, name=f"{turn.name}, held at {barrier.name}", barrier=barrier)
-
-
-def late(seconds: float, turn: Turn) -> Turn:
-    """Begin this turn so many seconds after the question; until then not a byte is sent."""
-    return _changed(turn, name=f"{turn.name}, {seconds:g} s late", late_s=seconds)
-
-
-def paced(seconds: float, turn: Turn) -> Turn:
-    """Wait so many seconds before each server-sent event of this turn but the first: a slow model."""
-    return _changed(turn, name=f"{turn.name}, an event every {seconds:g} s", pace_s=seconds)
-
-
-def for_ever(turn: Turn) -> Turn:
-    """Give this turn to every further request."""
-    return _changed(turn, repeats=True)
-
-
-def _changed(turn: Turn, **changes: Any) -> Turn:
-    return Turn(**{**{name: getattr(turn, name) for name in Turn.__dataclass_fields__}, **changes})
 
 
 @dataclass
@@ -218,6 +110,7 @@ class Provider:
                 tools=tools,
                 title=title,
                 last_text=self._history.excerpt(asked, 200),
+                unanswered=_unanswered(body),
             )
         )
         if turn is None:
@@ -309,7 +202,7 @@ def _handler_for(provider: Provider) -> type[Handler]:
                 return self._stream(turn, number, pid), ""
             if turn.silent:
                 return self._fall_silent(turn, number, pid), ""
-            self.answer(200, json.dumps(_whole(turn)).encode())
+            self.answer(200, json.dumps(whole(turn)).encode())
             return "finished", ""
 
         def _stream(self, turn: Turn, number: int, pid: int | None) -> str:
@@ -318,10 +211,12 @@ def _handler_for(provider: Provider) -> type[Handler]:
             self.send_header("Transfer-Encoding", "chunked")
             self.end_headers()
             provider.note_reply(number, pid, "begun", turn.name)
-            for sent, event in enumerate(list(_events(turn))[: turn.stall_after]):
+            for sent, event in enumerate(list(events_of(turn))[: turn.stall_after]):
                 if sent and turn.pace_s and not self._next(turn, number, pid):
                     return "client-left"
                 self._chunk(f"data: {json.dumps(event)}\n\n".encode())
+            if turn.breaks:
+                return self._break_off(turn)
             if turn.silent:
                 return self._fall_silent(turn, number, pid)
             self._chunk(b"data: [DONE]\n\n")
@@ -341,7 +236,19 @@ def _handler_for(provider: Provider) -> type[Handler]:
         def _fall_silent(self, turn: Turn, number: int, pid: int | None) -> str:
             provider.note_silence(turn)
             provider.note_reply(number, pid, "stalled", turn.name)
-            return "stalled" if self.hold(provider.closing) else "client-left"
+            while self.hold(provider.closing, timeout_s=turn.comment_s or math.inf):
+                if provider.closing.is_set():
+                    return "stalled"
+                self._chunk(b": keepalive\n\n")
+            return "client-left"
+
+        def _break_off(self, turn: Turn) -> str:
+            self.close_connection = True
+            if turn.breaks == "reset":
+                self.reset()
+            else:
+                self.wfile.write(b"0\r\n\r\n")
+            return "broken-off"
 
     return Conversation
 
@@ -355,40 +262,16 @@ def _question(data: bytes | None) -> dict[str, Any] | None:
     return body if isinstance(body, dict) and isinstance(body.get("messages"), list) else None
 
 
-def _events(turn: Turn) -> Iterator[dict[str, Any]]:
-    """The chunks of a streamed answer, in OpenAI's shape."""
-    yield _chunk_of({"role": "assistant", "content": ""})
-    for word in turn.words:
-        yield _chunk_of({"content": word})
-    for index, (name, arguments) in enumerate(turn.calls):
-        function = {"name": name, "arguments": json.dumps(arguments)}
-        yield _chunk_of(
-            {"tool_calls": [{"index": index, "id": f"call_{index}_{name}", "type": "function", "function": function}]}
-        )
-    if not turn.never_ends:
-        yield _chunk_of({}, finish="tool_calls" if turn.calls else "stop")
-
-
-def _chunk_of(delta: dict[str, Any], finish: str | None = None) -> dict[str, Any]:
-    choice = {"index": 0, "delta": delta, "finish_reason": finish}
-    chunk: dict[str, Any] = {"id": "scripted", "object": "chat.completion.chunk", "created": 0, "model": "scripted"}
-    usage = {"usage": USAGE} if finish else {}
-    return {**chunk, "choices": [choice], **usage}
-
-
-def _whole(turn: Turn) -> dict[str, Any]:
-    """The answer to a request that does not stream."""
-    calls = [
-        {"id": f"call_{index}_{name}", "type": "function", "function": {"name": name, "arguments": json.dumps(given)}}
-        for index, (name, given) in enumerate(turn.calls)
-    ]
-    message = {"role": "assistant", "content": "".join(turn.words), **({"tool_calls": calls} if calls else {})}
-    choice = {"index": 0, "message": message, "finish_reason": "tool_calls" if calls else "stop"}
-    return {"id": "scripted", "object": "chat.completion", "created": 0, "choices": [choice], "usage": USAGE}
-
-
 def _error_body(message: str) -> bytes:
     return json.dumps({"error": {"message": message, "type": "scripted"}}).encode()
+
+
+def _unanswered(body: dict[str, Any]) -> tuple[str, ...]:
+    """The tools whose calls in this transcript no result follows."""
+    messages = [one for one in body.get("messages") or [] if isinstance(one, dict)]
+    answered = {one.get("tool_call_id") for one in messages}
+    calls = [call for one in messages for call in one.get("tool_calls") or [] if isinstance(call, dict)]
+    return tuple(str((one.get("function") or {}).get("name")) for one in calls if one.get("id") not in answered)
 
 
 def _last_text(body: dict[str, Any]) -> str:

@@ -17,8 +17,8 @@ from pytest_ocrepro.harness import Trial
 from pytest_ocrepro.history import LockDirectoryChanged
 from pytest_ocrepro.judge.judgement import Verdict
 from pytest_ocrepro.stage.process import OpenPipe, Process
-from pytest_ocrepro.stage.provider import error, for_ever, late, never_ending, paced, stall_after, text
 from pytest_ocrepro.stage.server import Server
+from pytest_ocrepro.stage.turns import error, for_ever, late, never_ending, paced, stall_after, text
 
 VICTIMS = Path(__file__).parent / "victims"
 FAR_S = 40.0  # a deadline that none of them comes near

@@ -23,9 +23,9 @@ from pytest_ocrepro.history import History, Trouble
 from pytest_ocrepro.judge.judgement import Verdict
 from pytest_ocrepro.judge.verdict import judge_life, judge_process
 from pytest_ocrepro.publish.bundle import RunDir, TrialInfo
-from pytest_ocrepro.stage.provider import for_ever, text
 from pytest_ocrepro.stage.server import Server
 from pytest_ocrepro.stage.subject import Build
+from pytest_ocrepro.stage.turns import for_ever, text
 
 if TYPE_CHECKING:
     from typing import Self

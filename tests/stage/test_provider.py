@@ -12,9 +12,10 @@ import pytest
 
 from pytest_ocrepro.errors import NotReachedError
 from pytest_ocrepro.history import FaultInjected, History, ProviderReply, ProviderRequest, Trouble
-from pytest_ocrepro.stage import provider as scripted
+from pytest_ocrepro.stage import turns as scripted
 from pytest_ocrepro.stage.process import until
-from pytest_ocrepro.stage.provider import Provider, Turn
+from pytest_ocrepro.stage.provider import MODELS, TITLE, Provider
+from pytest_ocrepro.stage.turns import Turn
 
 WAIT_S = 10.0
 TOOLS = [{"type": "function", "function": {"name": "bash"}}]
@@ -139,7 +140,7 @@ def test_question_carries_its_options(provider: Provider, ask: Ask) -> None:
 
 def test_title_is_answered_beside_the_script(provider: Provider, history: History, ask: Ask) -> None:
     provider.script(scripted.text("for the conversation"))
-    assert words_of(ask(tools=None).events()).strip() == scripted.TITLE
+    assert words_of(ask(tools=None).events()).strip() == TITLE
     with pytest.raises(NotReachedError) as caught:
         provider.wait_for_request(timeout_s=0)
     assert str(caught.value) == "the model was not asked 1 time(s) within 0 s; see what the run printed"
@@ -185,7 +186,7 @@ def test_unexpected_request_is_our_trouble_and_takes_no_turn(
 
 def test_list_of_models(provider: Provider, history: History) -> None:
     asking = Asking(provider, b"", "/v1/models", "GET")
-    assert [one["id"] for one in json.loads(asking.answer()[1])["data"]] == list(scripted.MODELS)
+    assert [one["id"] for one in json.loads(asking.answer()[1])["data"]] == list(MODELS)
     asking.line.close()
     assert troubles(history) == []
 
@@ -333,7 +334,7 @@ def test_several_connections_at_once(provider: Provider, history: History, ask: 
     provider.script(*held)
     asked = [ask() for _ in range(20)]
     barrier.wait_for_arrival(20, timeout_s=WAIT_S)
-    assert words_of(ask(tools=None).events()).strip() == scripted.TITLE, "others are served meanwhile"
+    assert words_of(ask(tools=None).events()).strip() == TITLE, "others are served meanwhile"
     barrier.open()
     assert sorted(words_of(one.events()) for one in asked) == sorted(f"turn{n} " for n in range(20))
     assert len({event.request for event in history.of_type(ProviderRequest)}) == 21
