@@ -56,28 +56,28 @@ def show(directory: Path, *, opened: bool) -> None:
     type=click.IntRange(2_000, 60_000),
     default=12_000,
     show_default=True,
-    help="Of the whole text.",
+    metavar="N",
+    help="Of the whole text; what has no room is left out, and the text says so.",
 )
 def issue(directory: Path, scenario: str | None, max_characters: int) -> None:
     """Print the text for a bug tracker (DIRECTORY: a run, a dump, or a folder of them: its newest)."""
     from pytest_ocrepro.publish import cases as room
     from pytest_ocrepro.publish.bundle import RunDir, TrialBundle
     from pytest_ocrepro.publish.handout import entries_in
-    from pytest_ocrepro.publish.issue import issue_text
+    from pytest_ocrepro.publish.issue import issue_text, page_note, told
 
     run = RunDir.read(directory)
     entries = entries_in(run)
     found = room.cases(entries)
     alone = [entry.path for entry in entries if entry.path is not None]
     if not found and scenario is None and len(alone) == 1:  # a dump, or one trial: what it says is told all the same
-        click.echo(issue_text(run.info, TrialBundle.read(alone[0]), most=max_characters), nl=False)
+        text = issue_text(run.info, TrialBundle.read(alone[0]), page=page_note(run), most=max_characters)
+        click.echo(text, nl=False)
         return
     case = room.choose(found, scenario)
-    trial = room.trial_of(case)
-    script = room.script_of(case, trial)
-    proof = room.proof_of(run, case, script)
-    text = issue_text(run.info, trial, case=case, script=script, proof=proof, most=max_characters)
-    click.echo(text, nl=False)
+    click.echo(told(run, case, page=page_note(run), most=max_characters).text, nl=False)
+    if scenario is None and len(found) > 1:
+        complain(f"this is {case.name}; {len(found) - 1} more reproduced, --scenario names one")
 
 
 @main.command()

@@ -1,48 +1,64 @@
-"""The issue text: what a maintainer needs of one case, in the headings of opencode's bug form, standing alone.
+"""The issue text: what a maintainer needs to decide and to reproduce, in the headings of opencode's own bug form.
 
-What does not fit is dropped in this order: log lines down to ten a process, all log lines, findings behind the tenth,
-the environment's extras; the sentence, the chain and the script stay. What was dropped is said at the end.
+It stands alone, within a number of characters that a tracker takes. What has no room goes in the order of
+``LEFT_OUT``, and the text says what went. Texts of the subject are code or escaped: they call nobody, link nowhere
+and are no HTML.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import hashlib
+from collections.abc import Callable, Iterable, Iterator
 
 import msgspec
 
-from pytest_ocrepro.history import History, SnapshotTaken, TrialStarted
-from pytest_ocrepro.judge.judgement import Judgement, ProcessJudgement
-from pytest_ocrepro.judge.rates import wilson
-from pytest_ocrepro.publish.cases import Case
-from pytest_ocrepro.publish.counting import Cell
-from pytest_ocrepro.publish.markdown import escaped, fenced, table
+from pytest_ocrepro.errors import BundleError
+from pytest_ocrepro.history import Expectation, HttpCall, ObservingCost, SandboxFurnished, TrialStarted
+from pytest_ocrepro.judge.judgement import ProcessJudgement
+from pytest_ocrepro.judge.rates import Rate
+from pytest_ocrepro.publish import issue_evidence as evidence
+from pytest_ocrepro.publish.bundle import RunDir
+from pytest_ocrepro.publish.cases import FOLDER, Case, proof_of, script_of, trial_of
+from pytest_ocrepro.publish.counting import Row, plural
+from pytest_ocrepro.publish.issue_steps import moves
+from pytest_ocrepro.publish.markdown import cell, code, fenced, prose, table
 from pytest_ocrepro.publish.records import Proof, RunInfo, StoredTrial
 from pytest_ocrepro.publish.repro import Script
-from pytest_ocrepro.publish.text import cut, flat
-from pytest_ocrepro.readings import LogTail
 
-USUAL, MOST = 12_000, 60_000  # characters; an issue's body may have 65,536
-LINES, FEWER_LINES = 40, 10  # of each log
-FINDINGS = 10
-LINE = 400  # characters of a log line
+USUAL, LEAST, MOST = 12_000, 2_000, 60_000  # characters; an issue's body may have 65,536
+PAGE_BYTES = 256 * 1024 * 1024  # of a page that is read for its hash
+CLAIMS, CONTROLS = 6, 4
+
+# What goes first where there is no room, in this order; the script goes last.
+LEFT_OUT = {
+    "long logs": "log lines before the last 10 of a process",
+    "timeline": "the timeline",
+    "machine": "the machine and the options",
+    "calls": "the calls to the server",
+    "logs": "logs and output",
+    "evidence": "the evidence of each link",
+    "moves": "the steps in words",
+    "script": "the script (ocrepro repro prints it)",
+}
+END = "\n\n(cut here: the rest is in the report)\n"
 
 
 class Told(msgspec.Struct, frozen=True, kw_only=True):
-    """How much of what may be dropped is told; each step of ``STEPS`` tells less than the one before."""
+    """A case as it is told to a maintainer. ``why_not``: why there is no script."""
 
-    lines: int = LINES
-    findings: int | None = None
-    extras: bool = True
-    dropped: str = ""
+    case: Case
+    text: str
+    script: str
+    why_not: str
 
 
-STEPS = (
-    Told(),
-    Told(lines=FEWER_LINES, dropped="log lines but the last ten"),
-    Told(lines=0, dropped="the logs"),
-    Told(lines=0, findings=FINDINGS, dropped="the logs and findings behind the tenth"),
-    Told(lines=0, findings=FINDINGS, extras=False, dropped="the logs, findings behind the tenth, the machine"),
-)
+def told(run: RunDir, case: Case, *, most: int = USUAL, page: str = "") -> Told:
+    """Text and script of a case; ``page`` says which file has the whole evidence. Raises BundleError."""
+    trial = trial_of(case)
+    script = script_of(case, trial)
+    proof = proof_of(run, case, script) if script.text else None
+    text = issue_text(run.info, trial, case=case, script=script, proof=proof, page=page, most=most)
+    return Told(case=case, text=text, script=script.text, why_not=script.why_not)
 
 
 def issue_text(
@@ -52,126 +68,208 @@ def issue_text(
     case: Case | None = None,
     script: Script | None = None,
     proof: Proof | None = None,
+    page: str = "",
     most: int = USUAL,
 ) -> str:
     """Markdown of at most ``most`` characters. ``case``: the counts of its scenario; None: one trial, or a dump."""
-    for told in STEPS:
-        text = "\n\n".join(_parts(run, trial, case, script, proof, told)) + "\n"
-        if len(text) <= most:
-            return text
-    end = "\n\n(cut: the rest is in the report)\n"
-    return text[: most - len(end)] + end
+    return _Draft(run, trial, case, script or Script(), proof, page).within(most)
 
 
-def _parts(
-    run: RunInfo, trial: StoredTrial, case: Case | None, script: Script | None, proof: Proof | None, told: Told
-) -> Iterator[str]:
-    judgement = trial.judgement
-    yield "### Description"
-    yield from _description(trial, case)
-    if judgement is not None:
-        yield from _waits(judgement)
-        yield from _findings(judgement, told.findings)
-    yield "### Plugins"
-    yield "None but what the steps below put there."
-    yield "### OpenCode version"
-    yield f"{escaped(trial.info.version or 'unknown')} (binary: sha256 {trial.info.binary_sha256 or 'unknown'})"
-    yield "### Steps to reproduce"
-    yield from _steps(trial, script, proof)
-    yield from _logs(trial.history, told.lines)
-    yield "### Screenshot and/or share link"
-    yield "The whole evidence is one inert page (no request, opens offline), to be attached: `report.html`."
-    yield "### Operating System"
-    yield _system(trial.history) or "unknown"
-    if told.extras:
-        yield from (f"{escaped(fact.name)}: {escaped(fact.value)}" for fact in run.machine)
-    yield "### Terminal"
-    yield "None: run headless."
-    dropped = f" Left out for length: {told.dropped}." if told.dropped else ""
-    yield f"Made by pytest-ocrepro {escaped(run.plugin_version or '')} from run {escaped(run.run_id)}.{dropped}"
+def page_note(run: RunDir) -> str:
+    """Name, size and SHA-256 of the page; "" where there is none."""
+    path = run.path / "report.html"
+    if not path.is_file() or path.stat().st_size > PAGE_BYTES:
+        return ""
+    content = path.read_bytes()
+    return f"report.html, {len(content) / 1e6:.1f} MB, SHA-256 {hashlib.sha256(content).hexdigest()}"
 
 
-def _description(trial: StoredTrial, case: Case | None) -> Iterator[str]:
-    judgement = trial.judgement
-    if judgement is None:
-        yield "The evidence was cut off before it was judged."
-        return
-    yield f"**{escaped(trial.info.title or trial.info.scenario)}**: {escaped(judgement.reason)}"
-    yield f"Verdict: **{judgement.verdict}** ({judgement.grade}) after {judgement.seconds_to_verdict:.1f} s."
-    if judgement.signature:
-        yield f"Signature: `{flat(judgement.signature).replace('`', '')}`"
-    if case is not None:
-        yield table(["opencode", "reproduced", "95 % interval", "verdict"], _counts(case))
-        yield from (
-            f"Control, which must not fail: {escaped(row.title)}: {_controls(row.cells)}" for row in case.controls
+def write_issues(run: RunDir, cases: Iterable[Case]) -> tuple[Told, ...]:
+    """Store text and script of each case beside the page; what cannot be read is left out: the page names it."""
+    found = []
+    note = page_note(run)
+    for case in cases:
+        try:
+            one = told(run, case, page=note)
+        except BundleError:
+            continue
+        run.write_product(f"{FOLDER}/{case.name}.md", one.text.encode("utf-8", "replace"))
+        if one.script:
+            run.write_product(f"{FOLDER}/{case.name}.sh", one.script.encode("utf-8", "replace"))
+        found.append(one)
+    return tuple(found)
+
+
+class _Draft:
+    """All that can be said; ``within`` leaves out what has no room."""
+
+    def __init__(
+        self, run: RunInfo, trial: StoredTrial, case: Case | None, script: Script, proof: Proof | None, page: str
+    ) -> None:
+        self._run, self._trial, self._case = run, trial, case
+        self._script, self._proof, self._page = script, proof, page
+        self._out: list[str] = []
+
+    def within(self, most: int) -> str:
+        text = self._whole()
+        for name in LEFT_OUT:
+            if len(text) <= most:
+                return text
+            self._out.append(name)
+            shorter = self._whole()
+            if len(shorter) >= len(text):  # there was nothing of it
+                self._out.pop()
+            else:
+                text = shorter
+        return text if len(text) <= most else _cut(text, most)
+
+    def _whole(self) -> str:
+        sections: tuple[Callable[[], Iterator[str]], ...] = (self._form, self._evidence, self._foot)
+        return "\n\n".join(part for section in sections for part in section() if part) + "\n"
+
+    def _has(self, name: str) -> bool:
+        return name not in self._out
+
+    # -- the form's own headings
+
+    def _form(self) -> Iterator[str]:
+        yield "### Description"
+        yield from self._description()
+        yield "### Plugins"
+        yield self._plugins()
+        yield "### OpenCode version"
+        info = self._trial.info
+        sha256 = f" (executable: SHA-256 {code(info.binary_sha256)})" if info.binary_sha256 else ""
+        yield f"{prose(info.version) or 'unknown'}{sha256}"
+        yield "### Steps to reproduce"
+        yield from self._steps()
+        yield "### Screenshot and/or share link"
+        yield f"Attached: {prose(self._page)}. It opens offline and asks for nothing." if self._page else "None."
+        yield "### Operating System"
+        yield self._system()
+        yield "### Terminal"
+        yield "None: the processes were started by a program, without a terminal."
+
+    def _description(self) -> Iterator[str]:
+        judged = self._trial.judgement
+        info = self._trial.info
+        yield f"**{prose(info.title or info.scenario, 200)}**{self._how_often()}"
+        if judged is None:
+            yield "The evidence was cut off before it was judged."
+            return
+        yield from evidence.demand(self._trial)
+        yield from self._broken(judged.reason)
+        yield from evidence.chain(self._trial, in_full=self._has("evidence"))
+        yield from evidence.processes(self._trial)
+        yield from evidence.findings(self._trial)
+        named = sorted(judged.processes, key=lambda one: one.chain != judged.chain)
+        yield from (f"What would refute it: {prose(words)}." for words in _refutations(named)[:1])
+        yield from self._counts()
+        issues = ", ".join(code(one, 100) for one in info.issue[:5])
+        about = f"Signature: {code(judged.signature)}." if judged.signature else ""
+        yield " ".join(filter(None, (about, f"Looks like {issues}." if issues else "")))
+
+    def _how_often(self) -> str:
+        if self._case is None:
+            return ""
+        return f": {_in_words(self._case.rate)} on opencode {prose(self._case.version)}."
+
+    def _broken(self, reason: str) -> Iterator[str]:
+        broken = [one for one in self._trial.history.of_type(Expectation) if one.held is False]
+        if not broken:
+            yield prose(reason, 600)
+            return
+        yield "What does not hold:"
+        lines = [f"- {prose(one.claim, 200)}: **no**: {prose(one.because, 300)}" for one in broken[:CLAIMS]]
+        lines += [f"- and {len(broken) - CLAIMS} more" for _ in broken[CLAIMS : CLAIMS + 1]]
+        yield "\n".join(lines)
+
+    def _counts(self) -> Iterator[str]:
+        if self._case is None:
+            return
+        rows = [row for one in (self._case.row, *self._case.controls[:CONTROLS]) for row in _rows(one)]
+        if len(rows) > 1:
+            yield "The same on other versions, and without the ingredient that makes it (controls):"
+            yield table(["scenario", "opencode", "reproduced"], rows)
+
+    def _plugins(self) -> str:
+        furniture = self._trial.history.of_type(SandboxFurnished)[:1]
+        files = [file.path for one in furniture for file in one.files if "plugin" in file.path]
+        return "A file in the project: " + ", ".join(code(one, 100) for one in files[:5]) if files else "None."
+
+    def _steps(self) -> Iterator[str]:
+        if self._script.text and self._has("script"):
+            yield (
+                "This script needs bash, Python 3 and `opencode` on PATH, no key and no network. It works in a "
+                "temporary HOME. Exit code 1: the bug shows; 0: it does not; 2: it could not tell. "
+                f"{self._proved()}"
+            )
+            yield fenced(self._script.text.rstrip("\n"), "bash")
+        elif self._script.why_not:
+            yield f"There is no short script for it: {prose(self._script.why_not)}."
+        if self._has("moves"):
+            yield from moves(self._trial.history)
+        if self._trial.info.replay:
+            yield "With pytest-ocrepro (`--ocrepro-binary=PATH` tries a build of yours):"
+            yield fenced(evidence.shortened(self._trial.info.replay, 500), "sh")
+        elif not self._script.text:
+            yield "It was seen once, on an opencode that was running already."
+
+    def _proved(self) -> str:
+        return f"On this build it {self._proof.in_words}." if self._proof else "The reporter has not run it yet."
+
+    def _system(self) -> str:
+        started = next(iter(self._trial.history.of_type(TrialStarted)), None)
+        named = next((fact.value for fact in self._run.machine if fact.name == "system"), "")
+        return prose((started.kernel if started else "") or named or "unknown")
+
+    # -- behind them
+
+    def _evidence(self) -> Iterator[str]:
+        if self._has("calls"):
+            yield from evidence.calls(self._trial.history.of_type(HttpCall))
+        if self._has("logs"):
+            yield from evidence.logs(self._trial, lines=40 if self._has("long logs") else 10)
+        if self._has("timeline"):
+            yield from evidence.timeline(self._trial)
+        if self._has("machine"):
+            yield from evidence.machine(self._run, self._trial)
+
+    def _foot(self) -> Iterator[str]:
+        yield "---"
+        masked = sum(one.count for one in self._trial.masked)
+        about = f"Measured with pytest-ocrepro {prose(self._run.plugin_version) or '(unknown)'}, run "
+        about += f"{prose(self._run.run_id, 80)}, trial {self._trial.info.trial}"
+        about += "".join(
+            f"; watching it took {100 * one.share:.1f} % of a core"
+            for one in self._trial.history.of_type(ObservingCost)[-1:]
         )
+        kinds = f" of {plural(len(self._trial.masked), 'kind')}" if masked else ""
+        yield f"{about}; {plural(masked, 'secret')}{kinds} masked before anything was stored."
+        if self._out:
+            yield f"Left out for length: {'; '.join(LEFT_OUT[name] for name in self._out)}."
 
 
-def _counts(case: Case) -> Iterator[list[str]]:
-    for cell in case.row.cells:
-        if cell is not None:
-            band = wilson(cell.k, cell.n) if cell.n else None
-            between = f"{100 * band.low:.0f}-{100 * band.high:.0f} %" if band else ""
-            yield [escaped(cell.version), f"{cell.k} of {cell.n}", between, escaped(cell.verdict)]
+def _cut(text: str, most: int) -> str:
+    """At the end of a line; a fence that was opened is closed."""
+    kept = text[: most - len(END) - 8].rpartition("\n")[0]
+    fences = [line for line in kept.splitlines() if line.startswith("```")]
+    return f"{kept}\n```{END}" if len(fences) % 2 else f"{kept}{END}"
 
 
-def _controls(cells: tuple[Cell | None, ...]) -> str:
-    return ", ".join(f"{cell.k} of {cell.n} on {escaped(cell.version)}" for cell in cells if cell is not None)
+def _refutations(processes: Iterable[ProcessJudgement]) -> list[str]:
+    return [one.refuted_by for one in processes if one.refuted_by]
 
 
-def _waits(judgement: Judgement) -> Iterator[str]:
-    if judgement.chain:
-        yield "Who waits for whom, the root last, each link with its evidence:"
-        yield "\n".join(f"{at}. {escaped(link, 800)}" for at, link in enumerate(judgement.chain, start=1))
-    rows = (_row(process) for process in judgement.processes)
-    head = ["process", "exit", "verdict", "after", "last milestone", "first not reached", "because"]
-    if judgement.processes:
-        yield table(head, rows)
-    refuted = [one.refuted_by for one in judgement.processes if one.refuted_by and one.chain == judgement.chain]
-    yield from (f"What would refute it: {escaped(words)}." for words in refuted[:1])
+def _rows(row: Row) -> Iterator[list[str]]:
+    for counted in filter(None, row.cells):
+        what = f"control: {row.title}" if row.control else row.title
+        inconclusive = f", {counted.inconclusive} inconclusive" if counted.inconclusive else ""
+        rate = Rate(k=counted.k, n=counted.n)
+        yield [cell(what, 100), prose(counted.version, 40), f"{rate.in_words()}{inconclusive}"]
 
 
-def _row(process: ProcessJudgement) -> list[str]:
-    return [
-        escaped(f"{process.role}: {' '.join(process.argv)}", 120),
-        "alive" if process.exit is None else str(process.exit),
-        f"{process.verdict} ({process.grade})",
-        f"{process.seconds:.1f} s",
-        escaped(process.milestone),
-        escaped(process.next_milestone) or "–",  # noqa: RUF001
-        escaped("; ".join(process.because)),
-    ]
-
-
-def _findings(judgement: Judgement, most: int | None) -> Iterator[str]:
-    if judgement.findings:
-        yield "\n".join(f"- {escaped(one.kind)}: {escaped(one.text)}" for one in judgement.findings[:most])
-
-
-def _steps(trial: StoredTrial, script: Script | None, proof: Proof | None) -> Iterator[str]:
-    if script is not None and script.text:
-        ends = "1 when the failure shows, 0 when it does not, 2 when that could not be told"
-        yield f"This script needs bash, Python 3 and opencode only, works in a temporary HOME and ends with {ends}."
-        yield fenced(script.text.rstrip("\n"))
-        yield proof.in_words if proof else "The harness has not run this script."
-    elif script is not None and script.why_not:
-        yield f"There is no script without the harness: {escaped(script.why_not)}."
-    if trial.info.replay:
-        yield fenced(trial.info.replay)
-
-
-def _logs(history: History, most: int) -> Iterator[str]:
-    looks = [event.snapshot for event in history.of_type(SnapshotTaken) if event.snapshot.full]
-    last: dict[str, LogTail] = {f"{tail.path} {tail.pid}": tail for look in looks for tail in look.logs}
-    for tail in last.values() if most else ():
-        lines = [cut(line.text, LINE) for line in tail.lines[-most:]]
-        if lines:
-            whose = f"pid {tail.pid}" if tail.pid is not None else "shared"
-            yield f"The log of {whose} ends at `{flat(tail.milestone) or 'unknown'}`:"
-            yield fenced("\n".join(lines))
-
-
-def _system(history: History) -> str:
-    for event in history.of_type(TrialStarted):
-        return f"{escaped(event.kernel)}, {event.cpus} cores, load {event.load_average:.1f}"
-    return ""
+def _in_words(rate: Rate) -> str:
+    """``seen in 18 of 60 trials (30 %; 95 % interval 20-43 %)``."""
+    counted, bracket, doubt = rate.in_words().partition(" (")
+    return f"seen in {counted.replace('/', ' of ')} {'trial' if rate.n == 1 else 'trials'}{bracket}{doubt}"

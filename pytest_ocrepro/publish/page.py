@@ -23,6 +23,7 @@ from markupsafe import Markup
 from pytest_ocrepro.errors import BundleError
 from pytest_ocrepro.publish import drawing
 from pytest_ocrepro.publish.bundle import RunDir, TrialBundle
+from pytest_ocrepro.publish.cases import Case, cases
 from pytest_ocrepro.publish.counting import (
     GLYPHS,
     WORDS,
@@ -37,6 +38,7 @@ from pytest_ocrepro.publish.counting import (
 from pytest_ocrepro.publish.document import issue_url
 from pytest_ocrepro.publish.evidence import gather
 from pytest_ocrepro.publish.first_screen import clearest_of, first_screen
+from pytest_ocrepro.publish.issue import write_issues
 from pytest_ocrepro.publish.packing import index, packed
 from pytest_ocrepro.publish.progress_times import progress_times
 from pytest_ocrepro.publish.records import TrialResult
@@ -49,8 +51,14 @@ ROWS = 200  # of the table that is there without the script
 
 
 def write_report(run: RunDir) -> Path:
-    """Render the run and store the page in it; returns the page's path. Raises BundleError where it cannot."""
-    return run.write_page(render(run))
+    """Render the run and store the page in it, and text and script of each case beside it; returns the page's path.
+
+    Raises BundleError where it cannot.
+    """
+    page = _Page(run)
+    path = run.write_page(page.render())
+    write_issues(run, page.cases)
+    return path
 
 
 def render(run: RunDir) -> str:
@@ -66,6 +74,11 @@ class _Page:
         self._problems: list[str] = []
         self._masked: Counter[str] = Counter()
         self._entries = sorted(self._gather(), key=place)
+
+    @property
+    def cases(self) -> tuple[Case, ...]:
+        """The scenarios that reproduced."""
+        return cases(self._entries)
 
     def render(self) -> str:
         view = clearest_of(self._entries, self._view)

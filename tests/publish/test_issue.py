@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import re
 from pathlib import Path
@@ -15,8 +16,10 @@ from pytest_ocrepro.cli import main
 from pytest_ocrepro.publish import cases
 from pytest_ocrepro.publish.bundle import RunDir
 from pytest_ocrepro.publish.handout import entries_in
-from pytest_ocrepro.publish.issue import MOST, USUAL, issue_text
+from pytest_ocrepro.publish.issue import LEFT_OUT, MOST, USUAL, issue_text
+from pytest_ocrepro.publish.page import write_report
 from pytest_ocrepro.publish.records import StoredTrial
+from pytest_ocrepro.publish.repro import Script
 
 if TYPE_CHECKING:
     from tests.data.publish import sample_run
@@ -56,8 +59,8 @@ def test_it_has_the_headings_of_the_form_and_stands_alone(run: RunDir, trial: St
     assert trial.judgement is not None
     for link in trial.judgement.chain:
         assert link.split(" ")[0] in text
-    assert "| opencode | reproduced | 95 % interval | verdict |" in text
-    assert "2 of 2" in text
+    assert "seen in 2 of 2 trials (100 %; 95 % interval 34-100 %) on opencode 1.18.34" in text
+    assert "| scenario | opencode | reproduced |" in text
     assert len(text) <= USUAL
 
 
@@ -70,10 +73,17 @@ def test_one_scenario_is_chosen_by_name_and_a_wrong_one_is_told(run: RunDir) -> 
 
 
 def with_log(trial: StoredTrial, *lines: str) -> StoredTrial:
-    tail = r.LogTail(path="x.log", pid=7, size_bytes=1, lines=tuple(r.LogLine(text=line) for line in lines))
+    assert trial.judgement is not None
+    pid = trial.judgement.processes[0].pid
+    tail = r.LogTail(path="x.log", pid=pid, size_bytes=1, lines=tuple(r.LogLine(text=line) for line in lines))
     look = r.Snapshot(number=99, started_ns=2**62, ended_ns=2**62, boottime_ns=1, full=True, logs=(tail,))
     events = [*trial.history, h.SnapshotTaken(at_ns=2**62, snapshot=look)]
     return msgspec.structs.replace(trial, history=h.History.of(events))
+
+
+def ours(text: str) -> str:
+    """The lines that fold a part away, which no text of the subject is in."""
+    return "\n".join(re.findall(r"^<details><summary>[A-Z][a-z ]+</summary>$|^</details>$", text, re.MULTILINE))
 
 
 @pytest.mark.parametrize("most", [2_500, 6_000, USUAL, MOST])
@@ -84,11 +94,77 @@ def test_it_keeps_to_its_length_and_says_what_it_left_out(run: RunDir, trial: St
     assert len(text) <= most
     assert text.startswith("### Description")
     if len(whole) > most:
-        assert "Left out for length: " in text or "(cut: the rest is in the report)" in text
+        assert "Left out for length: " in text or "(cut here: the rest is in the report)" in text
     else:
         assert text == whole
         assert "Left out" not in text
         assert "line 0 " in text
+
+
+def test_what_goes_first_goes_in_the_stated_order_and_the_script_stays(run: RunDir, trial: StoredTrial) -> None:
+    long = with_log(trial, *(f"line {n} " + "x" * 290 for n in range(40)))
+    script = Script(text="#!/usr/bin/env bash\n" + "\n".join(f"line {n}" for n in range(38)) + "\n")
+    whole = issue_text(run.info, long, script=script, most=MOST)
+    gone: list[list[str]] = []
+    for most in range(len(whole), 2_000, -200):
+        text = issue_text(run.info, long, script=script, most=most)
+        if "(cut here" in text:
+            break
+        gone.append([name for name, words in LEFT_OUT.items() if words in text])
+        assert "script" in gone[-1] or "```bash" in text
+    assert gone[0] == []
+    order = [name for name in LEFT_OUT if any(name in names for names in gone)]
+    assert order[:2] == ["long logs", "timeline"]
+    assert order[-1] == "script"
+    assert all(names == order[: len(names)] for names in gone), "nothing goes before what is named before it"
+
+
+def test_the_steps_can_be_followed(run: RunDir, trial: StoredTrial) -> None:
+    events = [
+        h.SandboxFurnished(at_ns=1, config='{"share": "no"}', files=(h.StagedFile(path="a.js", text="x"),)),
+        h.TurnsScripted(at_ns=2, model="m1", turns=(h.ScriptedTurn(name="t", words="done", repeats=True),)),
+        h.FaultInjected(at_ns=3, fault="registry", detail="silent"),
+        *(
+            h.ProcessStarted(
+                at_ns=4 + n, id=r.ProcessId(pid=n, start_ticks=n, boot_id="b"), role=f"r{n}",
+                argv=("opencode", "run"), obligation="answer", fail_fast_s=1, deadline_s=1, stdin="/dev/null",
+            )
+            for n in range(3)
+        ),
+        h.HttpAsked(at_ns=8, role="s", method="POST", path="/session/ses_aaaaaaaaaa/x/ses_bbbbbbbbbb", body="{}"),
+        h.StepWaited(at_ns=9, kind="question", what="ses_aaaaaaaaaa"),
+        h.SignalSent(at_ns=10, pid=1, role="r1", signal="SIGKILL", why="scenario"),
+        h.ProcessExited(at_ns=11, pid=2, role="r2", code=1, ours=False),
+        h.Expectation(at_ns=12, claim="it answers", held=False, because="no"),
+        h.SignalSent(at_ns=13, pid=2, role="r2", signal="SIGTERM", why="sweep"),
+    ]  # fmt: skip
+    text = issue_text(run.info, msgspec.structs.replace(trial, history=h.History.of(events)), most=MOST)
+    assert re.findall(r"^\d+\. .*$", text.partition("Step by step")[2], re.MULTILINE) == [
+        "1. Write `a.js`: `x`",
+        '2. Set in `opencode.json`: `{"share": "no"}`',
+        "3. Have a model that answers so: says `done` (each time)",
+        "4. Fault (registry): silent",
+        "5. Start `opencode run` (3 times)",
+        "6. Ask s: `POST /session/$SESSION/x/$SESSION2` with `{}`",
+        "7. Wait for the question",
+        "8. Send SIGKILL to r1",
+        "9. `r2` ends: exit 1",
+        "10. What is then demanded does not hold: it answers",
+    ]
+
+
+def test_text_and_script_of_each_case_lie_beside_the_page(tmp_path: Path) -> None:
+    run = sample_run.make_run(tmp_path, trials=1)
+    page = write_report(run)
+    found = cases.cases(entries_in(run))
+    assert len(found) > 1
+    for case in found:
+        text = (run.path / "issues" / f"{case.name}.md").read_text(encoding="utf-8")
+        assert hashlib.sha256(page.read_bytes()).hexdigest() in text
+        script = cases.script_of(case, cases.trial_of(case))
+        path = run.path / "issues" / f"{case.name}.sh"
+        assert path.is_file() is bool(script.text)
+        assert script.text.rstrip() in text
 
 
 def test_text_of_the_subject_stays_text(run: RunDir, trial: StoredTrial) -> None:
@@ -103,8 +179,8 @@ def test_text_of_the_subject_stays_text(run: RunDir, trial: StoredTrial) -> None
         elif not fenced:
             outside.append(line)
     told = "\n".join(outside)
-    for markup in ("<script>", "![x]", "</details>"):
-        assert markup not in told
+    assert re.findall(r"(?<!\\)</?\w+", told) == re.findall(r"</?(?:details|summary)", ours(told))
+    assert "![x]" not in told
     assert "everyone" in told
     for reference in ("@everyone", "#1"):
         assert reference not in told

@@ -441,7 +441,7 @@ def test_canaries_of_every_kind_are_in_no_stored_byte(tmp_path: Path) -> None:
         run.append_result(result)
     write_report(run)
     files = [path for path in run.path.rglob("*") if path.is_file()]
-    assert len(files) == 8
+    assert len(files) == 9
     for path in files:
         content = path.read_text(encoding="utf-8").lower()
         assert "c4nary" not in content, path
