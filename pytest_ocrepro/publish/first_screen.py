@@ -13,8 +13,10 @@ from pytest_ocrepro.judge.rates import Rate
 from pytest_ocrepro.publish import drawing, trace
 from pytest_ocrepro.publish.counting import Cell, Entry, Row, clarity, scenario_of, shows
 from pytest_ocrepro.publish.pictures.outcomes import outcomes
+from pytest_ocrepro.publish.text import clip
 from pytest_ocrepro.publish.trial_document import View, first_look
 
+ORDERED = 3  # trials; fewer have no order that tells anything
 TRACE_BYTES = 1_500_000  # a larger one would push the page towards what cannot be attached
 
 Reader = Callable[[Entry], View | None]
@@ -37,9 +39,14 @@ class Download(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class FirstScreen(msgspec.Struct, frozen=True, kw_only=True):
-    """The clearest case. ``rate``: k of n in words; ``order``: the picture of all outcomes of its scenario."""
+    """The clearest case. ``lead``: its sentence, ``rest``: what follows; ``rate``: k of n in words.
+
+    ``order``: the picture of all outcomes of its scenario on its version, where there are enough to show an order.
+    """
 
     entry: Entry
+    lead: str
+    rest: str
     blocks: tuple[Markup, ...]
     rate: str
     order: Markup
@@ -61,11 +68,15 @@ def first_screen(view: View, entries: Sequence[Entry], rows: Sequence[Row], kept
     cell = _cell_of(view.entry, rows)
     alike = [entry for entry in entries if _cell_key(entry) == _cell_key(view.entry)]
     in_order = sorted(alike, key=lambda entry: (entry.info.started if entry.info else "", entry.result.trial))
+    said = [entry.says for entry in in_order]
+    lead, _, rest = view.entry.result.reason.partition("; ")
     return FirstScreen(
         entry=view.entry,
+        lead=clip(lead),
+        rest=clip(rest),
         blocks=tuple(Markup(drawing.block(one)) for one in first_look(view, uid="first")),  # noqa: S704 - escaped
         rate=Rate(k=cell.k, n=cell.n).in_words() if cell else "",
-        order=Markup(outcomes([entry.says for entry in in_order])),  # noqa: S704 - numbers alone
+        order=Markup(outcomes(said) if len(said) >= ORDERED else ""),  # noqa: S704 - numbers alone
         companions=tuple(_companions(view.entry, alike, entries, kept)),
         trace=_trace(view),
     )

@@ -43,6 +43,7 @@ from pytest_ocrepro.publish.packing import index, packed
 from pytest_ocrepro.publish.progress_times import progress_times
 from pytest_ocrepro.publish.records import TrialResult
 from pytest_ocrepro.publish.redaction import Masked
+from pytest_ocrepro.publish.takeaway import takeaways
 from pytest_ocrepro.publish.text import clip, visible
 from pytest_ocrepro.publish.trial_document import View, view_of
 
@@ -81,7 +82,9 @@ class _Page:
         return cases(self._entries)
 
     def render(self) -> str:
-        view = clearest_of(self._entries, self._view)
+        taken = takeaways(self._run, self._entries)
+        view = clearest_of([taken.clearest], self._view) if taken.clearest else None
+        view = view or clearest_of(self._entries, self._view)
         evidence = gather(self._entries, self._view, view.entry if view else None)
         scenarios = matrix(self._entries, evidence.anchors)
         first = first_screen(view, self._entries, scenarios, frozenset(evidence.where)) if view else None
@@ -97,12 +100,13 @@ class _Page:
                 versions=versions_of(self._entries),
                 matrix=scenarios,
                 first=first,
+                taken=taken,
                 progress=[drawing.section(part) for part in progress_times(self._entries)],
                 evidence=evidence,
                 entries=self._entries[:ROWS],
                 index=packed(index(self._entries, evidence.where, _template("pictures.css"))),
                 total=len(self._entries),
-                problems=self._problems,
+                problems=[*dict.fromkeys([*self._problems, *taken.problems])],
                 masked=[Masked(kind=kind, count=count) for kind, count in sorted(self._masked.items())],
                 size_mark=size_mark,
                 script=Markup(script()),  # noqa: S704 - ours

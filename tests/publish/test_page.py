@@ -163,9 +163,9 @@ def test_the_clearest_case_is_the_one_with_a_chain(text: str) -> None:
         assert part in clearest
     assert clearest.index("second (pid 812)") < clearest.index("registry 127.0.0.1:41873")
     assert clearest.count("<svg") == 2
-    assert "5/5</b> trials reproduced on opencode 1.14.48" in clearest
+    assert "5/5</b> trials reproduced on opencode 1.18.34" in clearest
     assert "95 % interval 57-100 %" in clearest
-    assert "5 of 5 trials reproduced, in order" in clearest
+    assert "5 of 6 trials reproduced, in order" in clearest
 
 
 # --- evidence ---------------------------------------------------------------------------------------------------

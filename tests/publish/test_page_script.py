@@ -288,8 +288,8 @@ def test_brackets_walk_through_the_reproductions(browser: chromium.Browser) -> N
         anchor = browser.evaluate("location.hash.slice(1)")
         opened(browser, anchor)
         walked.append(anchor)
-    assert walked[0] == OVERLAP.format("1.14.48", 2)  # after the one that is open at first
-    assert walked[1] == OVERLAP.format("1.14.48", 3)
+    assert walked[0] == OVERLAP.format("1.18.34", 2)  # after the one that is open at first
+    assert walked[1] == OVERLAP.format("1.18.34", 3)
     assert walked[3] == walked[1] != walked[2]
 
 
@@ -297,7 +297,7 @@ def test_brackets_walk_through_the_reproductions(browser: chromium.Browser) -> N
 def test_a_key_and_its_button_lead_to_a_part(
     browser: chromium.Browser, page: str, key: str, button: str, part: str
 ) -> None:
-    anchor = f"{OVERLAP.format('1.14.48', 1)}-{part}"
+    anchor = f"{OVERLAP.format('1.18.34', 1)}-{part}"
     browser.press(key)
     opened(browser, anchor)
     assert browser.evaluate("location.hash") == f"#{anchor}"

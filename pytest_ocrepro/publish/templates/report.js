@@ -317,6 +317,48 @@
     return say(missing);
   }
 
+  /* --- what can be taken away --- */
+
+  function caseOf(anchor) {
+    const row = rowOf(anchor);
+    const found = row && all("#cases details").find(one => one.dataset.scenario === row.scenario);
+    return found || byId("case-0");
+  }
+
+  /* Without the clipboard's leave, the old way; without that too, the text lies selected before the reader. */
+  async function onClipboard(text) {
+    try {
+      await navigator.clipboard.writeText(text);
+      return true;
+    } catch {
+      const box = element("textarea", { "aria-label": "to be copied" });
+      box.value = text;
+      document.body.append(box);
+      box.select();
+      const copied = document.execCommand("copy");
+      box.remove();
+      return copied;
+    }
+  }
+
+  async function copy(what, name, button) {
+    const one = button?.dataset.case ? byId(`case-${button.dataset.case}`) : caseOf(target);
+    if (!one) return say("No trial reproduced the failure: there is nothing to copy.");
+    const title = one.querySelector("h3").textContent;
+    const source = byId(`${one.id}-${what}`);
+    if (!source) return say(byId(`${one.id}-why`).textContent);
+    const text = source.textContent;
+    const focused = document.activeElement;
+    if (await onClipboard(text)) {
+      focused?.focus({ preventScroll: true });
+      return say(`Copied the ${name}, ${text.length.toLocaleString("en")} characters: ${title}`);
+    }
+    one.open = true;
+    source.scrollIntoView({ block: "nearest" });
+    getSelection().selectAllChildren(source);
+    return say(`The browser does not let a page copy; the ${name} is selected: press Ctrl+C.`);
+  }
+
   /* --- keys, and the buttons that do the same --- */
 
   const ACTIONS = {
@@ -328,6 +370,8 @@
     previous: () => neighbour(-1),
     threads: () => part("threads", "This trial has no full snapshot, so no threads."),
     graph: () => part("graph", "In this trial no wait-for graph was found."),
+    issue: button => copy("issue", "issue text", button),
+    script: button => copy("script", "repro script", button),
     help() { const box = byId("help"); if (box.open) box.close(); else box.showModal(); },
     keys() {
       keys = !keys;
@@ -337,7 +381,7 @@
   };
   let keys = true;
   const BY_KEY = { "/": "search", j: "down", k: "up", "]": "next", "[": "previous", t: "threads", g: "graph",
-    "?": "help" };
+    m: "issue", r: "script", "?": "help" };
 
   document.addEventListener("keydown", event => {
     if (!keys || event.ctrlKey || event.metaKey || event.altKey) return;
@@ -352,7 +396,7 @@
 
   document.addEventListener("click", event => {
     const button = event.target.closest("[data-do]");
-    if (button) return ACTIONS[button.dataset.do]();
+    if (button) return ACTIONS[button.dataset.do](button);
     const head = event.target.closest("[data-by]");
     if (head) {
       order = order === head.dataset.by ? `-${head.dataset.by}` : head.dataset.by;
