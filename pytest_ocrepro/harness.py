@@ -20,7 +20,7 @@ from typing import overload
 
 import msgspec
 
-from pytest_ocrepro.errors import BundleError, NotReachedError, OcreproError, StageError
+from pytest_ocrepro.errors import BundleError, NotReachedError, OcreproError, StageError, UsageError
 from pytest_ocrepro.expect import AnswerDemands, Claims, DatabaseDemands, ProcessDemands
 from pytest_ocrepro.history import (
     DatabaseRead,
@@ -29,6 +29,7 @@ from pytest_ocrepro.history import (
     ProcessStarted,
     SignalSent,
     Swept,
+    SweptOffset,
     TrialStarted,
     Trouble,
     now_ns,
@@ -55,6 +56,7 @@ from pytest_ocrepro.stage.server import Answer, Server, free_port
 from pytest_ocrepro.stage.subject import Build
 from pytest_ocrepro.stage.supervisor import MARKER, Ledger, Supervisor
 from pytest_ocrepro.steps import Furniture, RecordedProvider, RecordedServer, step_waited, waited
+from pytest_ocrepro.sweeps import Sweeps
 from pytest_ocrepro.watching import Watcher
 
 DEADLINE_S = 45.0  # what the reported script of anomalyco/opencode#29395 waits
@@ -91,6 +93,7 @@ class Session:
             self._sweep_leftovers(Ledger(ledger))
         self._count = 0
         self._lock = threading.Lock()
+        self.sweeps = Sweeps()
 
     def _sweep_leftovers(self, ledger: Ledger) -> None:
         for mark in ledger.leftovers(self.reader):
@@ -274,6 +277,28 @@ class Trial:
         until(condition, timeout_s=timeout_s, what=what)
         self.history.append(waited("condition", begun_ns, what=what))
 
+    def sweep(self, after: Process | Trigger, most_s: float, *, least_s: float = 0.0) -> float:
+        """Block until so many seconds after a process' start, or a trigger; the offset, in seconds, is returned.
+
+        Each trial has another offset: the one at which the rate of failure is known least from the trials of this
+        session so far. Offset and outcome are in the results, and all trials together show the danger window.
+        Raises NotReachedError, UsageError.
+        """
+        if not 0 <= least_s < most_s:
+            raise UsageError(f"a sweep from {least_s:g} to {most_s:g} s has no offsets: give 0 <= least_s < most_s")
+        begun_ns = now_ns()
+        if isinstance(after, Process):
+            since_ns, what = after.started_ns, f"the start of {after.role}"
+        else:
+            self.wait_for(after)
+            since_ns, what = now_ns(), after.describe()
+        offset_s = self._session.sweeps.choose(self.info, least_s, most_s)
+        self._expired.wait(max(0.0, (since_ns - now_ns()) / 1e9 + offset_s))
+        self._check_time()
+        chosen = SweptOffset(asked_s=offset_s, low_s=least_s, high_s=most_s, since_ns=since_ns)
+        self.history.append(waited("offset", begun_ns, what=what, offset=chosen))
+        return offset_s
+
     def database(self, when: str, path: Path | None = None) -> DatabaseReading:
         """Read a byte copy of the database; ``when`` says at which point of the scenario."""
         scratch, copy = self.sandbox.root / "scratch", self._session.deputy.copy
@@ -329,6 +354,7 @@ class Trial:
             self._result = result_of(run_id, self.info, self.history, self._judgement, self._bundle.relative)
             self._bundle.finish(self._judgement, self._result, masked=self._redactor.receipt())
             self._bundle.close()
+            self._session.sweeps.note(self._result)
             if self._bundle_failure is not None:
                 raise self._bundle_failure
         return self._judgement, self._result

@@ -390,10 +390,19 @@ class HttpAsked(Event, frozen=True, kw_only=True, tag="http-asked"):
     number: int = 0
 
 
+class SweptOffset(msgspec.Struct, frozen=True, kw_only=True):
+    """The scenario sweeps this wait over a range: ``asked_s`` after ``since_ns``."""
+
+    asked_s: float
+    low_s: float
+    high_s: float
+    since_ns: int
+
+
 class StepWaited(Event, frozen=True, kw_only=True, tag="step-waited"):
     """The scenario went on when something had come; ``at_ns`` is when it had.
 
-    ``kind``: lock-directory, milestone, request (``count`` of them), question, condition, trigger.
+    ``kind``: lock-directory, milestone, request (``count`` of them), question, condition, trigger, offset.
     """
 
     kind: str
@@ -402,6 +411,7 @@ class StepWaited(Event, frozen=True, kw_only=True, tag="step-waited"):
     count: int = 0
     seconds: float = 0.0
     id: str = ""  # of the question
+    offset: SweptOffset | None = None
 
 
 HEALTH_PROBE = "health probe"  # the purpose of a call of ours that asks only whether anybody is there

@@ -35,6 +35,7 @@ from pytest_ocrepro.observe.procfs import Reader
 from pytest_ocrepro.outcome import Decision, Outcome, decide, section
 from pytest_ocrepro.progress import progress_on
 from pytest_ocrepro.publish.bundle import Fact, RunDir, RunInfo, Subject, TrialInfo, TrialResult, slug
+from pytest_ocrepro.publish.danger_window import danger_windows, in_lines
 from pytest_ocrepro.publish.github import inert
 from pytest_ocrepro.publish.handout import hand_out
 from pytest_ocrepro.publish.page import write_report
@@ -370,9 +371,8 @@ class OcreproSession:
         terminalreporter.section("ocrepro")
         if self._results:
             terminalreporter.write_line(inert(summary_table(self._results)))
-        for line in self._against.lines() if self._against else ():
-            terminalreporter.write_line(inert(line))
-        for line in self._proved:
+        windows = (line for window in danger_windows(self._results) for line in in_lines(window))
+        for line in (*windows, *(self._against.lines() if self._against else ()), *self._proved):
             terminalreporter.write_line(inert(line))
         if self._page is not None:
             size = self._page.stat().st_size

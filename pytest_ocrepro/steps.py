@@ -17,6 +17,7 @@ from pytest_ocrepro.history import (
     ScriptedTurn,
     StagedFile,
     StepWaited,
+    SweptOffset,
     TurnsScripted,
     now_ns,
 )
@@ -86,12 +87,21 @@ class Furniture:
 
 
 def waited(
-    kind: str, begun_ns: int, *, what: str = "", role: str = "", count: int = 0, found: str = ""
+    kind: str,
+    begun_ns: int,
+    *,
+    what: str = "",
+    role: str = "",
+    count: int = 0,
+    found: str = "",
+    offset: SweptOffset | None = None,
 ) -> StepWaited:
     """A wait that has just ended; ``found``: the id of what had come."""
     now = now_ns()
     seconds = (now - begun_ns) / 1e9
-    return StepWaited(at_ns=now, kind=kind, what=what, role=role, count=count, seconds=seconds, id=found)
+    return StepWaited(
+        at_ns=now, kind=kind, what=what, role=role, count=count, seconds=seconds, id=found, offset=offset
+    )
 
 
 def step_waited(trigger: Trigger, begun_ns: int) -> StepWaited:

@@ -172,7 +172,7 @@ def matrix(entries: Sequence[Entry], drawn: frozenset[str] | None = None) -> lis
     return sorted(rows, key=lambda row: (row.control, _ORDER.index(row.result), row.scenario))
 
 
-def scenario_of(result: TrialResult) -> str:
+def scenario_of(result: TrialResult | TrialInfo) -> str:
     """The node id without the version and the trial that pytest's parametrization put into its brackets."""
     head, bracket, inner = result.scenario.rstrip("]").partition("[")
     inner = f"-{inner}-"

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import msgspec
 
-from pytest_ocrepro.history import History
+from pytest_ocrepro.history import History, ProcessStarted, StepWaited
 from pytest_ocrepro.judge.judgement import Finding, Judgement, ProcessJudgement
+from pytest_ocrepro.judge.offsets import Offset
 from pytest_ocrepro.judge.passage import Passage, passages
 from pytest_ocrepro.publish.redaction import Masked
 
@@ -89,6 +90,7 @@ class TrialResult(msgspec.Struct, frozen=True, kw_only=True):
     expected: str = ""
     known: bool = False
     passages: tuple[Passage, ...] = ()  # of the subjects; empty: stored before they were told
+    offset: Offset | None = None  # of a scenario that sweeps one
 
 
 class TrialInfo(msgspec.Struct, frozen=True, kw_only=True):
@@ -167,6 +169,23 @@ def result_of(run_id: str, info: TrialInfo, history: History, judged: Judgement,
         leaked=judged.leaked,
         signature=judged.signature,
         bundle=bundle,
+        offset=offset_of(history),
+    )
+
+
+def offset_of(history: History) -> Offset | None:
+    """The offset that the trial swept, with when the next process really started; of several the last."""
+    swept = [event for event in history.of_type(StepWaited) if event.offset is not None]
+    if not swept or swept[-1].offset is None:
+        return None
+    chosen = swept[-1].offset
+    starts = [event.at_ns for event in history.of_type(ProcessStarted) if event.at_ns >= swept[-1].at_ns]
+    return Offset(
+        asked_ms=round(chosen.asked_s * 1e3, 3),
+        took_ms=round((min(starts) - chosen.since_ns) / 1e6, 3) if starts else None,
+        low_ms=round(chosen.low_s * 1e3, 3),
+        high_ms=round(chosen.high_s * 1e3, 3),
+        after=swept[-1].what,
     )
 
 

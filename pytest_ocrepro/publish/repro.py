@@ -154,7 +154,9 @@ class _Writer:
 
     def _waited(self, event: StepWaited) -> Iterator[str]:
         what = flat(event.what)[:80]
-        if event.kind == "lock-directory":
+        if event.kind == "offset":
+            yield f"time.sleep({event.seconds:.3f})  # {what}"
+        elif event.kind == "lock-directory":
             yield f"wait(lambda: glob.glob(T + {lines_of.LOCKS!r}), {what!r})"
         elif event.kind == "request":
             yield f"wait(lambda: len(asked) >= {event.count}, {what!r})"
