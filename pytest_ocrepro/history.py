@@ -203,7 +203,8 @@ class LightSample(Event, frozen=True, kw_only=True, tag="sample"):
 class ObservingCost(Event, frozen=True, kw_only=True, tag="observing-cost"):
     """What looking has cost: CPU time of the looking threads (user and system), their records included.
 
-    ``cpu_ns`` is the sum; ``snapshots_cpu_ns`` the part of the snapshots. ``seconds``: how long was looked.
+    ``cpu_ns`` is the sum; ``snapshots_cpu_ns`` the part of the snapshots, ``deputy_cpu_ns`` that of the deputy, its
+    start included (about 20 ms). ``seconds``: how long was looked.
     """
 
     samples: int
@@ -211,6 +212,7 @@ class ObservingCost(Event, frozen=True, kw_only=True, tag="observing-cost"):
     cpu_ns: int
     snapshots_cpu_ns: int
     seconds: float
+    deputy_cpu_ns: int = 0
 
     @property
     def share(self) -> float:

@@ -13,6 +13,7 @@ from pytest_ocrepro.history import (
     Event,
     History,
     LightSample,
+    LockDirectoryChanged,
     MilestoneReached,
     ProcessFound,
     ProcessGone,
@@ -26,7 +27,7 @@ from pytest_ocrepro.history import (
 )
 from pytest_ocrepro.judge.judgement import Record
 from pytest_ocrepro.judge.life import Life, beneath, life_of, tail_of
-from pytest_ocrepro.readings import FdKind, ProcessReading, Snapshot
+from pytest_ocrepro.readings import FdKind, LockChange, ProcessReading, Snapshot
 
 QUIET_S = 1.5  # no visible change for so long, and idle, before a snapshot can count against a process
 APART_S = 0.5  # two snapshots of one wait lie at least so far apart
@@ -157,8 +158,20 @@ def _step(event: Event, family: tuple[Life, ...], life: Life) -> str:
     if isinstance(event, ProcessFound):
         found = any(event.id == one.started.id for one in family)
         return ("its start" if event.id == life.started.id else f"started {event.role}") if found else ""
+    if isinstance(event, LockDirectoryChanged):
+        return _lock_step(event, family)
     owner = next((one for one in family if one.owns(event)), None)
     return _what(event) if owner is not None else ""
+
+
+def _lock_step(event: LockDirectoryChanged, family: tuple[Life, ...]) -> str:
+    """What one of them did itself; what was done to it is no step."""
+    pids = {one.pid for one in family if one.from_ns <= event.at_ns < one.to_ns}
+    what = event.key or event.path
+    if event.holder_pid in pids:
+        return f"took the lock directory {what}"
+    released = event.how is LockChange.RELEASED and event.previous_pid in pids
+    return f"released the lock directory {what}" if released else ""
 
 
 def _what(event: Event) -> str:

@@ -197,12 +197,14 @@ class Sampler:
     def cost(self) -> ObservingCost:
         """What looking has cost since ``start``; ``stop`` puts the last one into the history."""
         at_ns = now_ns()
+        deputy_ns = self._deputy.cpu_ns if self._deputy else 0
         with self._lock:
             return ObservingCost(
                 at_ns=at_ns,
                 samples=self._looks,
                 snapshots=self._snapshots,
-                cpu_ns=self._cpu_ns,
+                cpu_ns=self._cpu_ns + deputy_ns,
+                deputy_cpu_ns=deputy_ns,
                 snapshots_cpu_ns=self._snapshots_cpu_ns,
                 seconds=round((at_ns - (self._begun_ns or at_ns)) / 1e9, 3),
             )

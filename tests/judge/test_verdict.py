@@ -715,6 +715,33 @@ def test_a_lock_with_two_holders_is_a_finding(how: r.LockChange, *, alive: bool 
     )
 
 
+@pytest.mark.parametrize(
+    ("how", "holder", "previous", "step"),
+    [
+        (r.LockChange.TAKEN, 20, None, "took the lock directory npm-install:/p"),
+        (r.LockChange.BROKEN_AS_STALE, 20, 9, "took the lock directory npm-install:/p"),
+        (r.LockChange.RELEASED, None, 20, "released the lock directory npm-install:/p"),
+        (r.LockChange.TAKEN_FROM_LIVE_HOLDER, 9, 20, ""),
+        (r.LockChange.TAKEN, 9, None, ""),
+        (r.LockChange.RELEASED, None, 9, ""),
+    ],
+)
+def test_taking_and_releasing_a_lock_directory_is_a_step_of_who_does_it(
+    how: r.LockChange, holder: int | None, previous: int | None, step: str
+) -> None:
+    changed = h.LockDirectoryChanged(
+        at_ns=w.ns(3),
+        path="/l",
+        key="npm-install:/p",
+        how=how,
+        because="why",
+        holder_pid=holder,
+        previous_pid=previous,
+    )
+    last = last_progress(w.of(w.started(20, "run"), changed), 20, w.ns(9))
+    assert last == ((w.ns(3), step) if step else (0, "its start"))
+
+
 # --- light samples
 
 

@@ -216,8 +216,10 @@ def test_a_deputy_that_ended_is_replaced(tmp_path: Path, deputy: Deputy, starter
         assert deputy.head(tmp_path / "file", 9) == b"text"
         starter.last.kill()
         starter.last.wait()
+    before_ns = deputy.cpu_ns
     assert deputy.head(tmp_path / "file", 9) == b"text"
     assert len(starter.started) == 3
+    assert deputy.cpu_ns > before_ns > 0, "what those before it have used is not forgotten"
 
 
 def test_a_deputy_that_hangs_is_unknown_until_it_answers_again(tmp_path: Path, starter: Starter) -> None:

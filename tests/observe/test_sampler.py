@@ -380,6 +380,7 @@ def test_what_looking_has_cost_is_told_once_at_the_end(room: Room) -> None:
     spent_ns = time.process_time_ns() - before_ns
     (cost,) = kept(history, ObservingCost)
     assert (cost.samples, cost.snapshots) == (len(kept(history, LightSample)), 1)
+    assert cost.deputy_cpu_ns == 0, "nobody was asked"
     assert 0 < cost.snapshots_cpu_ns < cost.cpu_ns <= spent_ns, "no more than the whole process has used"
     assert cost.share == pytest.approx(cost.cpu_ns / 1e9 / cost.seconds)
 
