@@ -13,8 +13,7 @@ from pytest_ocrepro.judge.rates import Rate
 from pytest_ocrepro.publish import drawing, trace
 from pytest_ocrepro.publish.counting import Cell, Entry, Row, clarity, scenario_of, shows
 from pytest_ocrepro.publish.pictures.outcomes import outcomes
-from pytest_ocrepro.publish.text import clip
-from pytest_ocrepro.publish.trial_document import View, first_look
+from pytest_ocrepro.publish.trial_document import View, first_look, parted
 
 ORDERED = 3  # trials; fewer have no order that tells anything
 TRACE_BYTES = 1_500_000  # a larger one would push the page towards what cannot be attached
@@ -69,11 +68,11 @@ def first_screen(view: View, entries: Sequence[Entry], rows: Sequence[Row], kept
     alike = [entry for entry in entries if _cell_key(entry) == _cell_key(view.entry)]
     in_order = sorted(alike, key=lambda entry: (entry.info.started if entry.info else "", entry.result.trial))
     said = [entry.says for entry in in_order]
-    lead, _, rest = view.entry.result.reason.partition("; ")
+    lead, rest = parted(view.entry.result.reason)
     return FirstScreen(
         entry=view.entry,
-        lead=clip(lead),
-        rest=clip(rest),
+        lead=lead,
+        rest=rest,
         blocks=tuple(Markup(drawing.block(one)) for one in first_look(view, uid="first")),  # noqa: S704 - escaped
         rate=Rate(k=cell.k, n=cell.n).in_words() if cell else "",
         order=Markup(outcomes(said) if len(said) >= ORDERED else ""),  # noqa: S704 - numbers alone

@@ -35,25 +35,29 @@ class Times(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def progress_times(entries: Sequence[Entry]) -> list[Part]:
-    """A part a (scenario, version) that reproduced and whose trials tell times; the first is open."""
+    """A part a (scenario, version) that reproduced and whose trials tell times.
+
+    The first that can be compared with trials which did not reproduce is open, else the first.
+    """
     trials: dict[tuple[str, str], list[Entry]] = defaultdict(list)
     for entry in entries:
         if entry.result.passages:
             trials[scenario_of(entry.result), entry.result.version].append(entry)
     telling = [group for group in trials.values() if any(entry.says is Result.REPRODUCED for entry in group)]
     telling.sort(key=lambda group: (scenario_of(group[0].result), version_key(group[0].result.version)))
-    parts = [_part(group, number) for number, group in enumerate(telling[:MOST_PARTS])]
+    both = [number for number, group in enumerate(telling) if any(one.says is Result.NOT_SEEN for one in group)]
+    parts = [_part(group, opened=number == (both or [0])[0]) for number, group in enumerate(telling[:MOST_PARTS])]
     return [part for part in parts if part.blocks]
 
 
-def _part(group: Sequence[Entry], number: int) -> Part:
+def _part(group: Sequence[Entry], *, opened: bool) -> Part:
     first = group[0].result
     bad = sum(entry.says is Result.REPRODUCED for entry in group)
     good = sum(entry.says is Result.NOT_SEEN for entry in group)
     return Part(
         title=clip(first.title, 160),
         note=f"opencode {first.version or '(unknown)'} · {bad} reproduced, {good} did not",
-        opened=number == 0,
+        opened=opened,
         blocks=tuple(block for times in _by_role(group) for block in _drawn(times)),
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import pairwise
 
 import msgspec
 
@@ -37,6 +38,7 @@ from pytest_ocrepro.readings import (
     ThreadReading,
 )
 
+APART_NS = 300_000_000
 _NEVER_SEEN = ThreadReading(tid=0, name="")
 _TELLING = (FdKind.DATABASE, FdKind.WAL, FdKind.SHM, FdKind.LOG, FdKind.SOCKET, FdKind.PIPE, FdKind.FILE)
 
@@ -45,7 +47,7 @@ _TELLING = (FdKind.DATABASE, FdKind.WAL, FdKind.SHM, FdKind.LOG, FdKind.SOCKET, 
 
 
 class ThreadRow(msgspec.Struct, frozen=True, kw_only=True):
-    """What threads of one process that look alike have in common, between the last two full snapshots."""
+    """What threads of one process that look alike have in common, between the two looks behind the verdict."""
 
     name: str
     state: str | None
@@ -58,12 +60,12 @@ class ThreadRow(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def threads(full: Sequence[Snapshot], origin_ns: int, anchor: str) -> Iterator[Block]:
-    """What every thread slept in at each look, and what it did between the last two."""
+    """What every thread slept in at each look, and what it did between the two behind the verdict."""
     looks: dict[tuple[int, int], list[tuple[int, ProcessReading]]] = defaultdict(list)
     for snapshot in full:
         for process in snapshot.processes:
             looks[process.id.pid, process.id.start_ticks].append((snapshot.started_ns, process))
-    tables = tuple(_thread_table(seen) for seen in looks.values())
+    tables = tuple(_thread_table(seen, origin_ns) for seen in looks.values())
     if tables:
         blocks = (*_strip(strip(full, origin_ns)), *tables)
         yield Part(title="Threads", note=f"{len(full)} full snapshots", id=f"{anchor}-threads", blocks=blocks)
@@ -87,10 +89,22 @@ def _strip(one: Strip) -> Iterator[Block]:
     yield Part(title="The strip as a table", note="the same facts", blocks=(table,))
 
 
-def _thread_table(seen: Sequence[tuple[int, ProcessReading]]) -> Sheet:
-    (before_ns, before), (after_ns, after) = seen[-2:] if len(seen) > 1 else (seen[0], seen[0])
+Look = tuple[int, ProcessReading]
+
+
+def behind_the_verdict(seen: Sequence[Look]) -> tuple[Look, Look]:
+    """The last two looks that lie apart: one that is taken at the very end, at once after another, shows nothing."""
+    for before, after in reversed([*pairwise(seen)]):
+        if after[0] - before[0] >= APART_NS:
+            return before, after
+    return seen[max(len(seen) - 2, 0)], seen[-1]
+
+
+def _thread_table(seen: Sequence[Look], origin_ns: int) -> Sheet:
+    (before_ns, before), (after_ns, after) = behind_the_verdict(seen)
     apart_s = (after_ns - before_ns) / 1e9 if len(seen) > 1 else None
-    gap = "one look only" if apart_s is None else f"{apart_s:.1f} s between the last two looks"
+    at = f"the looks at {(before_ns - origin_ns) / 1e9:.1f} s and {(after_ns - origin_ns) / 1e9:.1f} s"
+    gap = "one look only" if apart_s is None else f"{apart_s:.1f} s between {at}"
     earlier = {thread.tid: thread for thread in before.threads} if apart_s is not None else {}
     heads = ["thread", "#tid", "state", "wchan", "syscall", "#voluntary switches", "#involuntary", "#cpu ms"]
     rows = [_thread_cells(row, tids) for row, tids in _alike(earlier, after).items()]
@@ -128,7 +142,7 @@ def _thread_cells(row: ThreadRow, tids: Sequence[int]) -> tuple[Text, ...]:
         said(f"{len(tids)} × " if len(tids) > 1 else "", row.name or "(unnamed)"),  # noqa: RUF001 - a sign
         said(some),
         said(row.state),
-        said(mono(row.wchan)),
+        said(msgspec.structs.replace(mono(row.wchan, 40), css="mono whole")),
         said(mono(row.syscall), soft(f"\n{clip(row.waits, 200)}")),
         said(_signed(row.voluntary)),
         said(_signed(row.involuntary)),

@@ -18,7 +18,7 @@ from pytest_ocrepro.history import (
 )
 from pytest_ocrepro.judge.judgement import Graph, Judgement
 from pytest_ocrepro.publish import state_blocks
-from pytest_ocrepro.publish.counting import GLYPHS, WORDS, Entry
+from pytest_ocrepro.publish.counting import GLYPHS, WORDS, Entry, plural
 from pytest_ocrepro.publish.document import (
     Block,
     Bullets,
@@ -50,11 +50,17 @@ from pytest_ocrepro.publish.records import StoredTrial
 from pytest_ocrepro.publish.text import clip
 from pytest_ocrepro.readings import Snapshot
 
-SWIMLANE_CAPTION = (
-    "One lane a process. ◆ milestone · red hatching: no progress until the verdict · thin blue bar: holds a lock "
-    "(hollow red: waits for one; dashed: left by a process that has ended) · yellow: fault active · blue tick: "
-    "request, grey tick: reply · red T: signal sent by us."
-)
+SIGNS = {  # by the kind of mark or span that it explains
+    "milestone": "◆ milestone",
+    "waits": "red hatching: no progress until the verdict",
+    "holds": "thin blue bar: holds a lock",
+    "queues": "hollow red bar: waits for a lock",
+    "left": "dashed bar: a lock left by a process that has ended",
+    "fault": "yellow: fault active",
+    "request": "blue tick: request",
+    "reply": "grey tick: reply",
+    "signal": "red T: signal sent by us",
+}
 
 
 class View(msgspec.Struct, frozen=True, kw_only=True):
@@ -91,8 +97,13 @@ def view_of(entry: Entry, stored: StoredTrial) -> View:
 def first_look(view: View, *, uid: str) -> tuple[Block, ...]:
     """What the first screen shows of a trial: the chain, and the swimlane, whose table is in the trial's own part."""
     title = f"Swimlane of {view.entry.result.title}, trial {view.entry.result.trial}"
-    lane = Picture(svg=swimlane(view.timeline, uid=uid, title=title), title=title, caption=SWIMLANE_CAPTION)
+    lane = Picture(svg=swimlane(view.timeline, uid=uid, title=title), title=title, caption=_caption(view.timeline))
     return (*_chain(view), lane)
+
+
+def _caption(line: Timeline) -> str:
+    drawn = {mark.kind for mark in line.marks} | {span.kind for span in line.spans}
+    return " · ".join(["One lane a process", *(words for kind, words in SIGNS.items() if kind in drawn)]) + "."
 
 
 def document(view: View, *, uid: str) -> Trial:
@@ -139,16 +150,28 @@ def _blocks(view: View, uid: str) -> Iterator[Block]:
 def _claim(view: View) -> Iterator[Block]:
     result, info = view.entry.result, view.stored.info
     broken = "Broken claim: " if result.result == "reproduced" else ""
-    yield Paragraph(text=said(broken + clip(result.reason)), css="reason")
+    lead, rest = parted(result.reason)
+    yield Paragraph(text=said(broken + lead, Words(f"; {rest}", "rest") if rest else ""), css="reason")
     for problem in view.stored.problems:
         yield Paragraph(text=said(problem), css="alarm")
     if info.docstring:
-        yield Paragraph(text=said(clip(info.docstring, 2000)), css="claim")
+        yield Paragraph(text=said(clip(unwrapped(info.docstring), 2000)), css="claim")
     facts: list[Text] = [issues(result.issue), said(mono(result.scenario)), said(f"seed {result.seed}")]
     facts += [said("signature ", mono(result.signature))] if result.signature else []
     facts += [said(f"pytest: {clip(result.expected, 200)}")] if result.expected else []
     facts += [said("known on this version")] if result.known else []
     yield Paragraph(text=joined(facts), css="small soft")
+
+
+def parted(reason: str) -> tuple[str, str]:
+    """The sentence that says it, and what follows."""
+    lead, _, rest = reason.partition("; ")
+    return clip(lead), clip(rest)
+
+
+def unwrapped(text: str) -> str:
+    """Its paragraphs, without the line breaks that a source file had in them."""
+    return "\n\n".join(" ".join(part.split("\n")) for part in text.split("\n\n"))
 
 
 def joined(facts: Iterable[Text]) -> Text:
@@ -215,7 +238,7 @@ def _swimlane(view: View, uid: str) -> Iterator[Block]:
     if not line.lanes:
         return
     yield Heading(text="What happened when")
-    yield Picture(svg=swimlane(line, uid=uid), title="Swimlane of the trial", caption=SWIMLANE_CAPTION)
+    yield Picture(svg=swimlane(line, uid=uid), title="Swimlane of the trial", caption=_caption(line))
     if line.more:
         yield Paragraph(
             text=said(f"{line.more} more processes are not drawn; they are in the table of processes."),
@@ -292,7 +315,7 @@ def _graph(wait_for: Graph, uid: str, anchor: str) -> Iterator[Block]:
     cycle = "red: the cycle" if wait_for.cycle else "no cycle found"
     yield Part(
         title="Who waits for whom",
-        note=f"{len(rows)} edges, {cycle}",
+        note=f"{plural(len(rows), 'edge')}, {cycle}",
         id=f"{anchor}-graph",
         opened=True,
         blocks=(

@@ -31,7 +31,7 @@ def swimlane(line: Timeline, *, uid: str, title: str = "Swimlane of the trial") 
         parts.append(_lane(lane, scale, top + _LANE * number))
     parts += [_in_lane(span, scale, top + _LANE * span.lane, uid) for span in line.spans if span.lane is not None]
     parts += [_mark(mark, scale, top + _LANE * mark.lane) for mark in line.marks if mark.lane is not None]
-    parts.append(_last_milestones(line, scale, top))
+    parts += [_lane_labels(line, number, scale, top + _LANE * number + 45) for number in range(len(line.lanes))]
     parts.append(_observations(line.marks, scale, bottom))
     return svg("swimlane", _WIDTH, bottom + 50, title, parts)
 
@@ -105,9 +105,7 @@ def _lane(lane: Lane, scale: _Scale, y: float) -> str:
 def _in_lane(span: Span, scale: _Scale, y: float, uid: str) -> str:
     x, end = scale(span.start_s), scale(span.end_s)
     if span.kind in _ON_THE_LOCK_LINE:
-        shown = "" if span.quiet else cut(span.label, 60)
-        text = label(end, y + 45, shown, f"small {span.kind}-text", anchor="end") if shown else ""
-        return box(x, y + 30, end - x, 4, span.kind, span.label) + text
+        return box(x, y + 30, end - x, 4, span.kind, span.label)
     silent = box(x, y + 10, end - x, 20, "waits", f"{span.label}, until {span.end_s:.2f} s", f"url(#hatch-{uid})")
     if (end - x) / _PER_CHARACTER > len(span.label) + 4:
         return silent + label((x + end) / 2, y + 24, span.label, "small waits-text", anchor="middle")
@@ -126,15 +124,37 @@ def _mark(mark: Mark, scale: _Scale, y: float) -> str:
     return f'<path d="M{x:.1f} {y + 20 - height / 2:.1f}v{height}" class="{mark.kind}">{title}</path>'
 
 
-def _last_milestones(line: Timeline, scale: _Scale, top: float) -> str:
-    last = {mark.lane: mark for mark in line.marks if mark.kind == "milestone" and mark.lane is not None}
+def _lane_labels(line: Timeline, number: int, scale: _Scale, y: float) -> str:
+    """The last milestone of a lane and its locks, in words, none over another; what has no room is in the table."""
+    marks = [mark for mark in line.marks if mark.kind == "milestone" and mark.lane == number]
+    spans = [s for s in line.spans if s.lane == number and s.kind in _ON_THE_LOCK_LINE and not s.quiet]
+    taken: list[tuple[float, float]] = []
     parts = []
-    for number, mark in last.items():
-        x = scale(mark.at_s)
-        anchor = "end" if x > _WIDTH * 0.8 else "start"
-        y = top + _LANE * number + 45
-        parts.append(label(x - 6 if anchor == "start" else x + 6, y, f"◆ {mark.label}", "small", anchor=anchor))
+    if marks:
+        text = f"◆ {marks[-1].label}"
+        x = scale(marks[-1].at_s) - 6
+        parts.append(_placed(text, "small", y, taken, [x, x + 12 - _long(text)]))
+    for span in spans:
+        text = cut(span.label, 60)
+        x, end = scale(span.start_s), scale(span.end_s)
+        beside = [place for low, high in taken for place in (high + 12, low - 12 - _long(text))]
+        parts.append(_placed(text, f"small {span.kind}-text", y, taken, [end - _long(text), x, *beside]))
     return "".join(parts)
+
+
+def _long(text: str) -> float:
+    return _PER_CHARACTER * len(text)
+
+
+def _placed(text: str, css: str, y: float, taken: list[tuple[float, float]], places: Iterable[float]) -> str:
+    """The text at the first of these places that is free and within the picture."""
+    for x in places:
+        end = x + _long(text)
+        inside = x >= _GUTTER and end <= _WIDTH
+        if inside and all(end + 8 <= low or x >= high + 8 for low, high in taken):
+            taken.append((x, end))
+            return label(x, y, text, css)
+    return ""
 
 
 def _observations(marks: Iterable[Mark], scale: _Scale, y: float) -> str:
