@@ -11,9 +11,10 @@ if TYPE_CHECKING:
     from pytest_ocrepro.harness import Trial
 
 MARK = (
-    "ocrepro(issue=..., known=..., title=..., control=False, profile='smoke'): a scenario. issue: one or several "
-    "'owner/repo#n'; known: {version: 'k/n'} of our own runs on which the failure was seen; control: must never "
-    "reproduce; profile: the smallest of smoke, ci and soak that runs it"
+    "ocrepro(issue=..., covers=..., known=..., title=..., control=False, profile='smoke'): a scenario. issue: one or "
+    "several 'owner/repo#n'; covers: further reports of the same mechanism; known: {version: 'k/n'} of our own runs "
+    "on which the failure was seen; control: must never reproduce; profile: the smallest of smoke, ci and soak that "
+    "runs it"
 )
 
 

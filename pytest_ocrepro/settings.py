@@ -38,9 +38,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Mark(msgspec.Struct, frozen=True, kw_only=True):
-    """What ``@pytest.mark.ocrepro(...)`` says. ``known``: version -> "k/n", or "" where n is not told."""
+    """What ``@pytest.mark.ocrepro(...)`` says. ``known``: version -> "k/n", or "" where n is not told.
+
+    ``covers``: further reports of the same mechanism, for ``ocrepro catalogue``.
+    """
 
     issue: tuple[str, ...] = ()
+    covers: tuple[str, ...] = ()
     known: dict[str, str] = {}
     title: str = ""
     control: bool = False
@@ -91,9 +95,11 @@ def read_mark(item: pytest.Item) -> Mark:
         wrong, takes = ", ".join(sorted(unknown)) or "positional arguments", ", ".join(Mark.__struct_fields__)
         raise UsageError(f"{item.nodeid}: mark ocrepro does not take {wrong}; it takes {takes}")
     issue = found.kwargs.get("issue", ())
+    covers = found.kwargs.get("covers", ())
     known = found.kwargs.get("known", {})
     fields = {
         "issue": (issue,) if isinstance(issue, str) else tuple(issue),
+        "covers": (covers,) if isinstance(covers, str) else tuple(covers),
         "known": known if isinstance(known, dict) else dict.fromkeys(known, ""),
         "title": found.kwargs.get("title", ""),
         "control": found.kwargs.get("control", False),

@@ -1,4 +1,4 @@
-"""An MCP server that starts and never speaks (anomalyco/opencode#47430)."""
+"""An MCP server that starts and never speaks (anomalyco/opencode#48743)."""
 
 import sys
 
@@ -6,7 +6,7 @@ import pytest
 
 from pytest_ocrepro import Trial, text
 
-ISSUES = ("anomalyco/opencode#47430", "anomalyco/opencode#46161")
+ISSUES = ("anomalyco/opencode#48743", "anomalyco/opencode#46813")
 LIMIT_S = 20.0
 MUTE = "import sys\nsys.stdin.read()\n"
 

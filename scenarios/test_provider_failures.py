@@ -11,8 +11,8 @@ SILENT = {
 }
 LIMIT_S = 20.0
 KNOWN = {"1.14.48": "3/3", "1.18.34": "3/3"}  # of each way
-STALLS = ("anomalyco/opencode#37580", "anomalyco/opencode#43519", "anomalyco/opencode#40205")
-RETRIES = ("anomalyco/opencode#27871", "anomalyco/opencode#42900")
+STALLS = ("anomalyco/opencode#37580", "anomalyco/opencode#40205")
+RETRIES = ("anomalyco/opencode#21960", "anomalyco/opencode#25733")
 
 
 @pytest.mark.ocrepro(issue=STALLS, known=KNOWN, profile="ci", title="model falls silent")

@@ -7,8 +7,8 @@ from pytest_ocrepro import Trial, bash, text
 ISSUES = (
     "anomalyco/opencode#47350",
     "anomalyco/opencode#48414",
-    "anomalyco/opencode#29506",
-    "anomalyco/opencode#15757",
+    "anomalyco/opencode#20902",
+    "anomalyco/opencode#35241",
 )
 LIMIT_S = 20.0
 KNOWN = {"1.14.48": "3/3", "1.18.34": "3/3"}  # of each way

@@ -1,0 +1,160 @@
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import msgspec
+import pytest
+from click.testing import CliRunner
+
+import pytest_ocrepro
+from pytest_ocrepro import coverage as room
+from pytest_ocrepro.cli import main
+from pytest_ocrepro.errors import UsageError
+from pytest_ocrepro.judge.rates import Rate
+from pytest_ocrepro.publish.bundle import RunDir
+from pytest_ocrepro.publish.records import TrialResult
+from pytest_ocrepro.settings import Mark
+
+ROOT = Path(pytest_ocrepro.__file__).parent.parent
+REPORTS = """report\tthe same\tmechanism\tnot covered
+oc#1\toc#11\tone thing\t
+oc#2\t\tanother\tv2
+a/b#3\t\ta third\t
+"""
+TRIALS = """scenario\tversion\treproduced\ttrials\tinconclusive\tsignature
+scenarios/test_s.py::test_one[x]\t1.15.4\t2\t3\t1\tblocked@x
+scenarios/test_s.py::test_one[y]\t1.15.4\t1\t3\t0\tblocked@x
+scenarios/test_s.py::test_one[x]\t1.14.48\t0\t3\t0\t
+"""
+SCENARIOS = """
+import pytest
+MORE = ("oc#1",)
+KNOWN = {"1.15.4": "3/6"}
+@pytest.mark.ocrepro(issue="anomalyco/opencode#11", covers=(*MORE, "a/b#3"), known=KNOWN, profile="ci", title="first")
+@pytest.mark.parametrize("how", ["x", "y"])
+def test_one(ocrepro, how):
+    \"\"\"A thing.
+
+    What we found: it is the
+    lock. And more.
+    \"\"\"
+@pytest.mark.ocrepro(issue="oc#2", control=True)
+def test_two(ocrepro): ...
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / room.REPORTS).write_text(REPORTS)
+    (tmp_path / room.TRIALS).write_text(TRIALS)
+    (tmp_path / "test_s.py").write_text(SCENARIOS)
+    return tmp_path
+
+
+def result(scenario: str, outcome: str, version: str = "1.15.4", signature: str = "") -> TrialResult:
+    return TrialResult(
+        run_id="r", scenario=scenario, title="t", issue=(), version=version, binary_sha256="", trial=1, seed=0,
+        result=outcome, reason="", verdict="", grade="", seconds_to_verdict=1.0, chain=(), processes=(), findings=(),
+        leaked=(), signature=signature, bundle="",
+    )  # fmt: skip
+
+
+def test_a_scenario_with_its_reports_results_and_cause(folder: Path) -> None:
+    found = room.coverage(folder)
+    (row,) = found.rows  # the control covers nothing
+    assert (row.title, row.covers, row.profile) == ("first", ("oc#1", "a/b#3"), "ci")
+    assert row.results == {"1.14.48": Rate(k=0, n=3), "1.15.4": Rate(k=3, n=6)}
+    assert (row.signature, row.cause) == ("blocked@x", "It is the lock.")
+    assert [one.name for one in found.covered] == ["oc#1", "a/b#3"]
+    assert [one.name for one in found.missing] == ["oc#2"]
+
+
+def test_the_words_for_a_terminal_and_for_the_readme(folder: Path) -> None:
+    found = room.coverage(folder)
+    text = room.as_text(found)
+    assert "first  (test_s.py::test_one, ci)\n  reports: oc#1, a/b#3\n  seen: 1.14.48 0/3 (a rate above" in text
+    assert "2 of 3 reports are covered by 1 scenarios. Not covered:\n  of version 2" in text
+    markdown = room.as_markdown(found)
+    assert "| first | oc#1, a/b#3 | 0/3 | 3/6 | It is the lock. |" in markdown
+    assert re.search(r"^- of version 2, .* \(1\): oc#2$", markdown, re.MULTILINE)
+
+
+def test_results_of_runs_are_counted_and_the_longer_series_is_kept(folder: Path) -> None:
+    name = "scenarios/test_s.py::test_one[x]"
+    told = [result(name, "reproduced", signature="s")] * 2 + [result(name, "inconclusive")]
+    (count,) = room.counted(told)
+    assert (count.rate, count.inconclusive, count.signature) == (Rate(k=2, n=2), 1, "s")
+    room.store([count, *room.counted([result("mine.py::test_x", "reproduced")])], folder)
+    kept = {(one.scenario, one.version): one for one in room.read_counts(folder / room.TRIALS)}
+    assert len(kept) == 3  # a scenario of the user's own is none of the catalogue
+    assert kept[name, "1.15.4"].rate == Rate(k=2, n=3)
+    longer = room.counted([result(name, "not-seen")] * 4)
+    room.store(longer, folder)
+    assert room.coverage(folder).rows[0].results["1.15.4"] == Rate(k=1, n=7)
+    assert room.coverage(folder).rows[0].signature == "s"
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "words"),
+    [
+        (room.REPORTS, REPORTS + "oc#4\tx\n", r"reports.tsv:5 has 2 cells and not 4: mend the line"),
+        ("test_s.py", SCENARIOS.replace("(*MORE,", "(*SOME,"), "test_s.py::test_one: .*SOME is given no value"),
+    ],
+)
+def test_what_cannot_be_read_is_named(folder: Path, file: str, text: str, words: str) -> None:
+    (folder / file).write_text(text)
+    with pytest.raises(UsageError, match=words):
+        room.coverage(folder)
+
+
+def test_a_table_that_is_missing_is_named(folder: Path) -> None:
+    (folder / room.TRIALS).unlink()
+    with pytest.raises(UsageError, match=r"trials.tsv cannot be read .* install it again"):
+        room.coverage(folder)
+
+
+def test_the_command_counts_a_run_in(tmp_path: Path) -> None:
+    run = RunDir.create(tmp_path / "reports")
+    run.append_result(result("scenarios/test_endless_stdin.py::test_stdin_that_never_ends", "reproduced", "9.9.9"))
+    printed = CliRunner().invoke(main, ["catalogue", str(run.path)], prog_name="ocrepro")
+    assert (printed.exit_code, printed.stderr) == (0, "")
+    assert "9.9.9 1/1" in printed.stdout
+
+
+# -- the catalogue that is shipped
+
+
+def test_every_report_that_a_scenario_names_is_in_the_table() -> None:
+    found = room.coverage()
+    names = {one.name for one in found.reports}
+    assert len(names) == len(found.reports)
+    named = {name for row in found.rows for name in row.covers}
+    assert named - names <= {"KE7/helix#35"}  # the pull request that this project began with
+
+
+def test_a_report_is_covered_or_says_why_not() -> None:
+    found = room.coverage()
+    assert {one.name for one in found.covered if one.reason} == set()
+    assert {one.name for one in found.missing if one.reason not in room.REASONS} == set()
+
+
+def test_the_known_lists_say_what_our_trials_saw() -> None:
+    """A version stands in a mark when, and only when, the failure was seen on it."""
+    for file in sorted((ROOT / "scenarios").glob("test_*.py")):
+        counts = [one for one in room.read_counts(file.parent / room.TRIALS) if f"/{file.name}::" in one.scenario]
+        for test, mark in room.marks_of(file):
+            own = [one for one in counts if one.scenario.split("[")[0].endswith(f"::{test}")]
+            seen = {one.version for one in own if one.rate.k}
+            assert set(mark.get("known", {})) == seen, f"{file.name}::{test}"  # type: ignore[call-overload]
+            if mark.get("control"):
+                assert not seen, f"{file.name}::{test} is a control"
+
+
+def test_the_readme_has_the_table() -> None:
+    assert room.as_markdown(room.coverage()) in (ROOT / "README.md").read_text(), "run ocrepro catalogue --markdown"
+
+
+def test_the_mark_takes_further_reports() -> None:
+    assert "covers" in Mark.__struct_fields__
+    assert msgspec.convert({"covers": ["a/b#1"]}, Mark).covers == ("a/b#1",)
