@@ -15,7 +15,6 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -39,7 +38,8 @@ from pytest_ocrepro.observe.deputy import Deputy
 from pytest_ocrepro.observe.logs import rank, written_at
 from pytest_ocrepro.observe.procfs import Reader
 from pytest_ocrepro.observe.sampler import Observed, Sampler
-from pytest_ocrepro.publish.redaction import Masked, Redactor, secret_values
+from pytest_ocrepro.publish.credentials import Gate
+from pytest_ocrepro.publish.redaction import Rule
 from pytest_ocrepro.readings import DatabaseReading, LogLine, Snapshot
 from pytest_ocrepro.strangers import Stranger, Strangers
 
@@ -49,32 +49,6 @@ STILL_LOOKS_S = (2.5, 2.5, 2.5)  # more of them while connections wait in a back
 COPY_LIMIT_BYTES = 512 << 20
 SESSION = re.compile(r"\bses_\w+")
 MOVES_S = 2.0  # a step so short a time ago says that it goes on
-
-
-class Gate:
-    """The redaction gate of foreign processes: each one's own secrets and home are taken out of all that is said."""
-
-    def __init__(self) -> None:
-        self._redactors = [Redactor(secret_values(os.environ), {})]
-
-    def introduce(self, environment: Mapping[str, str]) -> None:
-        """Take its secrets and home for such from now on."""
-        home = environment.get("HOME", "")
-        places = {home: "~"} if home.startswith("/") and home != "/" else {}
-        self._redactors.append(Redactor(secret_values(environment), places, names={}))
-
-    def __call__(self, text: str) -> str:
-        """The text as it may be stored or shown."""
-        for redactor in self._redactors:
-            text = redactor(text)
-        return text
-
-    def receipt(self) -> tuple[Masked, ...]:
-        """What has been taken out so far, by kind."""
-        counts: Counter[str] = Counter()
-        for redactor in self._redactors:
-            counts.update({one.kind: one.count for one in redactor.receipt()})
-        return tuple(Masked(kind=kind, count=count) for kind, count in sorted(counts.items()))
 
 
 class Attachment:
@@ -92,9 +66,10 @@ class Attachment:
         copy_limit_bytes: int = COPY_LIMIT_BYTES,
         steps: Mapping[tuple[int, int], tuple[int, str]] | None = None,
         version: str = "",
+        rules: Sequence[Rule] = (),
     ) -> None:
         self.reader = reader or Reader()
-        self.gate = Gate()
+        self.gate = Gate(rules)
         self.history = History(gate=self.gate)
         self.strangers = Strangers(self.reader, self.history, introduce=self.gate.introduce, deadline_s=deadline_s)
         self._deadline_s = deadline_s

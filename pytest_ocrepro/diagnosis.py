@@ -28,6 +28,7 @@ from pytest_ocrepro.publish.bundle import RunDir
 from pytest_ocrepro.publish.page import write_report
 from pytest_ocrepro.publish.portraits import dump_in_words
 from pytest_ocrepro.publish.records import Fact, RunInfo, Subject, TrialInfo, result_of
+from pytest_ocrepro.publish.redaction import Rule
 from pytest_ocrepro.strangers import Strangers
 
 EXE_LIMIT_BYTES = 1 << 30
@@ -56,6 +57,7 @@ class Wish(msgspec.Struct, frozen=True, kw_only=True):
     reports: Path = Path("reports")
     intrusive: bool = False
     core: bool = False
+    rules: tuple[Rule, ...] = ()  # what the user wants masked besides
 
 
 def diagnose(
@@ -98,6 +100,7 @@ class _Diagnosis:
             deadline_s=wish.deadline_s,
             copy_limit_bytes=wish.copy_limit_bytes,
             version=version,
+            rules=wish.rules,
             **more,  # type: ignore[arg-type]
         )
 

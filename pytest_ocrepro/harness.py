@@ -43,8 +43,9 @@ from pytest_ocrepro.observe.procfs import Reader
 from pytest_ocrepro.observe.sampler import Sampler, is_subject
 from pytest_ocrepro.observe.sockets import owner_of_address
 from pytest_ocrepro.publish.bundle import RunDir, TrialInfo, TrialResult
+from pytest_ocrepro.publish.credentials import joined, secret_values, stored_secrets
 from pytest_ocrepro.publish.records import result_of
-from pytest_ocrepro.publish.redaction import Redactor, Rule, secret_values
+from pytest_ocrepro.publish.redaction import Masked, Redactor, Rule
 from pytest_ocrepro.readings import DatabaseReading, ProcessId
 from pytest_ocrepro.roster import Roster
 from pytest_ocrepro.stage.faults import AtLockDirectory, AtMilestone, AtRequest, DatabaseLock, SignalAt, Trigger
@@ -132,7 +133,7 @@ class Trial:
         self._bundle = session.run_dir.open_trial(slug, info, gate=self._redactor)
         self._bundle_failure: BundleError | None = None
         self._expired = threading.Event()
-        self._box_gate: Callable[[str], str] = str
+        self._box_gate = Redactor({}, {}, names={})
         self._judgement: Judgement | None = None
         self._judging = False
         self.random = random.Random(f"{info.scenario}:{info.seed}")  # noqa: S311  offsets and pauses, no secrets
@@ -352,7 +353,7 @@ class Trial:
             self._judgement = judge(self.history)
             run_id = self._session.run_dir.info.run_id
             self._result = result_of(run_id, self.info, self.history, self._judgement, self._bundle.relative)
-            self._bundle.finish(self._judgement, self._result, masked=self._redactor.receipt())
+            self._bundle.finish(self._judgement, self._result, masked=self._receipt())
             self._bundle.close()
             self._session.sweeps.note(self._result)
             if self._bundle_failure is not None:
@@ -363,7 +364,7 @@ class Trial:
         """Add what pytest made of the result, and give the line for results.jsonl."""
         judgement, result = self.finish()
         self._result = msgspec.structs.replace(result, expected=expected, known=known)
-        self._bundle.finish(judgement, self._result, masked=self._redactor.receipt())
+        self._bundle.finish(judgement, self._result, masked=self._receipt())
         return self._result
 
     @property
@@ -447,6 +448,7 @@ class Trial:
             output=self.sandbox.output,
             stdin=stdin or NoInput(),
         )
+        self._redactor.learn({**secret_values(environment), **stored_secrets(self.sandbox.key_files())})
         self._furniture.note()
         variables, directory = self.sandbox.environment(**environment), str(self.project.root)
         self.roster.start(process, lambda: process.start(variables, directory))
@@ -486,6 +488,11 @@ class Trial:
 
     def _gate(self, text: str) -> str:
         return self._redactor(self._box_gate(text))
+
+    def _receipt(self) -> tuple[Masked, ...]:
+        """Both gates': the first sees a token before the second. The sandbox's own place is nobody's secret."""
+        boxed = (one for one in self._box_gate.receipt() if one.kind != "place")
+        return joined(boxed, self._redactor.receipt())
 
     def _sink(self, line: bytes) -> None:
         try:

@@ -29,6 +29,7 @@ from pytest_ocrepro.observe import intrusive
 from pytest_ocrepro.observe.procfs import Reader
 from pytest_ocrepro.publish.bundle import RunDir, TrialBundle
 from pytest_ocrepro.publish.rejudgement import rejudge
+from pytest_ocrepro.publish.rules import read_rules
 from pytest_ocrepro.stage.process import until
 from pytest_ocrepro.stage.subject import PINNED, fetch
 
@@ -166,6 +167,23 @@ def test_what_is_stored_is_judged_the_same_again_and_has_a_page(machine: Machine
     assert f"run-{waiter.pid}" in page
     (result,) = RunDir.read(machine.reports).results()
     assert (result.result, result.verdict, result.scenario) == ("reproduced", "blocked", "dump")
+
+
+def test_secrets_of_a_foreign_key_file_and_what_the_user_names_are_secrets(machine: Machine) -> None:
+    keys = machine.home / ".local/share/opencode/auth.json"
+    keys.parent.mkdir(parents=True, exist_ok=True)
+    keys.write_text(json.dumps({"anthropic": {"type": "api", "key": SECRET}}))
+    line = ("log", f"message=loading path=/x/{SECRET}/CUST-1234", 60.0)
+    process = machine.start(line, command=("run", "CUST-4321"))
+    rules = read_rules([r"customer = CUST-\d+"], "here")
+    assert machine.diagnose(process.pid, rules=rules) == 1
+    files = [path for path in machine.reports.rglob("*") if path.is_file()]
+    assert len(files) > 5
+    for secret in (SECRET, "CUST-1234", "CUST-4321"):
+        assert not [path for path in files if secret.encode() in path.read_bytes()]
+        assert secret not in machine.text
+    assert "[masked:auth.json-anthropic-key]" in machine.text
+    assert "[masked:customer]" in machine.text
 
 
 def test_secrets_of_a_foreign_environment_are_secrets(machine: Machine) -> None:

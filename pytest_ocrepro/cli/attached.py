@@ -55,9 +55,11 @@ def dump(
 ) -> None:
     """Say what opencode processes that run already wait for; exit 0 nothing hangs, 1 something does, 2 not known.
 
-    Nothing is changed and nobody is signalled: all is read off /proc, and the database is only copied.
+    Nothing is changed and nobody is signalled: all is read off /proc, and the database is only copied. What is stored
+    is masked as in a trial, by the rules of ``ocrepro_redact`` in the pytest configuration of this folder, too.
     """
     from pytest_ocrepro.diagnosis import UNKNOWN, Wish, diagnose
+    from pytest_ocrepro.publish.rules import rules_near
 
     if not pids and not everything:
         raise click.UsageError("give --pid PID, or --all")
@@ -71,6 +73,7 @@ def dump(
         reports=reports,
         intrusive=intrusive,
         core=core,
+        rules=rules_near(Path.cwd()),
     )
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(UNKNOWN))  # so that copies are removed
     try:

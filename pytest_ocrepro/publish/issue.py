@@ -237,14 +237,15 @@ class _Draft:
 
     def _foot(self) -> Iterator[str]:
         yield "---"
-        masked = sum(one.count for one in self._trial.masked)
+        secret = [one for one in self._trial.masked if one.kind not in ("place", "name")]
+        masked = sum(one.count for one in secret)
         about = f"Measured with pytest-ocrepro {prose(self._run.plugin_version) or '(unknown)'}, run "
         about += f"{prose(self._run.run_id, 80)}, trial {self._trial.info.trial}"
         about += "".join(
             f"; watching it took {100 * one.share:.1f} % of a core"
             for one in self._trial.history.of_type(ObservingCost)[-1:]
         )
-        kinds = f" of {plural(len(self._trial.masked), 'kind')}" if masked else ""
+        kinds = f" of {plural(len(secret), 'kind')}" if masked else ""
         yield f"{about}; {plural(masked, 'secret')}{kinds} masked before anything was stored."
         if self._out:
             yield f"Left out for length: {'; '.join(LEFT_OUT[name] for name in self._out)}."

@@ -124,7 +124,7 @@ class _Planner:
     def plan(self) -> Plan:
         self._refuse()
         steps, answers = self._steps()
-        _refuse_what_is_masked(steps)
+        _refuse_what_is_masked([*self._furniture()[:1], *self._scripts(), *steps])
         names = NAMES.search(self._target.claim)
         started = self._started.get(self._target.role)
         return Plan(
@@ -154,6 +154,9 @@ class _Planner:
 
     def _furniture(self) -> list[SandboxFurnished]:
         return [event for event in self._before if isinstance(event, SandboxFurnished)]
+
+    def _scripts(self) -> list[TurnsScripted]:
+        return [event for event in self._before if isinstance(event, TurnsScripted)]
 
     def _refuse(self) -> None:
         furniture = self._furniture()
@@ -216,7 +219,7 @@ class _Planner:
             + [" ".join(one.argv) for one in steps if isinstance(one, ProcessStarted)]
         )
         scripts: dict[str, list[ScriptedTurn]] = {}
-        for one in (event for event in self._before if isinstance(event, TurnsScripted)):
+        for one in self._scripts():
             if one.when in said if one.when else one.model in said:
                 scripts.setdefault(one.when or one.model, []).extend(one.turns)
         if len(scripts) > 1:
@@ -250,6 +253,10 @@ def _refuse_what_is_masked(steps: Iterable[Event]) -> None:
             told = (*event.argv, *event.environment)
         elif isinstance(event, HttpAsked):
             told = (event.path, event.body)
+        elif isinstance(event, SandboxFurnished):
+            told = (event.config, *(part for file in event.files for part in (file.path, file.text)))
+        elif isinstance(event, TurnsScripted):
+            told = tuple(part for turn in event.turns for part in (turn.words, *(call[1] for call in turn.calls)))
         found = next((MASK.search(text) for text in told if MASK.search(text)), None)
         if found is not None:
             raise InexpressibleError(f"a step of it holds {found[0]}, which was masked before it was stored")

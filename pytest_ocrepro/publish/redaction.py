@@ -45,16 +45,6 @@ _MARKS = """
     registry provider database-lock network scenario sweep proved inferred declared
 """.split()  # noqa: SIM905 - as a list it would fill twenty lines
 VOCABULARY = frozenset([*FdKind, *Verdict, *Grade, *Result, *MILESTONES, *_MARKS])
-SECRET_NAMES = ("KEY", "TOKEN", "SECRET", "PASSWORD", "CREDENTIAL", "AUTH")
-
-
-def secret_values(environment: Mapping[str, str]) -> dict[str, str]:
-    """What in an environment must not be stored, whatever prints it; an ordinary word hides nothing."""
-    return {
-        name: value
-        for name, value in environment.items()
-        if any(word in name.upper() for word in SECRET_NAMES) and value.lower() not in GENERIC_NAMES
-    }
 
 
 class Masked(msgspec.Struct, frozen=True, kw_only=True):
@@ -110,6 +100,14 @@ class Redactor:
             before, text = text, self._once(text)
         self._remember(text)
         return text
+
+    def learn(self, secrets: Mapping[str, str]) -> None:
+        """Mask these values, too, from now on."""
+        with self._lock:
+            new = [one for one in _known_values(secrets) if one[1] not in {value for _, value, _ in self._known}]
+            if new:
+                self._known = sorted([*self._known, *new], key=lambda one: -len(one[1]))
+                self._clean = set()
 
     def receipt(self) -> tuple[Masked, ...]:
         """What has been taken out so far, by kind; never a value."""

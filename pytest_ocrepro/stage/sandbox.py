@@ -108,6 +108,10 @@ class Sandbox:
                     shutil.copy2(shared, home / "opencode" / file)
         return home
 
+    def key_files(self) -> tuple[Path, ...]:
+        """Where opencode may have its keys: in the shared data directory, and in each worker's own."""
+        return self.data / "auth.json", *sorted(self.root.glob("*/data/opencode/auth.json"))
+
     def lock_keys(self) -> tuple[str, ...]:
         """Keys that opencode may lock under, so that a hashed directory name can be read."""
         folders = [self.config, *_folders(self.project.root, ".opencode"), self.root / "home/.opencode"]

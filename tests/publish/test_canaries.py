@@ -18,7 +18,7 @@ from pytest_ocrepro import history as h
 from pytest_ocrepro import readings as r
 from pytest_ocrepro.cli import main
 from pytest_ocrepro.history import History
-from pytest_ocrepro.publish.bundle import RunDir, TrialInfo
+from pytest_ocrepro.publish.bundle import RunDir, TrialBundle, TrialInfo
 from pytest_ocrepro.publish.redaction import Redactor
 
 if TYPE_CHECKING:
@@ -132,7 +132,8 @@ def decoded(content: bytes) -> str:
     text = (gzip.decompress(content) if content[:2] == b"\x1f\x8b" else content).decode()
     parts = [text]
     for packed in re.findall(r"[A-Za-z0-9+/]{200,}={0,2}", text):
-        raw = base64.b64decode(packed + "=" * (-len(packed) % 4))
+        whole = packed[: len(packed) // 4 * 4] if len(packed) % 4 == 1 else packed + "=" * (-len(packed) % 4)
+        raw = base64.b64decode(whole)
         parts.append(gzip.decompress(raw).decode() if raw[:2] == b"\x1f\x8b" else raw.decode(errors="replace"))
     return "\n".join(parts)
 
@@ -148,6 +149,8 @@ EXPORTS: dict[str, list[str]] = {
     "github": ["github", "{run}"],
     "ctrf": ["ctrf", "{run}", "-o", "{out}/ctrf.json"],
     "judge": ["judge", "{run}"],
+    "issue": ["issue", "{run}", "--max-characters", "60000"],
+    "show": ["show", "{run}"],
 }
 
 
@@ -162,12 +165,131 @@ def test_no_secret_gets_out(
     arguments = [word.format(run=run.path, out=tmp_path) for word in EXPORTS[export]]
     result = CliRunner().invoke(main, arguments, prog_name="ocrepro")
     assert result.exit_code in (0, 1), result.output
-    files = [path for path in (*tmp_path.rglob("*"), run.path / "report.html") if path.is_file()]
+    files = [path for path in (*tmp_path.rglob("*"), *run.path.rglob("*")) if path.is_file()]
     made = {str(path): decoded(path.read_bytes()) for path in files}
     made["stdout"], made["stderr"] = result.stdout, result.stderr
     assert sum("masked:" in text for text in made.values()) > 0, "the texts that held the secrets are there"
     for name, text in made.items():
         assert not [secret for secret in FORBIDDEN if secret in text], name
+
+
+# where it is put -> a value without the shape of a token, so that only its place can betray it
+PLANTED = {
+    "the environment of pytest": "Quetzal7canary01",
+    "the environment of a process": "Quetzal7canary02",
+    "auth.json": "Quetzal7canary03",
+    "auth.json of a second home": "Quetzal7canary04",
+    "a token in a prompt": "ghp_" + "Quetzal7canary05" * 2,
+    "a token in a tool's output": "sk-ant-" + "Quetzal7canary06",
+    "a file name": "CUST-Quetzal7canary07",
+    "a log line": "glpat-" + "Quetzal7canary08abcd",
+    "across the cut of a log line": "npm_" + "Quetzal7canary09" * 2,
+    "a database row": "CUST-Quetzal7canary10",
+    "a key's name": "password=Quetzal7canary11",
+    "a URL": "https://bob:Quetzal7canary12@127.0.0.1/",
+}
+# Stands in for opencode: prints, logs and stores all that it was given, and waits to be told to crash.
+LEAKY = """
+import json, os, pathlib, signal, sqlite3, subprocess, sys, time
+if sys.argv[1:] == ["--version"]:
+    sys.exit(print("9.9.9"))
+data = pathlib.Path(os.environ["XDG_DATA_HOME"], "opencode")
+keys = [path.read_text() for path in sorted(pathlib.Path(os.environ["HOME"]).parent.glob("**/auth.json"))]
+said = [*sys.argv, os.environ["LEAKS_SECRET"], *keys, *os.listdir(), "https://bob:Quetzal7canary12@127.0.0.1/"]
+said += ["password=Quetzal7canary11", "output of a tool: sk-ant-" + "Quetzal7canary06"]
+print(*said, sep="\\n", flush=True)
+(data / "log").mkdir(parents=True, exist_ok=True)
+log = open(data / "log" / "x.log", "w", buffering=1)
+for text in [*said, "glpat-" + "Quetzal7canary08abcd", *("x" * n + " npm_" + "Quetzal7canary09" * 2
+             for n in range(1900, 1990, 7))]:
+    log.write("INFO  2026-11-21T12:00:00 +1ms service=x " + text.replace(chr(10), " ") + chr(10))
+rows = sqlite3.connect(data / "opencode.db")
+rows.executescript(
+    "CREATE TABLE session (id text PRIMARY KEY, title text NOT NULL);"
+    "CREATE TABLE message (id text PRIMARY KEY, session_id text, time_created integer,"
+    " time_updated integer, data text);"
+    "CREATE TABLE part (id text PRIMARY KEY, message_id text, session_id text, time_created integer,"
+    " time_updated integer, data text);"
+)
+state = {"type": "tool", "tool": "CUST-Quetzal7canary10", "state": {"status": "running", "input": {"x": said}}}
+rows.execute("INSERT INTO session VALUES (?, ?)", ("ses_CUST-Quetzal7canary10", "t"))
+error = {"role": "assistant", "time": {"created": 1}, "error": {"data": {"message": " ".join(said)}}}
+rows.execute("INSERT INTO message VALUES ('msg_1', 'ses_1', 1, 1, ?)", (json.dumps(error),))
+rows.execute("INSERT INTO part VALUES ('prt_1', 'msg_1', 'ses_1', 1, 1, ?)", (json.dumps(state),))
+rows.commit()
+tool = subprocess.Popen(["sleep", "300"], env={**os.environ, "TOOL": said[1]})
+pathlib.Path("ready").touch()
+while not os.path.exists("go"):
+    time.sleep(0.02)
+os.kill(os.getpid(), signal.SIGSEGV)
+"""
+LEAKING = """
+import json, os, threading, time
+from pytest_ocrepro.history import SnapshotTaken
+
+def test_leaks(ocrepro):
+    \"\"\"A scenario that knows Quetzal7canary01.\"\"\"
+    second = ocrepro.sandbox.own_home("data", "worker")
+    for folder, key in ((ocrepro.sandbox.data, "Quetzal7canary03"), (second / "opencode", "Quetzal7canary04")):
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "auth.json").write_text(json.dumps({"anthropic": {"type": "api", "key": key}}))
+    ocrepro.project.write("of CUST-Quetzal7canary07.txt", "holds CUST-Quetzal7canary07")
+    ocrepro.configure(provider={"x": {"options": {"apiKey": "Quetzal7canary01"}}})
+    prompt = f"use {os.environ['LEAKS_API_TOKEN']} and ghp_" + "Quetzal7canary05" * 2
+    first = ocrepro.run(prompt, LEAKS_SECRET="Quetzal7canary02")
+    ocrepro.wait_until((ocrepro.project.root / "ready").exists, what="Quetzal7canary01 is everywhere")
+    ocrepro.database("when CUST-Quetzal7canary10 is there")
+    ocrepro.note("a note of Quetzal7canary02")
+    ocrepro.claim("CUST-Quetzal7canary07 is safe", held=False, because="Quetzal7canary03 is not")
+    looked = lambda history: any(one.snapshot.logs for one in history.of_type(SnapshotTaken))
+    def let_go_on():
+        ocrepro.history.wait_for(looked, deadline_ns=time.monotonic_ns() + 30 * 10**9)
+        ocrepro.project.write("go", "")
+    thread = threading.Thread(target=let_go_on)
+    thread.start()
+    ocrepro.expect(first).to_finish()
+    thread.join()
+    ocrepro.claim("the log was seen", held=looked(ocrepro.history), because="nobody looked")
+"""
+
+
+def test_a_whole_session_lets_nothing_out(
+    pytester: pytest.Pytester, stand_in: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Twelve secrets, each in its place, and a stand-in that repeats all that it sees: none gets out of the gate."""
+    (stand_in.parent / "program.py").write_text(LEAKY)
+    monkeypatch.setenv("OCREPRO_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setenv("LEAKS_API_TOKEN", PLANTED["the environment of pytest"])
+    pytester.makeini("[pytest]\nocrepro_redact =\n    customer = CUST-\\w+\n")
+    pytester.makepyfile(test_it=LEAKING)
+    ctrf = tmp_path / "ctrf.json"
+    done = pytester.runpytest_subprocess(
+        "--ocrepro", f"--ocrepro-binary={stand_in}", "--ocrepro-expect=any", f"--ocrepro-ctrf={ctrf}",
+        "test_it.py", "--ocrepro-github=on", "-rs", "--junitxml=junit.xml", "-p", "no:cacheprovider", timeout=120,
+    )  # fmt: skip
+    done.assert_outcomes(passed=1)
+    run = RunDir.read(pytester.path / "reports")
+    stored = {str(path.relative_to(run.path)): path for path in run.path.rglob("*") if path.is_file()}
+    assert {"report.html", "summary.md"} < set(stored)
+    assert [name for name in stored if name.startswith("issues/")]
+    for name, arguments in {"trace.json.gz": ["trace"], "merged": ["merge"], "page.html": ["merge"]}.items():
+        made = CliRunner().invoke(main, [*arguments, str(run.path), "-o", str(tmp_path / name)])
+        assert made.exit_code == 0, made.output
+    others = [path for path in (tmp_path / "merged").rglob("*") if path.is_file()]
+    others += [ctrf, tmp_path / "trace.json.gz", tmp_path / "page.html", pytester.path / "junit.xml"]
+    texts = {str(path): decoded(path.read_bytes()) for path in (*stored.values(), *others)}
+    texts["terminal"] = done.stdout.str() + done.stderr.str()
+    for name, text in texts.items():
+        assert not re.findall(r"Quetzal7\w*|uetzal7canary\w*|canary\d\d", text), name
+    history = texts[str(next(path for name, path in stored.items() if name.endswith("history.jsonl")))]
+    for mask in (
+        "LEAKS_API_TOKEN", "LEAKS_SECRET", "auth.json-anthropic-key", "auth.json-2-anthropic-key", "github-token",
+        "sk-key", "customer", "gitlab-token", "npm-token", "by-key-name", "url-password",
+    ):  # fmt: skip
+        assert f"[masked:{mask}]" in history, mask
+    (trial,) = run.bundles()
+    told = {one.kind for one in TrialBundle.read(trial).masked}
+    assert {"known-value", "customer", "github-token", "sk-key", "gitlab-token", "npm-token", "key-name"} <= told
 
 
 def test_the_secrets_would_be_found(run: RunDir, tmp_path: Path) -> None:

@@ -226,6 +226,10 @@ def with_event(event: h.Event) -> StoredTrial:
             with_event(reproducing.process("first", "run", "the [masked:TOKEN] of it")),
             "a step of it holds [masked:TOKEN]",
         ),
+        (
+            with_event(h.TurnsScripted(at_ns=0, model="m", turns=(h.ScriptedTurn(name="t", words="[masked:x]"),))),
+            "a step of it holds [masked:x]",
+        ),
         (with_event(reproducing.process("first", "run", "x" * 500)), "too long for a short script"),
         (
             with_event(h.SignalSent(at_ns=1, pid=1, role="first", signal="SIGUSR1", why="scenario")),

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from pytest_ocrepro.errors import UsageError
 from pytest_ocrepro.publish.redaction import Masked, Redactor
-from pytest_ocrepro.publish.rules import read_rules
+from pytest_ocrepro.publish.rules import read_rules, rules_near
 
 HERE = "ocrepro_redact in pytest.ini"
 
@@ -46,4 +48,42 @@ def test_a_bad_rule_is_told_with_its_source(lines: list[str], says: str) -> None
         read_rules(lines, HERE)
     assert str(caught.value).startswith(HERE)
     assert says in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+RULE = r"customer = CUST-\d+"
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("pytest.ini", f"[pytest]\nocrepro_redact =\n    # ours\n    {RULE}\n"),
+        ("tox.ini", f"[testenv]\nx = %(y)s\n[pytest]\nocrepro_redact = {RULE}\n"),
+        ("setup.cfg", f"[tool:pytest]\nocrepro_redact = {RULE}\n"),
+        ("pyproject.toml", f"[tool.pytest.ini_options]\nocrepro_redact = ['{RULE}']\n"),
+        ("pyproject.toml", f"[tool.pytest.ini_options]\nocrepro_redact = '''\n{RULE}\n'''\n"),
+        ("pyproject.toml", f"[tool.pytest]\nocrepro_redact = ['{RULE}']\n"),
+        ("pytest.toml", f"[pytest]\nocrepro_redact = ['{RULE}']\n"),
+    ],
+)
+def test_the_rules_of_a_folder_are_those_of_its_pytest_configuration(tmp_path: Path, name: str, text: str) -> None:
+    (tmp_path / name).write_text(text)
+    inner = tmp_path / "a/b"
+    inner.mkdir(parents=True)
+    (inner / "setup.cfg").write_text("[metadata]\nname = x\n")  # no configuration of pytest's
+    for folder in (tmp_path, inner):
+        (rule,) = rules_near(folder)
+        assert (rule.name, rule.pattern.pattern) == ("customer", r"CUST-\d+")
+    (inner / "pytest.ini").write_text("")  # pytest takes it for its own even so
+    assert rules_near(inner) == ()
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [("pyproject.toml", "[tool.pytest"), ("pytest.ini", "no section"), ("tox.ini", "[pytest]\nocrepro_redact = X\n")],
+)
+def test_a_configuration_that_cannot_be_read_is_told_in_a_line(tmp_path: Path, name: str, text: str) -> None:
+    (tmp_path / name).write_text(text)
+    with pytest.raises(UsageError, match=rf"{name}.*ocrepro_redact|ocrepro_redact in .*{name}") as caught:
+        rules_near(tmp_path)
     assert "\n" not in str(caught.value)
