@@ -107,6 +107,12 @@ def read_baseline(path: Path) -> tuple[TrialResult, ...]:
     return results
 
 
+def run_of(path: Path) -> Path | None:
+    """The run directory that a baseline is from; None where it is a file on its own."""
+    run = RunDir.read(path).path.resolve() if path.is_dir() else path.resolve().parent
+    return run if (run / "run.json").is_file() else None
+
+
 def compare(then: Sequence[TrialResult], now: Sequence[TrialResult]) -> Verdict:
     """Each scenario and version of this run with what the baseline has of it."""
     before, after = _by_place(then), _by_place(now)

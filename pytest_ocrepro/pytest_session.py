@@ -26,7 +26,7 @@ import psutil
 import pytest
 
 from pytest_ocrepro import __version__
-from pytest_ocrepro.baseline import Verdict, compare, read_baseline
+from pytest_ocrepro.baseline import Verdict, compare, read_baseline, run_of
 from pytest_ocrepro.catalogue import CATALOGUE, catalogue
 from pytest_ocrepro.errors import BundleError, NotReachedError, OcreproError, UsageError
 from pytest_ocrepro.harness import Session, Trial, secrets_around_us
@@ -36,6 +36,7 @@ from pytest_ocrepro.outcome import Decision, Outcome, decide, section
 from pytest_ocrepro.progress import progress_on
 from pytest_ocrepro.publish.bundle import Fact, RunDir, RunInfo, Subject, TrialInfo, TrialResult, slug
 from pytest_ocrepro.publish.danger_window import danger_windows, in_lines
+from pytest_ocrepro.publish.document import Block
 from pytest_ocrepro.publish.github import inert
 from pytest_ocrepro.publish.handout import hand_out
 from pytest_ocrepro.publish.page import write_report
@@ -89,6 +90,7 @@ class OcreproSession:
         self._page: Path | None = None
         self._page_error = ""
         self._baseline: tuple[TrialResult, ...] = ()
+        self._baseline_run: Path | None = None
         self._against: Verdict | None = None
         self._proved: tuple[str, ...] = ()
         self._rules = read_rules(config.getini("ocrepro_redact") or (), f"ocrepro_redact in {config.inipath}")
@@ -105,6 +107,7 @@ class OcreproSession:
     def _prepare(self) -> Share:
         settings = read_settings(self.config)
         self._baseline = read_baseline(Path(settings.baseline)) if settings.baseline else ()
+        self._baseline_run = run_of(Path(settings.baseline)) if settings.baseline else None
         paths = _choose_paths(self.config)
         reports = Path(settings.reports)
         self._latest_before = _newest(reports)
@@ -355,7 +358,7 @@ class OcreproSession:
         if self.share.settings.verify_repro:
             self._proved = tuple(self._prove(self._run_dir))
         try:
-            self._page = write_report(self._run_dir)
+            self._page = write_report(self._run_dir, self._compared(self._run_dir))
         except Exception as error:  # noqa: BLE001  a page that fails must not take the results with it
             self._page_error = f"{type(error).__name__}: {error}"
 
@@ -390,6 +393,11 @@ class OcreproSession:
         if self._session is not None:
             self._session.close()
             self._session = None
+
+    def _compared(self, run: RunDir) -> tuple[Block, ...]:
+        from pytest_ocrepro.publish.comparison_section import compared
+
+        return compared(self._baseline_run, run) if self._baseline_run else ()
 
     def _prove(self, run: RunDir) -> Iterator[str]:
         from pytest_ocrepro.proof import prove_all

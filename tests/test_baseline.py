@@ -6,7 +6,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from pytest_ocrepro.baseline import Verdict, compare, read_baseline
+from pytest_ocrepro.baseline import Verdict, compare, read_baseline, run_of
 from pytest_ocrepro.errors import UsageError
 from pytest_ocrepro.publish.records import TrialResult
 
@@ -102,6 +102,9 @@ def test_a_baseline_is_a_file_or_a_directory(tmp_path: Path) -> None:
     (run / "results.jsonl").write_bytes(b"".join(msgspec.json.encode(one) + b"\n" for one in told))
     (run / "run.json").write_text('{"run_id":"run"}')
     assert read_baseline(run / "results.jsonl") == read_baseline(run) == tuple(told)
+    assert run_of(run / "results.jsonl") == run_of(run) == run.resolve()
+    (tmp_path / "alone.jsonl").write_bytes(b"")
+    assert run_of(tmp_path / "alone.jsonl") is None
 
 
 @pytest.mark.parametrize("content", [None, "", "rubbish\n", '{"run_id": 1}\n'])

@@ -13,23 +13,34 @@ from pytest_ocrepro.errors import OcreproError, UsageError
 if TYPE_CHECKING:
     from pytest_ocrepro.publish.bundle import RunDir
     from pytest_ocrepro.publish.cases import Case
+    from pytest_ocrepro.publish.document import Block
 
 
 @main.command()
 @click.argument("directory", type=click.Path(path_type=Path), default="reports", required=False)
-def report(directory: Path) -> None:
+@click.option(
+    "--against", type=click.Path(path_type=Path, exists=True), help="Another run set, to compare with on the page."
+)
+def report(directory: Path, *, against: Path | None) -> None:
     """Rebuild the page of a run from its bundles (DIRECTORY: a run, or the reports directory: its newest)."""
     from pytest_ocrepro.publish.bundle import RunDir, TrialBundle
     from pytest_ocrepro.publish.page import write_report
 
     run = RunDir.read(directory)
-    page = write_report(run)
+    page = write_report(run, _compared(run, against) if against else ())
     for bundle in run.bundles():
         try:
             TrialBundle.read(bundle)
         except OcreproError as error:
             complain(f"left out: {error}")
     click.echo(page.resolve().as_uri())
+
+
+def _compared(run: RunDir, against: Path) -> tuple[Block, ...]:
+    from pytest_ocrepro.publish.comparison import compare_paths
+    from pytest_ocrepro.publish.comparison_section import comparison_blocks
+
+    return comparison_blocks(compare_paths([against], [run.path]))
 
 
 @main.command()

@@ -91,6 +91,11 @@ class Change(msgspec.Struct, frozen=True, kw_only=True):
         return " → ".join(versions)
 
     @property
+    def cells(self) -> tuple[str, str, str, str, str]:
+        """Both rates, the difference, p and what is told of it, in words."""
+        return _cells(self)
+
+    @property
     def remarks(self) -> tuple[str, ...]:
         """What else changed, in words."""
         return tuple(_remarks(self))
@@ -184,6 +189,11 @@ def in_markdown(comparison: Comparison) -> str:
     ]
     sides = "  \n".join(map(escaped, _sides(comparison)))
     return "\n\n".join(filter(None, (escaped(comparison.headline), sides, table(head, rows), "\n".join(remarks))))
+
+
+def told_of(comparison: Comparison) -> tuple[str, ...]:
+    """Where the trials of both sides are from, a line each."""
+    return tuple(_sides(comparison))
 
 
 def in_json(comparison: Comparison) -> str:

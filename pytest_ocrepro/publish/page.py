@@ -12,7 +12,7 @@ import functools
 import hashlib
 import secrets
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,7 @@ from pytest_ocrepro.publish.counting import (
     unjudged,
     versions_of,
 )
-from pytest_ocrepro.publish.document import issue_url
+from pytest_ocrepro.publish.document import Block, issue_url
 from pytest_ocrepro.publish.evidence import gather
 from pytest_ocrepro.publish.first_screen import clearest_of, first_screen
 from pytest_ocrepro.publish.issue import write_issues
@@ -46,17 +46,18 @@ from pytest_ocrepro.publish.redaction import Masked
 from pytest_ocrepro.publish.takeaway import takeaways
 from pytest_ocrepro.publish.text import clip, visible
 from pytest_ocrepro.publish.trial_document import View, view_of
+from pytest_ocrepro.publish.window_section import window_parts
 
 GOOD_BYTES, MOST_BYTES = 15_000_000, 24_000_000
 ROWS = 200  # of the table that is there without the script
 
 
-def write_report(run: RunDir) -> Path:
+def write_report(run: RunDir, compared: Sequence[Block] = ()) -> Path:
     """Render the run and store the page in it, and text and script of each case beside it; returns the page's path.
 
-    Raises BundleError where it cannot.
+    ``compared``: what is told of it beside another run set. Raises BundleError where it cannot.
     """
-    page = _Page(run)
+    page = _Page(run, compared)
     path = run.write_page(page.render())
     write_issues(run, page.cases)
     return path
@@ -70,8 +71,9 @@ def render(run: RunDir) -> str:
 class _Page:
     """Gathers a run and renders it, one history in memory at a time."""
 
-    def __init__(self, run: RunDir) -> None:
+    def __init__(self, run: RunDir, compared: Sequence[Block] = ()) -> None:
         self._run = run
+        self._compared = compared
         self._problems: list[str] = []
         self._masked: Counter[str] = Counter()
         self._entries = sorted(self._gather(), key=place)
@@ -101,6 +103,8 @@ class _Page:
                 matrix=scenarios,
                 first=first,
                 taken=taken,
+                windows=[drawing.section(part) for part in window_parts(self._entries)],
+                compared=[Markup(drawing.block(one)) for one in self._compared],  # noqa: S704 - escaped
                 progress=[drawing.section(part) for part in progress_times(self._entries)],
                 evidence=evidence,
                 entries=self._entries[:ROWS],
