@@ -224,7 +224,7 @@ class _Planner:
                 scripts.setdefault(one.when or one.model, []).extend(one.turns)
         if len(scripts) > 1:
             raise InexpressibleError("the model has several scripts at once, too much for a short script")
-        turns = tuple(next(iter(scripts.values()), ()))
+        turns = _with_subagents(list(next(iter(scripts.values()), ())), self._scripts(), said)
         if any(turn.barrier for turn in turns):
             raise InexpressibleError("the scenario holds an answer of the model at a barrier")
         if any(turn.late_s or turn.pace_s for turn in turns):
@@ -232,6 +232,17 @@ class _Planner:
         if any(turn.beyond for turn in turns):
             raise InexpressibleError("the scenario has the model answer in a way that a short script cannot")
         return turns
+
+
+def _with_subagents(
+    turns: list[ScriptedTurn], scripts: Iterable[TurnsScripted], said: str
+) -> tuple[ScriptedTurn, ...]:
+    """What a subagent is told to do is in no step, but in the call that starts it: its turns come right after."""
+    for script in scripts:
+        at = next((n for n, turn in enumerate(turns) if any(script.when in call[1] for call in turn.calls)), None)
+        if script.when and script.when not in said and at is not None:
+            turns[at + 1 : at + 1] = script.turns
+    return tuple(turns)
 
 
 def _key(call: HttpAsked | HttpCall) -> tuple[str, str, str]:

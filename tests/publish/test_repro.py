@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import importlib.util
 import os
 import shutil
@@ -16,8 +17,10 @@ import pytest
 from pytest_ocrepro import history as h
 from pytest_ocrepro.judge.judgement import Result, Verdict
 from pytest_ocrepro.judge.rates import Rate
+from pytest_ocrepro.publish.plan import plan
 from pytest_ocrepro.publish.records import StoredTrial
 from pytest_ocrepro.publish.repro import LONGEST_LINE, MOST_LINES, repro_script
+from pytest_ocrepro.stage.process import until
 
 DATA = Path(__file__).parents[1] / "data/publish"
 if TYPE_CHECKING:
@@ -125,6 +128,41 @@ def test_a_tool_that_outlives_its_server_is_ended(
     except FileNotFoundError:
         return
     assert state == "Z", "it sleeps 300 s and has HOME in its environment"
+
+
+def prints(folder: Path) -> dict[str, tuple[int, bytes]]:
+    return {
+        str(path): (path.stat().st_mtime_ns, path.read_bytes() if path.is_file() else b"")
+        for path in (folder, *folder.rglob("*"))
+    }
+
+
+def started_below(folder: Path) -> list[str]:
+    """Who has this folder in its environment; a process that has ended has none any more."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/environ"):
+        with contextlib.suppress(OSError):
+            if f"{folder}".encode() in path.read_bytes():
+                found.append(path.parent.name)
+    return found
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_script_touches_the_real_home_or_leaves_a_process(
+    kind: str,
+    run: Callable[..., subprocess.CompletedProcess[str]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    home = tmp_path / "home"
+    (home / ".local/share/opencode").mkdir(parents=True)
+    (home / ".local/share/opencode/opencode.db").write_text("mine")
+    (home / ".config").mkdir()
+    monkeypatch.setenv("HOME", str(home))
+    before = prints(home)
+    assert run(text_of(KINDS[kind]()), "sick").returncode == 1
+    assert prints(home) == before
+    until(lambda: not started_below(tmp_path), timeout_s=20, what="the end of all that the script started")
 
 
 def test_without_a_temporary_directory_nobody_is_ended(tmp_path: Path) -> None:
@@ -269,6 +307,20 @@ def test_two_scripts_of_the_model_at_once_are_too_much() -> None:
     events = [turns(), second, reproducing.process("second", "run", "-m", "mock/m1", "hi")]
     trial = reproducing.trial([*events, reproducing.broken("x", "second")])
     assert "several scripts at once" in repro_script(trial).why_not
+
+
+def test_a_subagent_says_its_turns_after_the_call_that_starts_it() -> None:
+    def told(when: str, *said: h.ScriptedTurn) -> h.TurnsScripted:
+        return h.TurnsScripted(at_ns=2, model="m1", when=when, turns=said)
+
+    starts = h.ScriptedTurn(name="t", calls=(("task", '{"prompt": "the work"}'),))
+    child = told("the work", h.ScriptedTurn(name="c", words="by the child"))
+    other = told("nobody says this", h.ScriptedTurn(name="o", words="never said"))
+    events = [told("", starts, h.ScriptedTurn(name="e", words="the end")), child, other]
+    process = reproducing.process("second", "run", "-m", "mock/m1", "hi")
+    trial = reproducing.trial([*events, process, reproducing.broken("x", "second")])
+    found = plan(trial)
+    assert [turn.name for turn in found.turns] == ["t", "c", "e"]
 
 
 def test_an_id_that_the_script_cannot_find_out() -> None:
