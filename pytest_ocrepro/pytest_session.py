@@ -11,8 +11,10 @@ import os
 import platform
 import re
 import shlex
+import shutil
 import signal
 import sys
+import tempfile
 import threading
 import traceback
 from collections.abc import Generator, Iterator
@@ -40,12 +42,13 @@ from pytest_ocrepro.publish.document import Block
 from pytest_ocrepro.publish.github import inert
 from pytest_ocrepro.publish.handout import hand_out
 from pytest_ocrepro.publish.page import write_report
+from pytest_ocrepro.publish.parcel import pack, take_in
 from pytest_ocrepro.publish.prose import summary_table
 from pytest_ocrepro.publish.redaction import Redactor
 from pytest_ocrepro.publish.rules import read_rules
 from pytest_ocrepro.publish.text import cut, flat
-from pytest_ocrepro.readings import ProcessId
 from pytest_ocrepro.settings import PROFILES, Mark, Settings, check_root, read_mark, read_settings
+from pytest_ocrepro.sharing import Share, build_here, for_node, outlive_lost_machines, paths_here
 from pytest_ocrepro.stage import subject
 from pytest_ocrepro.stage.subject import Build
 from pytest_ocrepro.versions.releases import cache_root
@@ -55,19 +58,6 @@ PROPERTIES = ("result", "verdict", "grade", "version", "signature")
 SOFT_SHARE = 0.8  # of pytest-timeout's time: our own waits end there, so that a report is left
 SHOWN_BYTES = 1_000_000
 ATTACHABLE_BYTES = 24_000_000
-
-
-class Share(msgspec.Struct, frozen=True, kw_only=True):
-    """What the controller tells its workers."""
-
-    settings: Settings
-    builds: tuple[Build, ...]
-    run_dir: str
-    command: tuple[str, ...]
-    paths: tuple[
-        str, ...
-    ] = ()  # what to collect where the user named no path; xdist hands over the user's words only
-    controller: ProcessId | None = None  # the process that hands out the work
 
 
 def activate(config: pytest.Config) -> None:
@@ -93,23 +83,33 @@ class OcreproSession:
         self._baseline_run: Path | None = None
         self._against: Verdict | None = None
         self._proved: tuple[str, ...] = ()
-        self._rules = read_rules(config.getini("ocrepro_redact") or (), f"ocrepro_redact in {config.inipath}")
-        if self._worker is None:
-            self.share = self._prepare()
-        else:
-            self.share = msgspec.json.decode(self._worker["ocrepro"], type=Share)
+        self._lost: list[str] = []
+        self._gone: list[str] = []  # machines of workers that do not come back
+        self._reported: set[str] = set()
+        self._own_place: Path | None = None  # of a far worker: where its bundles wait for their reports
+        told = msgspec.json.decode(self._worker["ocrepro"], type=Share) if self._worker is not None else None
+        redact = told.redact if told is not None else tuple(config.getini("ocrepro_redact") or ())
+        self._rules = read_rules(redact, f"ocrepro_redact in {config.inipath}")
+        self.share = told if told is not None else self._prepare(redact)
         if self.share.paths:
-            config.args = list(self.share.paths)
-        self._run_dir = RunDir.read(Path(self.share.run_dir), gate=self._gate()) if self.share.run_dir else None
+            config.args = paths_here(self.share)
+        self._run_dir = self._open_run() if self.share.run_dir else None
 
     # -- before the run
 
-    def _prepare(self) -> Share:
+    def _open_run(self) -> RunDir:
+        if not self.share.far:
+            return RunDir.read(Path(self.share.run_dir), gate=self._gate())
+        self._own_place = Path(tempfile.mkdtemp(prefix="ocrepro-"))
+        return RunDir.create(self._own_place, run_id=Path(self.share.run_dir).name, gate=self._gate())
+
+    def _prepare(self, redact: tuple[str, ...]) -> Share:
         settings = read_settings(self.config)
         self._baseline = read_baseline(Path(settings.baseline)) if settings.baseline else ()
         self._baseline_run = run_of(Path(settings.baseline)) if settings.baseline else None
         paths = _choose_paths(self.config)
         reports = Path(settings.reports)
+        getattr(self.config.option, "rsyncignore", []).append(settings.reports)  # no worker needs them
         self._latest_before = _newest(reports)
         run = None if self.config.option.collectonly else RunDir.create(reports, gate=self._gate())
         try:
@@ -133,6 +133,7 @@ class OcreproSession:
             command=command,
             paths=paths,
             controller=Reader().identify(os.getpid()),
+            redact=redact,
         )
         if run is not None:
             run.write_info(_run_info(run, share))
@@ -145,7 +146,14 @@ class OcreproSession:
     @pytest.hookimpl(optionalhook=True)
     def pytest_configure_node(self, node: Any) -> None:
         """Xdist: hand everything that was resolved to a worker."""
-        node.workerinput["ocrepro"] = msgspec.json.encode(self.share).decode()
+        share = for_node(self.share, node, root=self.config.rootpath)
+        node.workerinput["ocrepro"] = msgspec.json.encode(share).decode()
+
+    def pytest_sessionstart(self) -> None:
+        """Xdist: a machine that is gone takes its own trial with it, and nothing else."""
+        distributor = self.config.pluginmanager.get_plugin("dsession")
+        if distributor is not None:
+            outlive_lost_machines(distributor, self._gone)
 
     def pytest_report_header(self) -> str:
         """One line."""
@@ -199,6 +207,7 @@ class OcreproSession:
         build, number = request.param
         item = request.node
         try:
+            build = build_here(self.share, build)
             trial = Trial(self._running(), build, self._info(item, build, number), _slug(item, build, number))
         except BundleError as error:
             _give_up(error)
@@ -305,16 +314,34 @@ class OcreproSession:
             if text and not report.failed:  # of one that failed it is the failure itself
                 report.sections.append(("ocrepro", text))
             report.ocrepro_result = msgspec.json.encode(result).decode()  # type: ignore[attr-defined]
+            if self._own_place is not None:
+                report.ocrepro_bundle = self._packed(result)  # type: ignore[attr-defined]
         return report
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Controller: collect and store."""
+        self._reported.add(report.nodeid)
         encoded = getattr(report, "ocrepro_result", None)
         if encoded is None or self._worker is not None or self._run_dir is None:
             return
         result = msgspec.json.decode(encoded, type=TrialResult)
+        parcel = report.__dict__.pop("ocrepro_bundle", b"")
+        if parcel:
+            try:
+                result = take_in(self._run_dir, parcel, result)
+            except BundleError as error:
+                self._lost.append(f"evidence of {result.scenario} did not arrive: {error}")
         self._results.append(result)
         self._run_dir.append_result(result)
+
+    def _packed(self, result: TrialResult) -> bytes:
+        """The bundle for its way to the controller; here it is then needed no longer."""
+        assert self._run_dir is not None  # noqa: S101
+        bundle = self._run_dir.bundle_of(result)
+        try:
+            return pack(bundle)
+        finally:
+            shutil.rmtree(bundle, ignore_errors=True)
 
     # -- the outer guard
 
@@ -343,6 +370,8 @@ class OcreproSession:
         if self._session is not None:
             self._session.close()
             self._session = None
+        if self._own_place is not None:
+            shutil.rmtree(self._own_place, ignore_errors=True)
         if self._worker is not None or self._run_dir is None:
             return
         if not self._results and not self._run_dir.bundles():
@@ -351,16 +380,23 @@ class OcreproSession:
                 session.exitstatus = pytest.ExitCode.USAGE_ERROR
                 self._page_error = "no scenario was collected"
             return
-        if self._baseline:
-            self._against = compare(self._baseline, self._results)
-            if self._against.failed and session.exitstatus == pytest.ExitCode.OK:
-                session.exitstatus = pytest.ExitCode.TESTS_FAILED
+        if not self._all_is_well(session) and session.exitstatus == pytest.ExitCode.OK:
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
         if self.share.settings.verify_repro:
             self._proved = tuple(self._prove(self._run_dir))
         try:
             self._page = write_report(self._run_dir, self._compared(self._run_dir))
         except Exception as error:  # noqa: BLE001  a page that fails must not take the results with it
             self._page_error = f"{type(error).__name__}: {error}"
+
+    def _all_is_well(self, session: pytest.Session) -> bool:
+        """Whether nothing got worse than the baseline, and everything was run that was to be."""
+        never = session.testscollected - len(self._reported) if self._gone else 0
+        if never > 0:
+            self._lost.append(f"{never} tests were never run: nobody was left who could")
+        if self._baseline:
+            self._against = compare(self._baseline, self._results)
+        return never <= 0 and not (self._against and self._against.failed)
 
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
         """The table, then one line with the page."""
@@ -375,7 +411,13 @@ class OcreproSession:
         if self._results:
             terminalreporter.write_line(inert(summary_table(self._results)))
         windows = (line for window in danger_windows(self._results) for line in in_lines(window))
-        for line in (*windows, *(self._against.lines() if self._against else ()), *self._proved):
+        for line in (
+            *windows,
+            *(self._against.lines() if self._against else ()),
+            *self._proved,
+            *self._gone,
+            *self._lost,
+        ):
             terminalreporter.write_line(inert(line))
         if self._page is not None:
             size = self._page.stat().st_size

@@ -58,6 +58,7 @@ MAY_IMPORT = {
     "progress": {"stage"},
     "doctor": {"errors", "readings", "observe", "versions", "stage"},
     "settings": {"errors", "stage.cache"},
+    "sharing": {"settings", "catalogue", "stage", "readings", "errors"},
     "outcome": {"settings", "publish", "judge"},
     "plugin": {"pytest_session", "harness"},
     "pytest_session": {
@@ -67,6 +68,7 @@ MAY_IMPORT = {
         "settings",
         "progress",
         "proof",
+        "sharing",
         "harness",
         "publish",
         "judge",

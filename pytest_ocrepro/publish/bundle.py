@@ -138,13 +138,16 @@ class RunDir:
     def open_trial(self, slug: str, info: TrialInfo, *, gate: Gate | None = None) -> TrialBundle:
         """A new bundle, with its first phase written. ``gate`` None: the run's own."""
         gate = gate or self._gate
+        return TrialBundle(self.place_for(_safe(gate(slug) if gate else slug)), info, gate)
+
+    def place_for(self, name: str) -> Path:
+        """A new directory for a bundle, its name free and fit to be one. Raises BundleError."""
         parent = self.path / "trials"
         try:
             parent.mkdir(exist_ok=True)
-            path = _fresh_directory(parent, _safe(gate(slug) if gate else slug))
+            return _fresh_directory(parent, name)
         except OSError as error:
             raise storage.unstored(parent, error) from None
-        return TrialBundle(path, info, gate)
 
     def bundles(self) -> tuple[Path, ...]:
         """The directories under trials/, by name; links are not followed and not listed."""
