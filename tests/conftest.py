@@ -11,8 +11,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 pytest_plugins = ["pytester"]
+
+# by hand: pytest --hypothesis-profile=fuzz FILE; a property that sets its own number of examples looks for the name
+settings.register_profile("fuzz", max_examples=2_000, deadline=None)
 
 
 def pytest_configure() -> None:

@@ -152,6 +152,8 @@ class RunDir:
     def bundles(self) -> tuple[Path, ...]:
         """The directories under trials/, by name; links are not followed and not listed."""
         try:
+            if (self.path / "trials").is_symlink():
+                return ()
             with os.scandir(self.path / "trials") as entries:
                 found = [Path(entry.path) for entry in entries if entry.is_dir(follow_symlinks=False)]
         except FileNotFoundError:
@@ -162,7 +164,8 @@ class RunDir:
         """The bundle that a result names. Raises BundleError unless it is one of this run's directories."""
         head, _, slug = result.bundle.partition("/")
         path = self.path / "trials" / slug
-        if head != "trials" or not SAFE_NAME.fullmatch(slug) or path.is_symlink() or not path.is_dir():
+        linked = path.is_symlink() or path.parent.is_symlink()
+        if head != "trials" or not SAFE_NAME.fullmatch(slug) or linked or not path.is_dir():
             raise BundleError(f"results.jsonl names a bundle that is not in this run: {result.bundle!r:.120}")
         return path
 
@@ -175,6 +178,8 @@ class RunDir:
         if not all(SAFE_NAME.fullmatch(part) for part in relative.split("/")):
             raise BundleError(f"{relative!r:.120} is no name for a file of a run; use letters, digits and dots")
         path = self.path / relative
+        if path.parent != self.path and path.parent.is_symlink():
+            raise BundleError(f"{storage.where(path.parent)} is a link; nothing was written through it")
         try:
             path.parent.mkdir(exist_ok=True)
         except OSError as error:
@@ -189,7 +194,7 @@ class TrialBundle:
     def __init__(self, path: Path, info: TrialInfo, gate: Gate | None = None) -> None:
         self.path = path
         self._gate = gate
-        self._bytes = 0
+        self._bytes = self._lines = 0
         self._broken = False
         self._fd = -1
         storage.replace(path / "trial.json", msgspec.json.encode(storage.gated(info, gate)))
@@ -221,6 +226,7 @@ class TrialBundle:
                 os.ftruncate(self._fd, self._bytes)
             raise storage.unstored(self.path / "history.jsonl", error) from None
         self._bytes += len(line)
+        self._lines += 1
 
     def finish(self, judgement: Judgement, result: TrialResult, *, masked: tuple[Masked, ...] = ()) -> None:
         """The third phase; the bundle is complete when this returns."""
@@ -275,6 +281,8 @@ class TrialBundle:
             raise OSError(errno.EFBIG, f"an event of {line_bytes} bytes, more than {storage.MAX_LINE_BYTES}")
         if self._bytes + line_bytes > storage.MAX_FILE_BYTES:
             raise OSError(errno.EFBIG, f"the history would pass {storage.MAX_FILE_BYTES} bytes")
+        if self._lines >= storage.MAX_LINES:
+            raise OSError(errno.EFBIG, f"the history would pass {storage.MAX_LINES} events")
 
 
 def slug(scenario: str, version: str, trial: int) -> str:

@@ -240,6 +240,7 @@ class _Reader:
         """A result, or why there is none."""
         try:
             result = msgspec.json.decode(line, type=TrialResult)
+            storage.check_numbers(line)
         except storage.UNDECODABLE as error:
             return f"is corrupt: {storage.short(error)}" if line.endswith(b"\n") else "was cut off"
         if result.schema > SCHEMA:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from typing import Any
 
 import msgspec
 
@@ -36,6 +37,7 @@ MOST_TRIES, RACY_TRIES = 20, 5
 LAST_WAIT_S = 90.0  # for several runs at once
 MESSAGE_ID = re.compile(r'"info":\{"id":"(msg_[A-Za-z0-9]+)"')
 UNKNOWN_ID = re.compile(r"\b(?:ses|msg|prt|que)_[A-Za-z0-9]{8,}")
+PLAIN_PATH = re.compile(r"[\w/.?=&%:~+,@$-]*", re.ASCII)  # of a call; one with an id in it is put into an f-string
 SANDBOX = "$SANDBOX"
 
 
@@ -109,9 +111,11 @@ class _Writer:
         if stalled:
             yield lines_of.TARPIT
         port = "tarpit.getsockname()[1]" if stalled else "web.server_port"
-        changes = json.loads(self._plan.furniture.config)
+        changes = _decoded(self._plan.furniture.config)
         yield from lines_of.configuration(port, changes, with_model=bool(turns))
         for file in self._plan.furniture.files:
+            if {"..", ""} & set(file.path.split("/")):
+                raise InexpressibleError(f"a file of its project lies outside of it: {file.path!r:.60}")
             path = f"pathlib.Path(T, {'project/' + file.path!r})"
             yield f"file = {path}; file.parent.mkdir(parents=True, exist_ok=True); file.write_text({file.text!r})"
 
@@ -210,7 +214,9 @@ class _Writer:
     def _body(self, event: HttpAsked) -> str:
         if not event.body:
             return ""
-        text = repr(json.loads(event.body))
+        text = repr(_decoded(event.body))
+        if self._names and '"' in text:  # a text with quotes of its own, in which an id must not be replaced
+            raise InexpressibleError("a call's body holds quotation marks beside an id that changes")
         for one, name in self._names.items():
             text = text.replace(f"'{one}'", name)
         self._unknown(text)
@@ -218,6 +224,8 @@ class _Writer:
 
     def _path(self, path: str) -> str:
         found = [one for one in self._names if one in path]
+        if found and not PLAIN_PATH.fullmatch(path):
+            raise InexpressibleError(f"a call's path holds more than letters and digits: {path!r:.60}")
         text = path.replace("{", "{{").replace("}", "}}") if found else path
         for one in found:
             text = text.replace(one, f"{{{self._names[one]}}}".replace('"', "'"))
@@ -250,6 +258,13 @@ def _variables(event: ProcessStarted) -> Iterator[str]:
         if not name.isidentifier():
             raise InexpressibleError(f"the environment of {event.role!r} has a name that is none: {name!r:.40}")
         yield f"{name}={_text(value)}"
+
+
+def _decoded(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        raise InexpressibleError(f"what it was given is no JSON: {text!r:.60}") from None
 
 
 def _variable(role: str) -> str:

@@ -49,7 +49,7 @@ class _Scale:
         """Round seconds, at most a dozen."""
         step = next(
             base * 10.0**power
-            for power in range(-3, 7)
+            for power in range(-3, 19)
             for base in (1, 2, 5)
             if base * 10.0**power * 12 >= self.end_s
         )
