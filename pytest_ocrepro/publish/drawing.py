@@ -112,7 +112,7 @@ def _chain(one: Chain) -> str:
 
 def _picture(one: Picture) -> str:
     caption = f"<figcaption>{escaped(one.caption)}</figcaption>" if one.caption else ""
-    return f"<figure>{one.svg}{caption}</figure>"
+    return f'<figure tabindex="0">{one.svg}{caption}</figure>'
 
 
 def _logbook(one: Logbook) -> str:

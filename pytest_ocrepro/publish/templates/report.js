@@ -107,7 +107,7 @@
       const most = /max-width:(\d+)px/.exec(one.svg);
       if (most) image.style.maxWidth = `${most[1]}px`;
       const caption = one.caption ? [element("figcaption", {}, one.caption)] : [];
-      return element("figure", {}, image, ...caption);
+      return element("figure", { tabindex: "0" }, image, ...caption);
     },
     logbook(one) {
       const box = (css, text) => element("label", {}, element("input", { type: "checkbox", class: css, checked: true }),
