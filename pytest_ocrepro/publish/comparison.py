@@ -345,8 +345,9 @@ def _remarks(change: Change) -> Iterator[str]:
             names = [f"{kind.name} ({kind.count})" for kind in kinds if kind.name not in known]
             if names:
                 yield f"{what} {verb}: {', '.join(names)}"
-    if change.first.seconds is not None and change.second.seconds is not None:
-        yield f"median time to the verdict: {change.first.seconds:.1f} s → {change.second.seconds:.1f} s"
+    seconds = [f"{side.seconds:.1f} s" for side in (change.first, change.second) if side.seconds is not None]
+    if len(set(seconds)) > 1:
+        yield f"median time to the verdict: {' → '.join(seconds)}"
 
 
 def _sides(comparison: Comparison) -> Iterator[str]:

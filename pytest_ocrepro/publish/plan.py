@@ -39,6 +39,7 @@ SESSION_ID = re.compile(r"ses_[A-Za-z0-9]+")
 NAMES = re.compile(r"names the resource \((.*)\)$")
 MASK = re.compile(r"\[masked:[^\]]*\]")
 STILL_THERE = {Verdict.OVERRAN, Verdict.WAITING_FOR_INPUT, Verdict.FAILED_LATE}
+PATIENCE = 3.0  # times the limit of the trial
 SIGNALS = {"SIGKILL", "SIGTERM", "SIGINT", "SIGSTOP", "SIGCONT"}
 
 
@@ -92,9 +93,11 @@ def plan(trial: StoredTrial) -> Plan:
         if shows is None:
             continue
         try:
-            return _Planner(trial.history, events, target, shows).plan()
+            found = _Planner(trial.history, events, target, shows).plan()
         except InexpressibleError as error:
             reason = str(error)
+        else:
+            return _patient(found, _verdict_of(target.role, trial.judgement))
     raise InexpressibleError(reason)
 
 
@@ -108,9 +111,19 @@ def _shows(target: Expectation, judged: Judgement) -> Shows | None:
     """How the broken demand can be seen from a script; None where it cannot."""
     if target.finding:
         return FINDINGS.get(target.finding)
-    verdict = next((one.verdict for one in judged.processes if one.role == target.role), None)
+    verdict = _verdict_of(target.role, judged)
     stays = verdict is not None and (verdict.hung or verdict in STILL_THERE)
     return Shows.STILL_RUNS if stays else None
+
+
+def _verdict_of(role: str, judged: Judgement) -> Verdict | None:
+    return next((one.verdict for one in judged.processes if one.role == role), None)
+
+
+def _patient(found: Plan, verdict: Verdict | None) -> Plan:
+    """Who hangs still does so later; on a busy machine a healthy one can be slow. Only what came late is late."""
+    stays = verdict is not None and (verdict.hung or verdict is Verdict.WAITING_FOR_INPUT)
+    return msgspec.structs.replace(found, limit_s=found.limit_s * PATIENCE) if stays else found
 
 
 class _Planner:

@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 
 from pytest_ocrepro.history import (
+    Event,
     FaultHealed,
     FaultInjected,
     HttpAsked,
@@ -105,7 +106,7 @@ class _Writer:
         if self._servers:
             yield lines_of.PORTS.format(count=len(self._servers))
         if turns:
-            yield from lines_of.model(turns)
+            yield from lines_of.model(turns, awaited=any(map(self._is_of_command, self._plan.steps)))
         elif not stalled:
             yield from lines_of.registry()
         if stalled:
@@ -166,11 +167,16 @@ class _Writer:
             yield f"wait(lambda: len(asked) >= {event.count}, {what!r})"
         elif event.kind == "question":
             yield from self._question(event)
-        elif lines_of.runs_a_command(self._plan.turns):
+        elif self._is_of_command(event):
             yield f'wait(lambda: os.path.exists(T + "/began"), {what!r}); time.sleep(1)'
         else:
             first = f"wait(lambda: len(asked) >= {max(1, self._asked)}, 'the model is asked'); "
             yield f"{first if self._plan.turns else ''}time.sleep({max(2.0, 2 * event.seconds):.0f})  # {what}"
+
+    def _is_of_command(self, event: Event) -> bool:
+        """A wait for anything else is one for the command that the model runs."""
+        plain = isinstance(event, StepWaited) and event.kind not in ("lock-directory", "request", "question")
+        return plain and lines_of.runs_a_command(self._plan.turns)
 
     def _question(self, event: StepWaited) -> Iterator[str]:
         session, port = self._names.get(event.what), self._servers.get(event.role)

@@ -64,6 +64,7 @@ SAY = (
     'say = lambda delta, end: b"data: %s\\n\\n" % json.dumps({"choices": [{"delta": delta, "finish_reason": end}]})'
     ".encode()"
 )
+WIDE = 395  # characters; a longer list of turns has a line for each
 MODEL = """\
 class Model(http.server.BaseHTTPRequestHandler):  # an OpenAI-compatible model; to npm, a registry that says 404
     def do_POST(self):
@@ -126,19 +127,29 @@ def functions(used_in: str, *, captured: bool) -> Iterator[str]:
             yield from function.splitlines()
 
 
-def model(turns: Sequence[ScriptedTurn]) -> Iterator[str]:
-    """The scripted model and what it says: a delta with how it ends, None for never, a number for an HTTP error."""
-    said = [_answer(turn) for turn in turns]
+def model(turns: Sequence[ScriptedTurn], *, awaited: bool = False) -> Iterator[str]:
+    """The scripted model and what it says: a delta with how it ends, None for never, a number for an HTTP error.
+
+    ``awaited``: the script waits for a command of its bash tool to begin.
+    """
+    said = [_answer(turn, awaited=awaited) for turn in turns]
     if turns[-1].calls and not turns[-1].repeats:
         said.append(({"content": "done"}, "stop"))  # or the last call would be made for ever
     ends = [end for _, end in said]
-    yield f"asked, TURNS = [], {said!r}"
+    whole = f"asked, TURNS = [], {said!r}"
+    yield from [whole] if len(whole) <= WIDE else [f"asked, TURNS = [], [{said[0]!r},", *_rest(said[1:])]
     yield SAY
     yield from MODEL.splitlines()
     if any(isinstance(end, int) for end in ends):
         yield REFUSES
     yield BEGINS + (FALLS_SILENT if None in ends else ANSWERS_ALL)
     yield NOT_FOUND + SERVE.format(handler="Model")
+
+
+def _rest(said: Sequence[object]) -> Iterator[str]:
+    """Of a list that was opened, one a line."""
+    for number, one in enumerate(said, start=1):
+        yield f"    {one!r}{',' if number < len(said) else ']'}"
 
 
 def registry() -> Iterator[str]:
@@ -227,13 +238,13 @@ def _word(word: str) -> str:
     return before + re.escape(word).replace('"', r"\x22") + after
 
 
-def _answer(turn: ScriptedTurn) -> tuple[dict[str, object], str | int | None]:
+def _answer(turn: ScriptedTurn, *, awaited: bool) -> tuple[dict[str, object], str | int | None]:
     calls = [
         {
             "index": n,
             "id": f"call_{n}",
             "type": "function",
-            "function": {"name": name, "arguments": _told(name, given)},
+            "function": {"name": name, "arguments": _told(name, given) if awaited else given},
         }
         for n, (name, given) in enumerate(turn.calls)
     ]
@@ -246,5 +257,5 @@ def _answer(turn: ScriptedTurn) -> tuple[dict[str, object], str | int | None]:
 
 
 def _told(name: str, arguments: str) -> str:
-    """A command says that it has begun, so that the script can go on from there."""
+    """A command says that it has begun: in a file outside the project, for which a permission may be needed."""
     return arguments.replace('"command": "', '"command": "> $T/began; ', 1) if name == "bash" else arguments
