@@ -272,13 +272,10 @@ class _Proc:
         return Check(name="user-namespaces", value=value, level=Level.LIMITED, lost=lost, remedy=remedy)
 
     def cgroup2(self) -> Check:
-        own = next((line[3:] for line in (self._text("self/cgroup") or "").splitlines() if line[:3] == "0::"), None)
-        mount = self._mount_point("cgroup2")
-        if own is not None and mount is not None:
-            folder = Path(mount, own.lstrip("/"))
-            if os.access(folder, os.W_OK) and os.access(folder / "cgroup.procs", os.W_OK):
-                return Check(name="cgroup2", value=f"writable ({folder})", level=Level.OK)
-        value = "not mounted" if mount is None else "not writable"
+        own = self._reader.own_group()
+        if own is not None and os.access(own, os.W_OK) and os.access(Path(own, "cgroup.procs"), os.W_OK):
+            return Check(name="cgroup2", value=f"writable ({own})", level=Level.OK)
+        value = "not mounted" if own is None else "not writable"
         lost = "a group around a trial that the kernel keeps (marker and sub-reaper find everything instead)"
         remedy = "systemd-run --user --scope -p Delegate=yes ..., or run as root"
         return Check(name="cgroup2", value=value, level=Level.LIMITED, lost=lost, remedy=remedy)
@@ -289,9 +286,6 @@ class _Proc:
 
     def _mount_options(self, kind: str) -> list[str]:
         return next((words[3].split(",") for words in self._mounts() if words[2] == kind), [])
-
-    def _mount_point(self, kind: str) -> str | None:
-        return next((words[1] for words in self._mounts() if words[2] == kind), None)
 
 
 # --- below: builds

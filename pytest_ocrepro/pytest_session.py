@@ -51,6 +51,7 @@ from pytest_ocrepro.settings import PROFILES, Mark, Settings, check_root, read_m
 from pytest_ocrepro.sharing import Share, build_here, for_node, outlive_lost_machines, paths_here
 from pytest_ocrepro.stage import subject
 from pytest_ocrepro.stage.subject import Build
+from pytest_ocrepro.stage.supervisor import rung
 from pytest_ocrepro.versions.releases import cache_root
 
 TRIAL: pytest.StashKey[Trial] = pytest.StashKey()
@@ -159,7 +160,10 @@ class OcreproSession:
         """One line."""
         settings = self.share.settings
         builds = ", ".join(f"{build.version} ({build.source})" for build in self.share.builds)
-        return f"ocrepro: opencode {builds}; trials {settings.trials}; expect {settings.expect}; {settings.reports}"
+        return (
+            f"ocrepro: opencode {builds}; trials {settings.trials}; expect {settings.expect}; {settings.reports}; "
+            f"ended by {rung(Reader())}"
+        )
 
     def parametrize(self, metafunc: pytest.Metafunc) -> None:
         """Every build, and every trial of it, is an item of its own."""
@@ -632,6 +636,7 @@ def _run_info(run: RunDir, share: Share) -> RunInfo:
 
 def _machine() -> Iterator[Fact]:
     yield Fact(name="system", value=f"{platform.system()} {platform.release()} {platform.machine()}")
+    yield Fact(name="processes are ended by", value=rung(Reader()))
     yield Fact(name="python", value=platform.python_version())
     yield Fact(name="cores", value=str(psutil.cpu_count()))
     yield Fact(name="memory", value=f"{psutil.virtual_memory().total / 2**30:.1f} GiB")

@@ -236,6 +236,14 @@ class Reader:
         found = re.search(r"(?:^|,)hidepid=(\w+)", options[-1] if options else "")
         return found[1] if found and found[1] not in ("0", "off") else ""
 
+    def own_group(self) -> str | None:
+        """The directory of our own control group of version 2 (cgroups(7)); None: not mounted."""
+        lines = (self._text("self/cgroup") or "").splitlines()
+        mounts = map(str.split, (self._text("self/mounts") or "").splitlines())
+        mount = next((words[1] for words in mounts if len(words) > 3 and words[2] == "cgroup2"), None)  # noqa: PLR2004
+        own = next((line[3:] for line in lines if line.startswith("0::")), None)
+        return None if own is None or mount is None else os.path.join(mount, own.lstrip("/"))  # noqa: PTH118
+
     def ptrace_scope(self) -> int | None:
         """Yama's switch (ptrace(2)); None: no Yama."""
         text = (self._text("sys/kernel/yama/ptrace_scope") or "").strip()

@@ -6,7 +6,12 @@ harness' end (pidfd_open(2), for a lifeline that a forked child of the harness k
 this session is ended. It has one thread, so that PR_SET_PDEATHSIG on its children fires only when the supervisor
 itself dies.
 
-Only processes that carry our marker, or descend from what we started, are ever signalled, by identity, never by name.
+Where a control group of version 2 may be made, each trial has one (:mod:`pytest_ocrepro.stage.cgroup`), and the
+kernel keeps who is in it. A PID namespace is not used: in it a subject would write down pids that mean nothing
+outside, and what it writes down is evidence.
+
+Only processes that carry our marker, are in our group or descend from what we started are ever signalled, by
+identity, never by name.
 """
 
 from __future__ import annotations
@@ -32,6 +37,7 @@ from pytest_ocrepro.errors import StageError
 from pytest_ocrepro.observe.procfs import Reader
 from pytest_ocrepro.observe.proctext import Stat
 from pytest_ocrepro.readings import ProcessId
+from pytest_ocrepro.stage.cgroup import Group, Groups
 
 MARKER = "OCREPRO_MARK"
 MESSAGE_BYTES = 1 << 20
@@ -39,6 +45,8 @@ PR_SET_PDEATHSIG = 1  # linux/prctl.h
 PR_SET_CHILD_SUBREAPER = 36
 KILL_DEADLINE_S = 5.0
 ANSWER_DEADLINE_S = 60.0  # a sweep of everything takes at most its grace and KILL_DEADLINE_S
+WITH_GROUPS, WITHOUT_GROUPS = "cgroup.kill and a supervisor", "a supervisor"
+PROBE_S = 5.0
 _DEAD = ("Z", "X", "x")  # proc_pid_stat(5)
 _EXEC_S = 0.005  # execve shows an empty environment for some microseconds
 
@@ -123,7 +131,13 @@ class Supervisor:
     def __init__(self, *, ledger: Path | None = None, controller: ProcessId | None = None) -> None:
         self.mark = f"{os.getpid()}-{os.urandom(6).hex()}"
         self._ledger = Ledger(ledger) if ledger is not None else None
-        self._socket, self._process = _start_server(self.mark, controller)
+        self._groups = Groups.for_session(self.mark, Reader(), can_enter)
+        try:
+            self._socket, self._process = _start_server(self.mark, controller, self._groups)
+        except StageError:
+            if self._groups is not None:
+                self._groups.of(f"{self.mark}*").remove()
+            raise
         self._number = 0
         self._sending = threading.Lock()
         self._changed = threading.Condition()
@@ -233,7 +247,7 @@ class Supervisor:
 
     def _sweep_alone(self, mark: str, grace_s: float) -> Ended:
         """The same ladder without the supervisor, over what PR_SET_PDEATHSIG has not killed with it."""
-        ended, leaked = Ladder(Reader(), mark).run(grace_s)
+        ended, leaked = Ladder(Reader(), mark, group=self._groups.of(mark) if self._groups else None).run(grace_s)
         with self._changed:
             lost = [(pid, entry[1]) for pid, entry in self._running.items() if _matches(entry[0], mark)]
             for pid, _ in lost:
@@ -337,7 +351,29 @@ class Supervisor:
             self._failure = failure
 
 
-def _start_server(mark: str, controller: ProcessId | None) -> tuple[socket.socket, subprocess.Popen[bytes]]:
+def rung(reader: Reader) -> str:
+    """With what everything that we start is ended on this machine, in words."""
+    mark = f"{os.getpid()}-probe"
+    groups = Groups.for_session(mark, reader, can_enter)
+    if groups is None:
+        return WITHOUT_GROUPS
+    groups.of(f"{mark}*").remove()
+    return WITH_GROUPS
+
+
+def can_enter(group: Group) -> bool:
+    """Whether a process of ours may go into a group: tried, since several files and the tree decide it."""
+    argv = ["/bin/sh", "-c", 'echo 0 > "$1"', "sh", str(group.path / "cgroup.procs")]
+    try:
+        done = subprocess.run(argv, stderr=subprocess.DEVNULL, timeout=PROBE_S, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+    return done.returncode == 0
+
+
+def _start_server(
+    mark: str, controller: ProcessId | None, groups: Groups | None
+) -> tuple[socket.socket, subprocess.Popen[bytes]]:
     watched = [os.getpid(), *([controller.pid] if controller and Reader().alive(controller) else [])]
     with contextlib.ExitStack() as opened:
         try:
@@ -355,6 +391,7 @@ def _start_server(mark: str, controller: ProcessId | None) -> tuple[socket.socke
                     str(theirs.fileno()),
                     mark,
                     ",".join(map(str, watched)),
+                    str(groups.base) if groups else "",
                     *sys.path,
                 ],
                 pass_fds=[theirs.fileno()],
@@ -425,8 +462,8 @@ class Ledger:
 class Ladder:
     """The way down for everything of one mark: found by the marker or by descent, and not forgotten until gone.
 
-    Descent finds what has wiped its environment. ``children`` gives the pids of unreaped children that count too;
-    ``pause`` waits no longer than it is told, and reaps.
+    Descent finds what has wiped its environment, ``group`` what has lost its parents too. ``children`` gives the pids
+    of unreaped children that count too; ``pause`` waits no longer than it is told, and reaps.
     """
 
     def __init__(
@@ -434,10 +471,12 @@ class Ladder:
         reader: Reader,
         mark: str,
         *,
+        group: Group | None = None,
         children: Callable[[], set[int]] = set,
         pause: Callable[[float], None] = time.sleep,
     ) -> None:
         self._reader = reader
+        self._group = group
         self._mark = mark
         self._children = children
         self._pause = pause
@@ -452,12 +491,16 @@ class Ladder:
         deadline = time.monotonic() + KILL_DEADLINE_S
         self._stop_all(deadline)
         left = self._confirmed()
+        if self._group is not None:
+            self._group.kill()
         while left and time.monotonic() < deadline:
             for process in left:
                 send_signal(self._reader, process, signal.SIGKILL)
             self._pause(0.01)
             left = self._confirmed()
         leaked = {process.pid for process in left}
+        if self._group is not None:
+            self._group.remove()
         return sorted({process.pid for process in self._known} - leaked), sorted(leaked)
 
     def _wait(self, grace_s: float) -> None:
@@ -486,7 +529,8 @@ class Ladder:
         table = {stat.pid: stat for pid in self._reader.pids() if (stat := self._reader.stat(pid)) is not None}
         children = self._children()
         known = {one.pid for one in self._known if one.pid in table and table[one.pid].start_ticks == one.start_ticks}
-        family = _descendants(table, known | children | marked.keys()) - {os.getpid()}
+        grouped = self._group.pids() if self._group is not None else set()
+        family = _descendants(table, known | children | grouped | marked.keys()) - {os.getpid()}
         found = {
             ProcessId(pid=stat.pid, start_ticks=stat.start_ticks, boot_id=self._reader.boot_id())
             for stat in (table[pid] for pid in family if pid in table)
@@ -547,12 +591,13 @@ def _pinned(pid: int) -> Iterator[int | None]:
 
 
 # -I keeps the user's PYTHON* variables and working directory out; sys.path comes as arguments instead.
-_BOOT = "import sys; sys.path[:] = sys.argv[4:]; from pytest_ocrepro.stage.supervisor import serve; sys.exit(serve())"
+_BOOT = "import sys; sys.path[:] = sys.argv[5:]; from pytest_ocrepro.stage.supervisor import serve; sys.exit(serve())"
 
 
 def serve() -> int:
-    """The supervisor's own main; arguments: socket fd, session mark, pids to watch, the harness' own first.
+    """The supervisor's own main; arguments: socket fd, session mark, pids to watch (the harness' own first), base.
 
+    base: the place of the control groups, "" where there are none.
     Returns 1 when something would not end.
     """
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -561,11 +606,15 @@ def serve() -> int:
     lifeline.set_inheritable(False)
     libc = ctypes.CDLL(None, use_errno=True)
     libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-    return _Server(lifeline, libc, sys.argv[2], list(map(int, sys.argv[3].split(",")))).run()
+    groups = Groups(Path(sys.argv[4])) if sys.argv[4] else None
+    return _Server(lifeline, libc, sys.argv[2], list(map(int, sys.argv[3].split(","))), groups).run()
 
 
 class _Server:
-    def __init__(self, lifeline: socket.socket, libc: ctypes.CDLL, mark: str, watched: list[int]) -> None:
+    def __init__(
+        self, lifeline: socket.socket, libc: ctypes.CDLL, mark: str, watched: list[int], groups: Groups | None
+    ) -> None:
+        self._groups = groups
         self._lifeline = lifeline
         self._libc = libc
         self._mark = mark
@@ -634,6 +683,7 @@ class _Server:
 
     def _spawn(self, request: Spawn, fds: list[int]) -> Spawned:
         nobody = ProcessId(pid=0, start_ticks=0)
+        group = self._group_for(request.environment.get(MARKER, ""))
         try:
             child = subprocess.Popen(
                 request.argv,
@@ -643,7 +693,7 @@ class _Server:
                 stdout=fds[1],
                 stderr=fds[2],
                 start_new_session=True,
-                preexec_fn=self._die_with_parent,  # noqa: PLW1509  one thread: it is safe here
+                preexec_fn=lambda: self._begin_child(group),  # noqa: PLW1509  one thread: it is safe here
             )
         except OSError as error:
             where = f" ({error.filename})" if error.filename else ""
@@ -658,7 +708,16 @@ class _Server:
         identity = self._reader.identify(child.pid)
         return Spawned(number=request.number, id=identity or ProcessId(pid=child.pid, start_ticks=0))
 
-    def _die_with_parent(self) -> None:
+    def _group_for(self, mark: str) -> Group | None:
+        if self._groups is None:
+            return None
+        group = self._groups.of(mark if mark.startswith(self._mark) else self._mark)
+        return group if group.make() else None
+
+    def _begin_child(self, group: Group | None) -> None:
+        """Between fork and exec: in its group, bound to our life, with signals as programs expect them."""
+        if group is not None:
+            group.enter()
         self._libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
         if os.getppid() != self._pid:  # it died before the line above
             os._exit(1)
@@ -682,7 +741,8 @@ class _Server:
         def children() -> set[int]:
             return {pid for pid, carried in self._children.items() if _matches(carried, mark)}
 
-        return Ladder(self._reader, mark, children=children, pause=self._pause).run(grace_s)
+        group = self._groups.of(mark) if self._groups else None
+        return Ladder(self._reader, mark, group=group, children=children, pause=self._pause).run(grace_s)
 
     def _pause(self, seconds: float) -> None:
         """Wait for a child's end, no longer than this; and reap."""

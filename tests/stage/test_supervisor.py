@@ -157,8 +157,14 @@ def until_gone(processes: list[ProcessId]) -> None:
     until(lambda: not living(processes), timeout_s=READY_S, what=f"the end of {processes}")
 
 
+NO_GROUP = "no control group"
+BOTH_RUNGS = pytest.mark.parametrize("supervisor", ["what there is", NO_GROUP], indirect=True)
+
+
 @pytest.fixture
-def supervisor() -> Iterator[Supervisor]:
+def supervisor(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Supervisor]:
+    if getattr(request, "param", "") == NO_GROUP:
+        monkeypatch.setattr(module, "can_enter", lambda _: False)
     one = Supervisor()
     yield one
     one.close()
@@ -180,6 +186,7 @@ def start(supervisor: Supervisor) -> Iterator[Callable[..., Child]]:
 # -- sweeping
 
 
+@BOTH_RUNGS
 @pytest.mark.parametrize("kind", list(ZOO))
 def test_sweep_ends_everything_of_its_mark_and_nothing_else(
     supervisor: Supervisor, start: Callable[..., Child], kind: str
@@ -234,8 +241,12 @@ def test_process_in_the_middle_of_an_execve_is_not_missed(start: Callable[..., C
     assert (ended, leaked) == ([child.id.pid], [])
 
 
-def test_orphan_without_marker_ends_with_the_session() -> None:
-    supervisor = Supervisor()
+@BOTH_RUNGS
+def test_orphan_without_marker_and_parent_ends_with_the_session(
+    supervisor: Supervisor, request: pytest.FixtureRequest
+) -> None:
+    """A control group has it at once; without one it is known as the supervisor's own child at the end."""
+    grouped = NO_GROUP not in request.node.name and module.rung(READER) == module.WITH_GROUPS
     code = """
 if os.fork() == 0:
     os.setsid()
@@ -248,8 +259,9 @@ if os.fork() == 0:
         orphan = child.members()
         assert child.code() == 0
         until(lambda: not READER.environ(orphan[0].pid), timeout_s=READY_S, what="a wiped environment")
-        assert not supervisor.sweep(f"{supervisor.mark}.1", grace_s=0).ended
-        assert living(orphan) != []
+        ended = supervisor.sweep(f"{supervisor.mark}.1", grace_s=0).ended
+        assert ended == ([orphan[0].pid] if grouped else [])
+        assert living(orphan) == ([] if grouped else [orphan[0].pid])
         supervisor.close()
         assert living(orphan) == []
 
@@ -261,6 +273,9 @@ import sys; sys.path[:] = {path!r}
 import os, signal, threading
 from pathlib import Path
 from pytest_ocrepro.stage.supervisor import MARKER, Supervisor
+from pytest_ocrepro.stage import supervisor as module
+if {alone!r}:
+    module.can_enter = lambda _: False
 supervisor = Supervisor(ledger=Path({ledger!r}))
 def begin(argv):
     return supervisor.spawn(argv, environment={{MARKER: supervisor.mark + ".1"}}, directory="/", stdio=(0, 1, 2),
@@ -282,8 +297,9 @@ ACTIONS = {
 
 
 @contextlib.contextmanager
-def harness(action: str, ledger: Path) -> Iterator[subprocess.Popen[str]]:
-    code = HARNESS.format(path=[ROOT, *sys.path], ledger=str(ledger), action=action)
+def harness(action: str, ledger: Path, *, alone: bool = False) -> Iterator[subprocess.Popen[str]]:
+    """``alone``: without control groups."""
+    code = HARNESS.format(path=[ROOT, *sys.path], ledger=str(ledger), action=action, alone=alone)
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as process:
         try:
             yield process
@@ -291,10 +307,11 @@ def harness(action: str, ledger: Path) -> Iterator[subprocess.Popen[str]]:
             process.kill()
 
 
+@pytest.mark.parametrize("alone", [False, True])
 @pytest.mark.parametrize("moment", list(ACTIONS))
-def test_nothing_outlives_a_harness_that_is_killed(tmp_path: Path, moment: str) -> None:
+def test_nothing_outlives_a_harness_that_is_killed(tmp_path: Path, moment: str, *, alone: bool) -> None:
     action, readies = ACTIONS[moment]
-    with harness(action, tmp_path) as process:
+    with harness(action, tmp_path, alone=alone) as process:
         assert process.stdout is not None
         told = [one for _ in range(readies) for one in members(process.stdout)]
         supervisor_id, first = told[0], told[1:]
