@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -48,14 +49,15 @@ def prove(run: RunDir, case: Case, build: Build, tmp_path: Path, times: int = 1)
 
 
 @pytest.fixture
-def script(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
-    """What the case's script is; it is looked at when it is run."""
+def script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """What the case's script is; it is looked at when it is run. Nothing of it is left behind."""
     text: list[str] = []
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))  # so that its processes are told from anybody else's
     monkeypatch.setattr(proof, "trial_of", lambda _: None)
     monkeypatch.setattr(proof, "script_of", lambda *_: Script(text="\n".join(text), why_not="none of it"))
     yield text
     marked = list(Reader().marked(MARKER, "*"))
-    assert not [one for one in marked if "repro.sh" in " ".join(Reader().argv(one.pid) or ())]
+    assert not [one for one in marked if str(tmp_path) in " ".join(Reader().argv(one.pid) or ())]
 
 
 def test_a_script_runs_with_the_build_first_on_its_path(

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 
 import msgspec
 
-from pytest_ocrepro.errors import UsageError
+from pytest_ocrepro.errors import BundleError, UsageError
 from pytest_ocrepro.judge.rates import Rate
 from pytest_ocrepro.publish import storage
 from pytest_ocrepro.publish.bundle import RunDir, TrialBundle, slug
@@ -27,13 +27,15 @@ FOLDER = "issues"
 class Case(msgspec.Struct, frozen=True, kw_only=True):
     """A scenario that reproduced. ``entry``: the clearest trial of ``version``; ``row``: all its counts.
 
-    ``controls``: the rows that show what is not the cause, of the same file.
+    ``controls``: the rows that show what is not the cause, of the same file. ``others``: what else reproduced on this
+    version, the clearer first; it stands in where the clearest cannot be read.
     """
 
     row: Row
     version: str
     entry: Entry
     controls: tuple[Row, ...] = ()
+    others: tuple[Entry, ...] = ()
 
     @property
     def scenario(self) -> str:
@@ -82,9 +84,23 @@ def choose(found: Sequence[Case], scenario: str | None) -> Case:
 
 
 def trial_of(case: Case) -> StoredTrial:
-    """The clearest trial, whole. Raises BundleError."""
-    assert case.entry.path is not None  # noqa: S101  shows() has asked for it
-    return TrialBundle.read(case.entry.path)
+    """The clearest trial that is whole; where none is, what there is of the clearest. Raises BundleError."""
+    for other in case.others if not _is_whole(case.entry) else ():
+        if _is_whole(other):
+            return _read(other)
+    return _read(case.entry)
+
+
+def _read(entry: Entry) -> StoredTrial:
+    assert entry.path is not None  # noqa: S101  shows() has asked for it
+    return TrialBundle.read(entry.path)
+
+
+def _is_whole(entry: Entry) -> bool:
+    try:
+        return _read(entry).judgement is not None
+    except BundleError:
+        return False
 
 
 def script_of(case: Case, trial: StoredTrial) -> Script:
@@ -128,10 +144,10 @@ def _case(row: Row, rows: Iterable[Row], entries: Iterable[Entry]) -> Case | Non
     newest = next((cell.version for cell in reversed(row.cells) if cell and cell.version in reproduced), None)
     if newest is None:
         return None
-    clearest = min((entry for entry in same if entry.result.version == newest), key=clarity)
+    clearest, *others = sorted((entry for entry in same if entry.result.version == newest), key=clarity)
     file = row.scenario.partition("::")[0]
     controls = tuple(one for one in rows if one.control and one is not row and one.scenario.startswith(f"{file}::"))
-    return Case(row=row, version=newest, entry=clearest, controls=controls)
+    return Case(row=row, version=newest, entry=clearest, controls=controls, others=tuple(others))
 
 
 def _test(case: Case) -> str:

@@ -1,15 +1,27 @@
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from pytest_ocrepro.errors import UsageError
 from pytest_ocrepro.publish.bundle import RunDir
-from pytest_ocrepro.publish.cases import cases, choose, keep_proof, proof_of
+from pytest_ocrepro.publish.cases import cases, choose, keep_proof, proof_of, trial_of
 from pytest_ocrepro.publish.counting import Entry
+from pytest_ocrepro.publish.handout import entries_in
 from pytest_ocrepro.publish.records import TrialInfo, TrialResult
 from pytest_ocrepro.publish.repro import Script
+
+if TYPE_CHECKING:
+    from tests.data.publish import sample_run
+else:
+    _spec = importlib.util.spec_from_file_location(
+        "ocrepro_sample_run", Path(__file__).parents[1] / "data" / "publish" / "sample_run.py"
+    )
+    sample_run = importlib.util.module_from_spec(_spec)
+    _spec.loader.exec_module(sample_run)
 
 
 def entry(test: str, version: str, result: str, trial: int = 1, *, chain: int = 1, control: bool = False) -> Entry:
@@ -76,3 +88,18 @@ def test_a_proof_is_of_one_script_and_counts_what_told_nothing(tmp_path: Path) -
     assert kept.in_words == "reproduced 2 of 3 by this script; 2 more could not tell"
     assert kept.seconds == (1.0, 2.0, 3.0, 4.0, 5.0)
     assert proof_of(run, case, Script(text="another")) is None
+
+
+def test_where_the_clearest_trial_is_damaged_another_stands_in(tmp_path: Path) -> None:
+    run = sample_run.make_run(tmp_path, trials=3)
+    case = choose(cases(entries_in(run)), None)
+    clearest = trial_of(case)
+    assert clearest.path == case.entry.path
+    (clearest.path / "judgement.json").unlink()
+    second = trial_of(case)
+    assert second.path == case.others[0].path
+    assert second.judgement is not None
+    (second.path / "history.jsonl").write_bytes(b"rubbish\n" * 3)
+    assert trial_of(case).path == case.others[1].path
+    (case.others[1].path or tmp_path).joinpath("judgement.json").unlink()
+    assert trial_of(case).path == clearest.path, "of what is left the clearest says most"
