@@ -60,6 +60,9 @@ def size(_: click.Context, parameter: click.Parameter, value: str | None) -> int
 @click.option(
     "--certain-oracle", "oracle_is_certain", is_flag=True, help="A healthy build can never show this failure."
 )
+@click.option("--commits", is_flag=True, help="Of the checkout that we stand in: --good and --bad are its commits.")
+@click.option("--build", default="", metavar="COMMAND", help="With --commits: what builds one, at its root.")
+@click.option("--binary", default="", metavar="PATH", help="With --commits: what that makes, below its root.")
 @click.option("--across-lines", is_flag=True, help="Allow ends of different major versions.")
 @click.option(
     "-n", "--workers", type=click.IntRange(1, 64), default=1, show_default=True, help="Trials at the same time."

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Protocol
 
 import msgspec
 import semver
@@ -15,8 +16,9 @@ from pytest_ocrepro.publish.redaction import Redactor
 from pytest_ocrepro.publish.storage import replace
 from pytest_ocrepro.stage import subject
 from pytest_ocrepro.versions import releases
-from pytest_ocrepro.versions.batches import Run, plan_of
+from pytest_ocrepro.versions.batches import Fetch, Run, plan_of
 from pytest_ocrepro.versions.certificate import Certificate, certify
+from pytest_ocrepro.versions.checkout import Checkout
 from pytest_ocrepro.versions.journal import Journal, Plan, Skipped, read_journal
 from pytest_ocrepro.versions.releases import Releases
 from pytest_ocrepro.versions.rendering import as_markdown, as_page
@@ -25,7 +27,16 @@ from pytest_ocrepro.versions.supply import Supply, fetch_ahead, here
 from pytest_ocrepro.versions.trials import Trials
 
 FEWEST = 2
-SAME_QUESTION = ("kind", "scenarios", "find_fix", "confidence", "monotone", "oracle_is_certain", "signature")
+SAME_QUESTION = (
+    "kind",
+    "scenarios",
+    "commits",
+    "find_fix",
+    "confidence",
+    "monotone",
+    "oracle_is_certain",
+    "signature",
+)
 
 
 class Wanted(msgspec.Struct, frozen=True, kw_only=True):
@@ -51,6 +62,42 @@ class Wanted(msgspec.Struct, frozen=True, kw_only=True):
     offline: bool = False
     cache_limit_bytes: int | None = None
     prefetch: bool = False
+    commits: bool = False
+    build: str = ""
+    binary: str = ""
+
+
+class Line(Protocol):
+    """Builds in an order: the releases of a registry, or the commits of a checkout."""
+
+    def line(self, oldest: str | None, newest: str | None) -> tuple[str, ...]:
+        """From one end to the other, both included, oldest first. Raises UsageError."""
+
+    def here(self) -> frozenset[str]:
+        """Those that can be run without a download or a build."""
+
+    def source(self, *, keep: int) -> Fetch:
+        """Gets one when a batch needs it; the last ``keep`` stay in use."""
+
+
+class Published:
+    """The releases that npm serves for this machine."""
+
+    def __init__(self, released: Releases, wanted: Wanted, progress: subject.Progress | None) -> None:
+        self._released, self._wanted, self._progress = released, wanted, progress
+
+    def line(self, oldest: str | None, newest: str | None) -> tuple[str, ...]:
+        """See :func:`in_range`."""
+        return in_range(self._released, oldest, newest, across_lines=self._wanted.across_lines)
+
+    def here(self) -> frozenset[str]:
+        """What is in the cache."""
+        return here()
+
+    def source(self, *, keep: int) -> Fetch:
+        """From the cache, else from npm."""
+        limit_bytes = self._wanted.cache_limit_bytes
+        return Supply(keep=keep, progress=self._progress, offline=self._wanted.offline, limit_bytes=limit_bytes)
 
 
 class Outcome(msgspec.Struct, frozen=True, kw_only=True):
@@ -76,31 +123,32 @@ def bisect(
         raise UsageError(f"{path} exists: go on with --resume, look at it with --replay, or name another --journal")
     if wanted.resume and not path.exists():
         raise UsageError(f"there is no journal {path} to go on with: leave --resume out, or name one with --journal")
-    released = releases.obtain(releases.platform_package(releases.this_machine()), offline=wanted.offline)
-    if released.note:
-        tell(released.note)
+    line = _line(wanted, tell, progress)
     with Journal(path) as journal:
-        _begin(journal, wanted, scenario.name, released)
-        for line in journal.read.warnings(str(path)):
-            tell(line)
+        _begin(journal, wanted, scenario.name, line)
+        for warning in journal.read.warnings(str(path)):
+            tell(warning)
         plan = plan_of(journal.records)
         if wanted.workers != plan.workers:
             tell(
                 f"{plan.workers} trials at the same time, as the journal began; rates of {wanted.workers} may differ"
             )
-        made = Trials(wanted.reports, find=lambda name: find_scenario(name).node, workers=plan.workers)
+        made = Trials(
+            wanted.reports,
+            find=lambda name: find_scenario(name).node,
+            workers=plan.workers,
+            binary=line.binary_of if isinstance(line, Checkout) else None,
+        )
         tell(f"{plan.scenarios[0]} on {len(plan.versions)} builds, {plan.versions[0]} to {plan.versions[-1]}: {path}")
         search = Search(
             journal,
             run=run or made.run,
-            fetch=Supply(
-                keep=plan.workers, progress=progress, offline=wanted.offline, limit_bytes=wanted.cache_limit_bytes
-            ),
+            fetch=line.source(keep=plan.workers),
             tell=tell,
             budget_s=wanted.budget_s,
             most_trials=wanted.most_trials,
-            away=_away(plan) if wanted.offline else (),
-            prefetch=fetch_ahead if wanted.prefetch and not wanted.offline else None,
+            away=tuple(set(plan.versions) - line.here()) if wanted.offline else (),
+            prefetch=fetch_ahead if wanted.prefetch and not wanted.offline and not wanted.commits else None,
         )
         _, why = search.to_the_end()
         told = certify(journal.records, why, edited=journal.read.edited)
@@ -165,13 +213,22 @@ def _major(version: str) -> int:
     return _parsed(version).major
 
 
-def _begin(journal: Journal, wanted: Wanted, scenario: str, released: Releases) -> None:
+def _line(wanted: Wanted, tell: Callable[[str], None], progress: subject.Progress | None) -> Line:
+    if wanted.commits:
+        return Checkout(Path.cwd(), build=wanted.build, binary=wanted.binary)
+    if wanted.build or wanted.binary:
+        raise UsageError("--build and --binary say how commits become builds: add --commits, or leave them out")
+    released = releases.obtain(releases.platform_package(releases.this_machine()), offline=wanted.offline)
+    if released.note:
+        tell(released.note)
+    return Published(released, wanted, progress)
+
+
+def _begin(journal: Journal, wanted: Wanted, scenario: str, line: Line) -> None:
     old_end, new_end = (wanted.bad, wanted.good) if wanted.find_fix else (wanted.good, wanted.bad)
     old = journal.plan
     keep = old is not None and not old_end and not new_end
-    versions = (
-        old.versions if keep and old else in_range(released, old_end, new_end, across_lines=wanted.across_lines)
-    )
+    versions = old.versions if keep and old else line.line(old_end, new_end)
     if len(versions) < FEWEST:
         raise UsageError(
             f"the range holds {len(versions)} build, {versions[0]}: a bisection needs two (see `ocrepro versions`)"
@@ -184,7 +241,8 @@ def _begin(journal: Journal, wanted: Wanted, scenario: str, released: Releases) 
         kind="bisect",
         scenarios=(scenario,),
         versions=versions,
-        cached=tuple(version for version in versions if version in here()),
+        cached=tuple(version for version in versions if version in line.here()),
+        commits=wanted.commits,
         find_fix=wanted.find_fix,
         confidence=wanted.confidence,
         monotone=wanted.monotone,
@@ -219,11 +277,6 @@ def _check_same(old: Plan, new: Plan, path: Path) -> None:
 
 def _span(plan: Plan) -> str:
     return f"{len(plan.versions)} builds, {plan.versions[0]} to {plan.versions[-1]}"
-
-
-def _away(plan: Plan) -> tuple[str, ...]:
-    there = here()
-    return tuple(version for version in plan.versions if version not in there)
 
 
 def _write(told: Certificate, journal: Path, secrets: Mapping[str, str]) -> Outcome:

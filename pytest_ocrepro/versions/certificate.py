@@ -14,7 +14,7 @@ from pytest_ocrepro.versions.journal import AnyRecord, Fetched, Tried, trials_of
 from pytest_ocrepro.versions.posterior import posterior
 from pytest_ocrepro.versions.search import ANY, State, Why, fold
 
-COMPARE = "https://github.com/anomalyco/opencode/compare/v{}...v{}"
+COMPARE = "https://github.com/anomalyco/opencode/compare/{}...{}"
 LIKELY = 0.5
 
 
@@ -78,6 +78,7 @@ class Certificate(msgspec.Struct, frozen=True, kw_only=True):
     load: tuple[float, float]
     same_bytes: bool
     edited: tuple[int, ...] = ()
+    commits: bool = False
 
     @property
     def named(self) -> bool:
@@ -126,6 +127,7 @@ def certify(records: Sequence[AnyRecord], why: Why, *, edited: tuple[int, ...] =
         load=(min(loads), max(loads)),
         same_bytes=_same_bytes(state, records, best),
         edited=edited,
+        commits=state.plan.commits,
     )
 
 
@@ -177,7 +179,8 @@ def _difference(sides: Sequence[Side]) -> float | None:
 def _compare(state: State, best: Boundary) -> str:
     if best.clean is None or best.failing is None:
         return ""
-    return COMPARE.format(*_in_release_order(state, (best.clean, best.failing)))
+    prefix = "" if state.plan.commits else "v"
+    return COMPARE.format(*(prefix + name for name in _in_release_order(state, (best.clean, best.failing))))
 
 
 def _transitions(state: State) -> Iterator[Answer]:

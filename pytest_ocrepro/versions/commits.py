@@ -91,7 +91,7 @@ def at_checkout(step: Step, reports: Path, *, tell: Callable[[str], None]) -> An
     """:func:`answer` with real trials, their evidence below ``reports``. Raises UsageError: no such scenario."""
     found = find_scenario(step.scenario)
     folder = reports.resolve() / datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
-    made = Trials(folder, find=lambda _: found.node, binary=step.binary.resolve())
+    made = Trials(folder, find=lambda _: found.node, binary=lambda _: step.binary.resolve())
     return answer(msgspec.structs.replace(step, scenario=found.name), made.run, tell=tell)
 
 

@@ -32,6 +32,8 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_
 class Plan(Record, frozen=True, kw_only=True, tag="plan"):
     """The first line: what is done. ``versions`` in release order, ``cached`` those that were here at the start.
 
+    ``commits``: they are commits of a checkout, in the order of its first parents.
+
     ``signature``: what counts as the failure; "": what the failing end shows while it is made sure of, "any": every
     reproduction, else the beginning of a sign (of :class:`Tried`).
     """
@@ -49,6 +51,7 @@ class Plan(Record, frozen=True, kw_only=True, tag="plan"):
     signature: str = ""
     workers: int = 1
     seed: int = 0
+    commits: bool = False
 
 
 class Opened(Record, frozen=True, kw_only=True, tag="opened"):

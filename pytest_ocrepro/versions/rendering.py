@@ -39,7 +39,8 @@ def headline(told: Certificate) -> str:
         return f"No answer: {told.why}"
     best = told.answers[0]
     if told.why is Why.FOUND:
-        among = f"the first {first_last} build among those served here"
+        what = "commit among those that build" if told.commits else "build among those served here"
+        among = f"the first {first_last} {what}"
         again = ""
         if told.not_monotone > FLAGGED:
             again = ", and it came back later" if told.find_fix else ", not for the first time"
@@ -83,7 +84,8 @@ def picture_of(told: Certificate) -> str:
 def _lines(told: Certificate, *, picture: bool) -> Iterator[str]:
     yield f"### {headline(told)}"
     yield ""
-    builds = f"{len(told.tallies)} builds served from {told.first} to {told.last}"
+    what = "commits of the first-parent line" if told.commits else "builds served"
+    builds = f"{len(told.tallies)} {what} from {told.first} to {told.last}"
     yield f"Asked: scenario `{told.scenario}` on the {builds}."
     yield f"Spent: {told.trials} trials, {told.downloads} downloads, {told.seconds / 60:.1f} minutes."
     if told.wanted:
@@ -92,6 +94,7 @@ def _lines(told: Certificate, *, picture: bool) -> Iterator[str]:
     yield from _sides(told)
     if told.compare:
         yield f"Changes: {told.compare}"
+    if told.compare and not told.commits:
         yield f"The commit, in a checkout of opencode: `{_hand_over(told)}`"
     yield from _set_of(told)
     yield from _limits(told)
@@ -138,7 +141,10 @@ def _set_of(told: Certificate) -> Iterator[str]:
 def _limits(told: Certificate) -> Iterator[str]:
     yield ""
     yield "What this does not reach:"
-    yield "- builds that this registry does not serve: a change is dated to the first one served that has it"
+    if told.commits:
+        yield "- commits beside the line of first parents: a change is dated to the merge that brought it"
+    else:
+        yield "- builds that this registry does not serve: a change is dated to the first one served that has it"
     closed = [row for row in told.tallies if row.closed]
     yield from (f"- {row.version} was not tried: {row.closed}" for row in closed[:SHOWN])
     if len(closed) > SHOWN:

@@ -41,7 +41,7 @@ class Trials:
     """Runs trials below ``reports``, at most ``workers`` at a time; builds must be in the cache already.
 
     ``find`` turns a scenario's name into what pytest takes; ``options`` are further options of that pytest.
-    ``binary`` is run instead of a published build, whatever version is asked for.
+    ``binary`` says which program is run for a version, where it is not a published one.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class Trials:
         find: Callable[[str], str],
         workers: int = 1,
         options: Sequence[str] = (),
-        binary: Path | None = None,
+        binary: Callable[[str], Path] | None = None,
         timeout_s: float = TRIAL_TIMEOUT_S,
     ) -> None:
         self._reports = reports
@@ -100,6 +100,7 @@ class Trials:
         return msgspec.structs.replace(
             told,
             scenario=scenario,
+            version=version or told.version,
             seconds=round(seconds, 2),
             load=round(os.getloadavg()[0], 2),
             bundle=str(reports / mine[0].run_id / mine[0].bundle) if mine else "",
@@ -111,7 +112,7 @@ class Trials:
             raise KeyboardInterrupt
 
     def _command(self, scenario: str, version: str, seed: int, reports: Path) -> list[str]:
-        which = {"binary": str(self._binary)} if self._binary else {"version": version}
+        which = {"binary": str(self._binary(version))} if self._binary else {"version": version}
         ours = {**which, "expect": "any", "trials": "1", "seed": str(seed), "reports": str(reports)}
         options = [f"--ocrepro-{name}={value}" for name, value in ours.items()]
         quiet = [
