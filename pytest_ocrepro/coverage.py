@@ -16,16 +16,15 @@ import msgspec
 from pytest_ocrepro.catalogue import catalogue, mark_of, scenario_functions
 from pytest_ocrepro.errors import UsageError
 from pytest_ocrepro.judge.rates import Rate
-from pytest_ocrepro.publish.bundle import RunDir
 from pytest_ocrepro.publish.markdown import table
-from pytest_ocrepro.publish.records import TrialResult
-from pytest_ocrepro.publish.storage import replace
 from pytest_ocrepro.settings import PROFILES
+from pytest_ocrepro.tally import TRIALS, Count, cells_of, merged, read_counts
 from pytest_ocrepro.versions.releases import in_order
 
-REPORTS, TRIALS = "reports.tsv", "trials.tsv"
+REPORTS = "reports.tsv"
 SUBJECTS = "anomalyco/opencode#"
 FOUND = "What we found:"
+RECIPES, WITH = "test_isolation_recipes.py::test_workers_with_a_recipe", " with "
 # Why a report has no scenario; each reason is a word of the table
 REASONS = {
     "system": "needs another system: Windows, WSL, NFS, a /tmp without exec",
@@ -65,6 +64,7 @@ class Coverage(msgspec.Struct, frozen=True, kw_only=True):
 
     reports: tuple[Report, ...]
     rows: tuple[Row, ...]
+    counts: tuple[Count, ...] = ()
 
     @property
     def covered(self) -> tuple[Report, ...]:
@@ -84,16 +84,6 @@ class Coverage(msgspec.Struct, frozen=True, kw_only=True):
         return tuple(in_order({version for row in self.rows for version in row.results}))
 
 
-class Count(msgspec.Struct, frozen=True, kw_only=True):
-    """Trials of one scenario on one version; those that told nothing are not among ``n``."""
-
-    scenario: str
-    version: str
-    rate: Rate
-    inconclusive: int = 0
-    signature: str = ""
-
-
 def coverage(folder: Path | None = None, *, counts: Sequence[Count] = ()) -> Coverage:
     """Of the shipped catalogue, or of another one; ``counts`` are taken in.
 
@@ -104,71 +94,15 @@ def coverage(folder: Path | None = None, *, counts: Sequence[Count] = ()) -> Cov
     reports = read_reports(where / REPORTS)
     names = {one: report.name for report in reports for one in (report.name, *report.same)}
     rows = [row for file in sorted(where.glob("test_*.py")) for row in _rows(file, counts, names)]
-    return Coverage(reports=reports, rows=tuple(rows))
+    return Coverage(reports=reports, rows=tuple(rows), counts=tuple(counts))
 
 
 def read_reports(file: Path) -> tuple[Report, ...]:
     """The table of reports. Raises UsageError."""
     return tuple(
         Report(name=name, same=tuple(same.split()), mechanism=mechanism, reason=reason)
-        for name, same, mechanism, reason in _lines(file, 4)
+        for name, same, mechanism, reason in cells_of(file, 4)
     )
-
-
-def read_counts(file: Path) -> tuple[Count, ...]:
-    """The table of our trials. Raises UsageError."""
-    return tuple(
-        Count(
-            scenario=scenario,
-            version=version,
-            rate=Rate(k=int(k), n=int(n)),
-            inconclusive=int(unknown),
-            signature=signature,
-        )
-        for scenario, version, k, n, unknown, signature in _lines(file, 6)
-    )
-
-
-def counted(results: Iterable[TrialResult]) -> tuple[Count, ...]:
-    """Results of runs, by scenario and version."""
-    cells: dict[tuple[str, str], list[TrialResult]] = {}
-    for one in results:
-        cells.setdefault((one.scenario, one.version), []).append(one)
-    return tuple(_count(scenario, version, told) for (scenario, version), told in sorted(cells.items()))
-
-
-def merged(before: Sequence[Count], after: Sequence[Count]) -> tuple[Count, ...]:
-    """Both; of the same scenario on the same version the longer series is kept, the later one of two as long."""
-    kept = {(one.scenario, one.version): one for one in before}
-    for one in after:
-        old = kept.get((one.scenario, one.version), one)
-        longer = one if one.rate.n >= old.rate.n else old
-        signature = one.signature or old.signature
-        kept[one.scenario, one.version] = msgspec.structs.replace(longer, signature=signature)
-    return tuple(kept[key] for key in sorted(kept))
-
-
-def store(counts: Sequence[Count], folder: Path | None = None) -> None:
-    """Take these counts of scenarios of the catalogue into its own table."""
-    file = (folder or catalogue()) / TRIALS
-    ours = [one for one in counts if one.scenario.startswith("scenarios/")]
-    write_counts(file, merged(read_counts(file), ours))
-
-
-def write_counts(file: Path, counts: Sequence[Count]) -> None:
-    """The table of our trials, a line a cell."""
-    head = "scenario\tversion\treproduced\ttrials\tinconclusive\tsignature\n"
-    lines = [
-        f"{one.scenario}\t{one.version}\t{one.rate.k}\t{one.rate.n}\t{one.inconclusive}\t{one.signature}\n"
-        for one in counts
-    ]
-    replace(file, (head + "".join(lines)).encode())
-
-
-def results_of(runs: Iterable[Path]) -> Iterator[TrialResult]:
-    """Of run directories. Raises BundleError where one is none."""
-    for run in runs:
-        yield from RunDir.read(run).results()
 
 
 def marks_of(file: Path) -> Iterator[tuple[str, dict[str, object]]]:
@@ -179,7 +113,7 @@ def marks_of(file: Path) -> Iterator[tuple[str, dict[str, object]]]:
 
 
 def as_markdown(found: Coverage) -> str:
-    """The table for the README, and below it what is not covered, by reason."""
+    """The table for the README, below it what is not covered, by reason, and what isolates a worker from what."""
     rows = [
         [
             row.title.replace("|", "/"),
@@ -191,7 +125,8 @@ def as_markdown(found: Coverage) -> str:
     ]
     whole = table(["scenario", "reports", *found.versions, "what we found"], rows)
     left = "\n".join(f"- {line}" for line in _left(found))
-    return f"{whole}\n\n{_sum(found)} Not covered:\n\n{left}\n"
+    recipes = "\n\n".join(_recipes(found.counts))
+    return f"{whole}\n\n{_sum(found)} Not covered:\n\n{left}\n" + (f"\n{recipes}\n" if recipes else "")
 
 
 def as_text(found: Coverage) -> str:
@@ -226,34 +161,23 @@ def _left(found: Coverage) -> Iterator[str]:
             yield f"{why} ({len(names)}): {', '.join(names)}"
 
 
+def _recipes(counts: Sequence[Count]) -> Iterator[str]:
+    """A table a version: what a worker has of its own, and how often a mechanism met it nevertheless."""
+    told = [one for one in counts if one.scenario.startswith(f"scenarios/{RECIPES}[") and one.rate.n]
+    for version in in_order({one.version for one in told}):
+        cells = {tuple(one.scenario.split("[")[1][:-1].split(WITH)): one for one in told if one.version == version}
+        mechanisms, recipes = (tuple(dict.fromkeys(key[at] for key in cells)) for at in (0, 1))
+        rows = [[f"`{recipe}`", *(_met(cells.get((one, recipe))) for one in mechanisms)] for recipe in recipes]
+        words = f"A worker of a wrapper on {version} that has this of its own was still met by (k of n trials):"
+        yield f"{words}\n\n{table(['its own', *mechanisms], rows)}"
+
+
+def _met(count: Count | None) -> str:
+    return str(count.rate) if count else ""
+
+
 def _seen(row: Row) -> str:
     return ", ".join(f"{version} {row.results[version].in_words()}" for version in in_order(row.results))
-
-
-def _lines(file: Path, width: int) -> Iterator[list[str]]:
-    """The cells of a table, its head left out."""
-    try:
-        lines = file.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeError) as error:
-        raise UsageError(f"{file} cannot be read ({error}): it comes with the catalogue, install it again") from None
-    for number, line in enumerate(lines[1:], start=2):
-        cells = line.split("\t")
-        if len(cells) != width:
-            raise UsageError(f"{file}:{number} has {len(cells)} cells and not {width}: mend the line")
-        yield cells
-
-
-def _count(scenario: str, version: str, told: Sequence[TrialResult]) -> Count:
-    clear = [one for one in told if one.result != "inconclusive"]
-    seen = [one for one in clear if one.result == "reproduced"]
-    signatures = Counter(one.signature for one in seen if one.signature)
-    return Count(
-        scenario=scenario,
-        version=version,
-        rate=Rate(k=len(seen), n=len(clear)),
-        inconclusive=len(told) - len(clear),
-        signature=signatures.most_common(1)[0][0] if signatures else "",
-    )
 
 
 def _rows(file: Path, counts: Sequence[Count], names: Mapping[str, str]) -> Iterator[Row]:

@@ -54,7 +54,7 @@ from pytest_ocrepro.stage.provider import Provider
 from pytest_ocrepro.stage.registry import Registry
 from pytest_ocrepro.stage.sandbox import Project, Sandbox, make_sandbox, remove_leftovers
 from pytest_ocrepro.stage.server import Answer, Server, free_port
-from pytest_ocrepro.stage.subject import Build
+from pytest_ocrepro.stage.subject import Build, fetch
 from pytest_ocrepro.stage.supervisor import MARKER, Ledger, Supervisor
 from pytest_ocrepro.steps import Furniture, RecordedProvider, RecordedServer, step_waited, waited
 from pytest_ocrepro.sweeps import Sweeps
@@ -205,10 +205,12 @@ class Trial:
         argv = ["opencode", "run", "-m", model, *args, *words]
         return self._start(role, argv, "answer", stdin, environment, deadline_s=deadline_s, fail_fast_s=fail_fast_s)
 
-    def serve(self, *, role: str = "server", args: Sequence[str] = (), **environment: str) -> Server:
+    def serve(
+        self, *, role: str = "server", args: Sequence[str] = (), executable: str = "opencode", **environment: str
+    ) -> Server:
         """Start ``opencode serve`` on a free port and wait until it listens. Raises NotReachedError."""
         port = free_port()
-        argv = ["opencode", "serve", "--port", str(port), "--hostname", "127.0.0.1", *args]
+        argv = [executable, "serve", "--port", str(port), "--hostname", "127.0.0.1", *args]
         environment.setdefault("OPENCODE_ENABLE_QUESTION_TOOL", "1")
         process = self._start(role, argv, "serve", None, environment)
         server = RecordedServer(process, port, self.history, self._watcher)
@@ -235,6 +237,10 @@ class Trial:
             deadline_s=deadline_s,
             fail_fast_s=fail_fast_s,
         )
+
+    def other_build(self, version: str) -> str:
+        """The executable of another published build, from the cache or npm, for :meth:`spawn`. Raises BuildError."""
+        return fetch(version).path
 
     def hold_database(self, mode: str = "IMMEDIATE") -> DatabaseLock:
         """A fault: another process holds SQLite's write lock (``with ocrepro.hold_database("EXCLUSIVE"):``)."""

@@ -1,8 +1,8 @@
-"""A permission that nobody is there to give: a headless run, and its subagent (anomalyco/opencode#41991)."""
+"""Permissions and questions that nobody is there to answer (anomalyco/opencode#41991)."""
 
 import pytest
 
-from pytest_ocrepro import Trial, bash, text, tool
+from pytest_ocrepro import Trial, bash, for_ever, question, text, tool
 
 ISSUES = (
     "anomalyco/opencode#41991",
@@ -10,6 +10,9 @@ ISSUES = (
     "anomalyco/opencode#43888",
     "anomalyco/opencode#36762",
 )
+CHILDS_WORK = "the work of the child"
+TASK = tool("task", description="work", prompt=CHILDS_WORK, subagent_type="general")
+OUTSIDE = {"edit": "write", "a directory outside": "read"}
 
 
 @pytest.mark.ocrepro(
@@ -21,11 +24,72 @@ def test_permission_of_a_subagent(ocrepro: Trial) -> None:
     What we found: 1.14.48 and 1.15.4 wait for an answer that no headless run can give; 1.18.34 goes on.
     """
     ocrepro.configure(permission={"bash": "ask"})
-    ocrepro.provider.script(
-        tool("task", description="work", prompt="the work of the child", subagent_type="general"), text("done")
-    )
-    ocrepro.provider.script(bash("true"), text("the child is done"), when="the work of the child")
+    ocrepro.provider.script(TASK, text("done"))
+    ocrepro.provider.script(bash("true"), text("the child is done"), when=CHILDS_WORK)
     ocrepro.expect(ocrepro.run("hi")).to_finish()
+
+
+@pytest.mark.ocrepro(
+    issue="anomalyco/opencode#41730", covers="anomalyco/opencode#43888", profile="ci",
+    title="subagent needs another permission in a headless run",
+)  # fmt: skip
+@pytest.mark.parametrize("what", OUTSIDE)
+def test_other_permission_of_a_subagent(ocrepro: Trial, what: str) -> None:
+    """The same of an edit, and of a file outside of the project."""
+    ocrepro.configure(permission={"edit": "ask", "external_directory": "ask"})
+    inside = {"filePath": str(ocrepro.project.root / "new.txt"), "content": "a line\n"}
+    given = inside if what == "edit" else {"filePath": "/etc/hostname"}
+    ocrepro.provider.script(TASK, text("done"))
+    ocrepro.provider.script(tool(OUTSIDE[what], **given), text("the child is done"), when=CHILDS_WORK)
+    ocrepro.expect(ocrepro.run("hi")).to_finish()
+
+
+@pytest.mark.ocrepro(
+    issue="anomalyco/opencode#44556", profile="ci", title="run on a session of the server meets a question"
+)
+def test_question_in_a_session_of_the_server(ocrepro: Trial) -> None:
+    """A headless run that goes on with a session made over HTTP has nobody to ask, as in a session of its own."""
+    ocrepro.provider.script(question(), for_ever(text("done")))
+    session = ocrepro.serve().new_session()
+    run = ocrepro.run("hi", args=("--session", session), OPENCODE_ENABLE_QUESTION_TOOL="1")
+    ocrepro.expect(run).to_finish()
+
+
+@pytest.mark.ocrepro(
+    issue="anomalyco/opencode#16367", covers="anomalyco/opencode#14473", profile="ci",
+    title="attached run meets a permission",
+)  # fmt: skip
+def test_permission_of_an_attached_run(ocrepro: Trial) -> None:
+    """A run that is attached to a server must come back when a permission is asked."""
+    ocrepro.configure(permission={"bash": "ask"})
+    ocrepro.provider.script(bash("true"), for_ever(text("done")))
+    server = ocrepro.serve()
+    run = ocrepro.run("hi", args=("--attach", f"http://127.0.0.1:{server.port}"))
+    ocrepro.expect(run).to_finish()
+
+
+@pytest.mark.ocrepro(
+    issue="pingdotgg/t3code#2778", covers="RunMaestro/Maestro#158", profile="ci",
+    title="wrapper is asked for a permission",
+)  # fmt: skip
+@pytest.mark.parametrize("whose", ["the session's", "a subagent's"])
+def test_permission_that_a_wrapper_is_asked_for(ocrepro: Trial, whose: str) -> None:
+    """A wrapper must find every permission in the list of the API, and its reply must lead on."""
+    ocrepro.configure(permission={"bash": "ask"})
+    if whose == "a subagent's":
+        ocrepro.provider.script(TASK, text("done"))
+        ocrepro.provider.script(bash("true"), text("the child is done"), when=CHILDS_WORK)
+    else:
+        ocrepro.provider.script(bash("true"), text("done"))
+    server = ocrepro.serve()
+    session = server.new_session()
+    server.prompt(session, "begin")
+    ocrepro.wait_until(lambda: server.call("GET", "/permission", quiet=True).json, what="a permission asked")
+    asked = server.call("GET", "/permission", purpose="permissions").json[0]["id"]
+    reply = server.call("POST", f"/permission/{asked}/reply", {"reply": "once"}, purpose="the reply")
+    ocrepro.expect(reply).to_be_accepted()
+    ended = server.wait_until_idle(session, 20.0)
+    ocrepro.claim("the turn goes on", held=ended, because="idle" if ended else "still busy 20 s later")
 
 
 @pytest.mark.ocrepro(issue=ISSUES, control=True)
@@ -34,3 +98,12 @@ def test_permission_of_the_run_itself(ocrepro: Trial) -> None:
     ocrepro.configure(permission={"bash": "ask"})
     ocrepro.provider.script(bash("true"), text("done"))
     ocrepro.expect(ocrepro.run("hi")).to_finish()
+
+
+@pytest.mark.ocrepro(issue=("anomalyco/opencode#44556", "anomalyco/opencode#16367"), profile="ci", control=True)
+def test_attached_run_that_needs_nothing(ocrepro: Trial) -> None:
+    """Control: an attached run whose tool is allowed."""
+    ocrepro.provider.script(bash("true"), for_ever(text("done")))
+    server = ocrepro.serve()
+    run = ocrepro.run("hi", args=("--attach", f"http://127.0.0.1:{server.port}"))
+    ocrepro.expect(run).to_finish()

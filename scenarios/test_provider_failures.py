@@ -2,20 +2,51 @@
 
 import pytest
 
-from pytest_ocrepro import Trial, error, for_ever, never_ending, stall_after, text
+from pytest_ocrepro import (
+    Trial,
+    bash,
+    broken_off,
+    error,
+    for_ever,
+    late,
+    never_ending,
+    opened,
+    stall_after,
+    text,
+    tool,
+    with_comments,
+)  # fmt: skip
 
+WORDS = text("one two three")
 SILENT = {
-    "before the headers": stall_after(0, text("one two three")),
-    "in the middle": stall_after(2, text("one two three")),
+    "without headers": late(3600, WORDS),
+    "behind the headers": stall_after(0, WORDS),
+    "in the middle": stall_after(2, WORDS),
     "after the first words": never_ending(),
+    "but for comments": with_comments(0.5, stall_after(2, WORDS)),
+    "in a tool call": opened("bash"),
 }
 LIMIT_S = 20.0
+PATIENCE_S = 60.0  # for what ends at once or never: the start alone takes long on a busy machine
 KNOWN = {"1.14.48": "3/3", "1.18.34": "3/3"}  # of each way
-STALLS = ("anomalyco/opencode#37580", "anomalyco/opencode#40205")
+STALLS = (
+    "anomalyco/opencode#37580",
+    "anomalyco/opencode#43519",
+    "anomalyco/opencode#40205",
+    "anomalyco/opencode#27871",
+)
+CHILD = ("anomalyco/opencode#11865", "anomalyco/opencode#33028", "anomalyco/opencode#37312")
 RETRIES = ("anomalyco/opencode#21960", "anomalyco/opencode#25733")
+CHILDS_WORK = "the work of the child"
+TASK = tool("task", description="work", prompt=CHILDS_WORK, subagent_type="general")
 
 
-@pytest.mark.ocrepro(issue=STALLS, known=KNOWN, profile="ci", title="model falls silent")
+@pytest.mark.ocrepro(
+    issue=STALLS,
+    known={"1.14.48": "15/15", "1.18.34": "15/15"},
+    profile="ci",
+    title="model falls silent",
+)
 @pytest.mark.parametrize("when", SILENT)
 def test_model_that_falls_silent(ocrepro: Trial, when: str) -> None:
     """A run whose model says nothing more must give up or go on within a bound of its own.
@@ -26,8 +57,28 @@ def test_model_that_falls_silent(ocrepro: Trial, when: str) -> None:
     ocrepro.expect(ocrepro.run("hi", deadline_s=LIMIT_S)).to_finish()
 
 
-@pytest.mark.ocrepro(issue=RETRIES, known=KNOWN, profile="ci", title="model refuses for ever")
-@pytest.mark.parametrize("status", [429, 500])
+@pytest.mark.ocrepro(
+    issue=CHILD,
+    profile="ci",
+    title="model falls silent in a subagent",
+    known={"1.14.48": "2/2", "1.18.34": "2/2"},
+)
+@pytest.mark.parametrize("when", ["at once", "after a tool"])
+def test_model_that_falls_silent_in_a_subagent(ocrepro: Trial, when: str) -> None:
+    """A subagent that gets no more words must come to an end, and its parent must be told."""
+    ocrepro.provider.script(TASK, text("done"))
+    before = () if when == "at once" else (bash("true"),)
+    ocrepro.provider.script(*before, stall_after(2, WORDS), when=CHILDS_WORK)
+    ocrepro.expect(ocrepro.run("hi", deadline_s=LIMIT_S)).to_finish()
+
+
+@pytest.mark.ocrepro(
+    issue=RETRIES,
+    known={"1.14.48": "9/9", "1.18.34": "9/9"},
+    profile="ci",
+    title="model refuses for ever",
+)
+@pytest.mark.parametrize("status", [429, 500, 502, 503])
 def test_model_that_refuses_for_ever(ocrepro: Trial, status: int) -> None:
     """A run that is refused again and again must give up within 20 s, or say what it waits for.
 
@@ -37,8 +88,30 @@ def test_model_that_refuses_for_ever(ocrepro: Trial, status: int) -> None:
     ocrepro.expect(ocrepro.run("hi", deadline_s=LIMIT_S)).to_finish()
 
 
-@pytest.mark.ocrepro(issue=(*STALLS, *RETRIES), profile="ci", control=True)
-def test_model_that_refuses_for_good(ocrepro: Trial) -> None:
-    """Control: a status that no retry can mend is told at once."""
-    ocrepro.provider.script(for_ever(error(402)))
-    ocrepro.expect(ocrepro.run("hi")).to_finish()
+@pytest.mark.ocrepro(issue="anomalyco/opencode#42268", profile="ci", title="model refuses for good")
+@pytest.mark.parametrize("status", [400, 401, 403])
+def test_model_that_refuses_for_good(ocrepro: Trial, status: int) -> None:
+    """A status that no retry can mend must end the run at once."""
+    ocrepro.provider.script(for_ever(error(status)))
+    ocrepro.expect(ocrepro.run("hi", fail_fast_s=PATIENCE_S, deadline_s=PATIENCE_S)).to_finish()
+
+
+@pytest.mark.ocrepro(
+    issue="anomalyco/opencode#50062",
+    profile="ci",
+    title="connection reset, then an answer",
+    known={"1.14.48": "1/2"},
+)
+@pytest.mark.parametrize("how", ["eof", "reset"])
+def test_connection_that_breaks_once(ocrepro: Trial, how: str) -> None:
+    """A run whose connection breaks once and whose retry is answered has done its work, and must say so."""
+    ocrepro.provider.script(broken_off(0, WORDS, how=how), for_ever(text("done")))
+    ocrepro.expect(ocrepro.run("hi")).to_complete()
+
+
+@pytest.mark.ocrepro(issue=(*STALLS, *RETRIES, *CHILD), profile="ci", control=True)
+def test_subagent_that_is_answered(ocrepro: Trial) -> None:
+    """Control: the same subagent, whose model answers to the end."""
+    ocrepro.provider.script(TASK, text("done"))
+    ocrepro.provider.script(bash("true"), WORDS, when=CHILDS_WORK)
+    ocrepro.expect(ocrepro.run("hi")).to_complete()

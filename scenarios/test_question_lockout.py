@@ -119,7 +119,9 @@ def test_question_pending(ocrepro: Trial) -> None:
     Stuck(ocrepro, server, "a new prompt").try_new_prompt()
 
 
-@pytest.mark.ocrepro(issue=ISSUE, known=KNOWN, title="question pending, then kill -9 and restart")
+@pytest.mark.ocrepro(
+    issue=ISSUE, covers="anomalyco/opencode#15172", known=KNOWN, title="question pending, then kill -9 and restart"
+)
 def test_question_pending_through_a_crash(ocrepro: Trial) -> None:
     """After kill -9 and a restart the question must be asked again, or its part must have ended."""
     server = ocrepro.serve()

@@ -1,8 +1,9 @@
 """A bash tool whose command has ended and left a process behind (anomalyco/opencode#47350)."""
 
+import psutil
 import pytest
 
-from pytest_ocrepro import Trial, bash, text
+from pytest_ocrepro import Trial, bash, for_ever, prompt_body, text, tool
 
 ISSUES = (
     "anomalyco/opencode#47350",
@@ -11,12 +12,17 @@ ISSUES = (
     "anomalyco/opencode#35241",
 )
 LIMIT_S = 20.0
+SHELLS = 5
 KNOWN = {"1.14.48": "3/3", "1.18.34": "3/3"}  # of each way
 LEFT_BEHIND = {
     "in the background": "sleep 120 &",
     "nohup": "nohup sleep 120 &",
     "setsid": "setsid sleep 120 &",
+    "under timeout": "timeout 1 sh -c 'sleep 120 & wait'",
 }
+CHILDS_WORK = "the work of the child"
+TASK = tool("task", description="work", prompt=CHILDS_WORK, subagent_type="general")
+STUBBORN = "trap '' TERM; while :; do sleep 1; done"
 LET_GO = {
     "redirected": "sleep 120 >/dev/null 2>&1 </dev/null &",
     "setsid redirected": "setsid sleep 120 >/dev/null 2>&1 </dev/null &",
@@ -29,7 +35,13 @@ def run_it(ocrepro: Trial, command: str) -> None:
     ocrepro.expect(ocrepro.run("hi", deadline_s=LIMIT_S)).to_complete()
 
 
-@pytest.mark.ocrepro(issue=ISSUES, known=KNOWN, profile="ci", title="bash tool leaves a process with its output")
+@pytest.mark.ocrepro(
+    issue=ISSUES,
+    covers="anomalyco/opencode#28654",
+    known={"1.14.48": "9/9", "1.18.34": "9/9"},
+    profile="ci",
+    title="bash tool leaves a process with its output",
+)
 @pytest.mark.parametrize("how", LEFT_BEHIND)
 def test_output_that_is_kept_open(ocrepro: Trial, how: str) -> None:
     """The tool must end with its command, whoever still holds its output.
@@ -41,8 +53,78 @@ def test_output_that_is_kept_open(ocrepro: Trial, how: str) -> None:
     run_it(ocrepro, LEFT_BEHIND[how])
 
 
+@pytest.mark.ocrepro(
+    issue="anomalyco/opencode#47546",
+    profile="ci",
+    title="subagent's bash tool leaves a process in a session of its own",
+)
+@pytest.mark.parametrize("how", [*LET_GO, "setsid"])
+def test_process_that_a_subagent_leaves(ocrepro: Trial, how: str) -> None:
+    """A subagent must end with its command, as the run's own agent does, whatever lives on."""
+    ocrepro.provider.script(TASK, text("done"))
+    ocrepro.provider.script(bash({**LEFT_BEHIND, **LET_GO}[how]), text("the child is done"), when=CHILDS_WORK)
+    ocrepro.expect(ocrepro.run("hi", deadline_s=LIMIT_S)).to_complete()
+
+
+@pytest.mark.ocrepro(
+    issue=("anomalyco/opencode#16721", "anomalyco/opencode#43277"), profile="ci", title="abort of a command"
+)
+@pytest.mark.parametrize("command", ["that ignores TERM", "that has left a process"])
+def test_abort_of_a_command(ocrepro: Trial, command: str) -> None:
+    """Behind an abort the session must be idle, take a new prompt, and the command must be gone."""
+    line = STUBBORN if command == "that ignores TERM" else LEFT_BEHIND["in the background"]
+    ocrepro.provider.script(bash(line), for_ever(text("went on")))
+    server = ocrepro.serve()
+    session = server.new_session()
+    server.prompt(session, "begin")
+    ocrepro.wait_until(lambda: any("sleep" in one for one in ocrepro.alive(tools_only=True)), what="the command")
+    ocrepro.expect(server.call("POST", f"/session/{session}/abort", purpose="abort")).to_be_accepted()
+    idle = server.wait_until_idle(session, LIMIT_S)
+    ocrepro.claim("the session is idle", held=idle, because="idle" if idle else f"busy {LIMIT_S:g} s later")
+    path = f"/session/{session}/message"
+    more = server.call("POST", path, prompt_body("go on"), purpose="a new prompt", timeout_s=LIMIT_S)
+    ocrepro.expect(more).to_be_accepted()
+    left = [one for one in ocrepro.alive(tools_only=True) if "sleep" in one]
+    ocrepro.claim(
+        "the command is gone",
+        held=not left,
+        because="; ".join(left) or "nothing of it is alive",
+        finding="surviving-process" if left else "",
+    )
+
+
 @pytest.mark.ocrepro(issue=ISSUES, profile="ci", control=True)
 @pytest.mark.parametrize("how", LET_GO)
 def test_output_that_is_let_go(ocrepro: Trial, how: str) -> None:
     """Control: the same processes, whose output goes elsewhere."""
     run_it(ocrepro, LET_GO[how])
+
+
+@pytest.mark.ocrepro(issue=("anomalyco/opencode#47546", "anomalyco/opencode#16721"), profile="ci", control=True)
+def test_abort_of_a_plain_command(ocrepro: Trial) -> None:
+    """Control: an abort of a command that ends when it is told to."""
+    ocrepro.provider.script(bash("exec sleep 120"), for_ever(text("went on")))
+    server = ocrepro.serve()
+    session = server.new_session()
+    server.prompt(session, "begin")
+    ocrepro.wait_until(lambda: any("sleep" in one for one in ocrepro.alive(tools_only=True)), what="the command")
+    ocrepro.expect(server.call("POST", f"/session/{session}/abort", purpose="abort")).to_be_accepted()
+    idle = server.wait_until_idle(session, LIMIT_S)
+    ocrepro.claim("the session is idle", held=idle, because="idle" if idle else f"busy {LIMIT_S:g} s later")
+
+
+@pytest.mark.ocrepro(issue="anomalyco/opencode#29506", profile="ci", title="shells that have ended")
+def test_shells_that_have_ended(ocrepro: Trial) -> None:
+    """A server must collect the shells of its tools, one after the other."""
+    ocrepro.provider.script(*[bash("true")] * SHELLS, text("done"))
+    server = ocrepro.serve()
+    path = f"/session/{server.new_session()}/message"
+    ocrepro.expect(server.call("POST", path, prompt_body("go"), purpose="prompt", timeout_s=60)).to_be_accepted()
+    family = psutil.Process(server.process.pid).children(recursive=True)
+    dead = [f"{one.pid} {one.name()}" for one in family if one.status() == psutil.STATUS_ZOMBIE]
+    ocrepro.claim(
+        "no dead shell is left",
+        held=not dead,
+        because="; ".join(dead) or f"{SHELLS} were collected",
+        finding="dead-child" if dead else "",
+    )

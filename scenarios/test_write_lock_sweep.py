@@ -2,7 +2,7 @@
 
 import pytest
 
-from pytest_ocrepro import Trial, for_ever, text
+from pytest_ocrepro import Trial, bash, for_ever, held, text, together, tool
 
 ISSUES = (
     "anomalyco/opencode#47566",
@@ -10,7 +10,15 @@ ISSUES = (
     "anomalyco/opencode#38849",
     "anomalyco/opencode#48416",
 )
+TURN = ("anomalyco/opencode#47567", "anomalyco/opencode#29107", "anomalyco/opencode#19521")
 WITHIN_S, BEYOND_S = (1.0, 4.0), 14.0  # every build sets a busy_timeout of 5 s, and writes first some seconds in
+IN_A_TURN_S = 8.0
+TODO = tool("todowrite", todos=[{"content": "one", "status": "pending", "priority": "high", "id": "1"}])
+POINTS = {
+    "at the words": (text("done"),),
+    "behind a tool": (bash("true"), text("done")),
+    "at two lists of things to do": (together(TODO, TODO), text("done")),
+}
 
 
 def hold_for(ocrepro: Trial, seconds: float) -> None:
@@ -19,6 +27,19 @@ def hold_for(ocrepro: Trial, seconds: float) -> None:
     ocrepro.run("hi", role="warm-up").wait_for_end()
     with ocrepro.hold_database("IMMEDIATE"):
         run = ocrepro.run("hi")
+        run.wait(seconds)
+    ocrepro.expect(run).to_complete()
+
+
+def hold_in_a_turn(ocrepro: Trial, point: str, seconds: float) -> None:
+    """Somebody else's transaction from the moment before the model answers, for so long."""
+    barrier = ocrepro.provider.barrier()
+    first, *rest = POINTS[point]
+    ocrepro.provider.script(held(barrier, first), *rest)
+    run = ocrepro.run("hi")
+    barrier.wait_for_arrival()
+    with ocrepro.hold_database("IMMEDIATE"):
+        barrier.open()
         run.wait(seconds)
     ocrepro.expect(run).to_complete()
 
@@ -33,8 +54,24 @@ def test_lock_held_beyond_the_busy_timeout(ocrepro: Trial) -> None:
     hold_for(ocrepro, BEYOND_S)
 
 
+@pytest.mark.ocrepro(
+    issue=TURN, covers="anomalyco/opencode#40029", profile="ci", title="write lock held for 8 s in a turn"
+)
+@pytest.mark.parametrize("point", POINTS)
+def test_lock_held_in_a_turn(ocrepro: Trial, point: str) -> None:
+    """A turn that meets a writer of 8 s should live through it, or end with a word about the database."""
+    hold_in_a_turn(ocrepro, point, IN_A_TURN_S)
+
+
 @pytest.mark.ocrepro(issue=ISSUES, profile="ci", control=True)
 @pytest.mark.parametrize("seconds", WITHIN_S)
 def test_lock_held_within_the_busy_timeout(ocrepro: Trial, seconds: float) -> None:
     """Control: a writer that ends within the timeout is waited for."""
     hold_for(ocrepro, seconds)
+
+
+@pytest.mark.ocrepro(issue=TURN, profile="ci", control=True)
+@pytest.mark.parametrize("point", POINTS)
+def test_lock_held_for_a_moment_in_a_turn(ocrepro: Trial, point: str) -> None:
+    """Control: the same in a turn, for a second."""
+    hold_in_a_turn(ocrepro, point, 1.0)

@@ -15,6 +15,8 @@ from pytest_ocrepro.judge.rates import Rate
 from pytest_ocrepro.publish.bundle import RunDir
 from pytest_ocrepro.publish.records import TrialResult
 from pytest_ocrepro.settings import Mark
+from pytest_ocrepro.tally import TRIALS as TABLE
+from pytest_ocrepro.tally import counted, read_counts, store
 
 ROOT = Path(pytest_ocrepro.__file__).parent.parent
 REPORTS = """report\tthe same\tmechanism\tnot covered
@@ -47,7 +49,7 @@ def test_two(ocrepro): ...
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     (tmp_path / room.REPORTS).write_text(REPORTS)
-    (tmp_path / room.TRIALS).write_text(TRIALS)
+    (tmp_path / TABLE).write_text(TRIALS)
     (tmp_path / "test_s.py").write_text(SCENARIOS)
     return tmp_path
 
@@ -80,17 +82,26 @@ def test_the_words_for_a_terminal_and_for_the_readme(folder: Path) -> None:
     assert re.search(r"^- of version 2, .* \(1\): oc#2$", markdown, re.MULTILINE)
 
 
+def test_what_isolates_a_worker_is_a_table_of_its_own(folder: Path) -> None:
+    met = {"write lock with nothing": "reproduced", "write lock with HOME": "not-seen"}
+    met["cold start with nothing"] = "not-seen"
+    store(counted(result(f"scenarios/{room.RECIPES}[{name}]", outcome) for name, outcome in met.items()), folder)
+    markdown = room.as_markdown(room.coverage(folder))
+    assert "| its own | cold start | write lock |\n| --- | --- | --- |\n| `nothing` | 0/1 | 1/1 |" in markdown
+    assert "| `HOME` |  | 0/1 |" in markdown
+
+
 def test_results_of_runs_are_counted_and_the_longer_series_is_kept(folder: Path) -> None:
     name = "scenarios/test_s.py::test_one[x]"
     told = [result(name, "reproduced", signature="s")] * 2 + [result(name, "inconclusive")]
-    (count,) = room.counted(told)
+    (count,) = counted(told)
     assert (count.rate, count.inconclusive, count.signature) == (Rate(k=2, n=2), 1, "s")
-    room.store([count, *room.counted([result("mine.py::test_x", "reproduced")])], folder)
-    kept = {(one.scenario, one.version): one for one in room.read_counts(folder / room.TRIALS)}
+    store([count, *counted([result("mine.py::test_x", "reproduced")])], folder)
+    kept = {(one.scenario, one.version): one for one in read_counts(folder / TABLE)}
     assert len(kept) == 3  # a scenario of the user's own is none of the catalogue
     assert kept[name, "1.15.4"].rate == Rate(k=2, n=3)
-    longer = room.counted([result(name, "not-seen")] * 4)
-    room.store(longer, folder)
+    longer = counted([result(name, "not-seen")] * 4)
+    store(longer, folder)
     assert room.coverage(folder).rows[0].results["1.15.4"] == Rate(k=1, n=7)
     assert room.coverage(folder).rows[0].signature == "s"
 
@@ -109,7 +120,7 @@ def test_what_cannot_be_read_is_named(folder: Path, file: str, text: str, words:
 
 
 def test_a_table_that_is_missing_is_named(folder: Path) -> None:
-    (folder / room.TRIALS).unlink()
+    (folder / TABLE).unlink()
     with pytest.raises(UsageError, match=r"trials.tsv cannot be read .* install it again"):
         room.coverage(folder)
 
@@ -142,7 +153,7 @@ def test_a_report_is_covered_or_says_why_not() -> None:
 def test_the_known_lists_say_what_our_trials_saw() -> None:
     """A version stands in a mark when, and only when, the failure was seen on it."""
     for file in sorted((ROOT / "scenarios").glob("test_*.py")):
-        counts = [one for one in room.read_counts(file.parent / room.TRIALS) if f"/{file.name}::" in one.scenario]
+        counts = [one for one in read_counts(file.parent / TABLE) if f"/{file.name}::" in one.scenario]
         for test, mark in room.marks_of(file):
             own = [one for one in counts if one.scenario.split("[")[0].endswith(f"::{test}")]
             seen = {one.version for one in own if one.rate.k}

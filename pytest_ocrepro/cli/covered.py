@@ -19,9 +19,11 @@ def catalogue(runs: tuple[Path, ...], *, markdown: bool, write: bool) -> None:
     RUN: run directories whose results are counted in; of one scenario on one version the longer series is kept.
     """
     from pytest_ocrepro import coverage as room
+    from pytest_ocrepro import tally
+    from pytest_ocrepro.catalogue import catalogue as folder
 
-    counts = room.counted(room.results_of(runs))
+    counts = tally.counted(tally.results_of(runs))
     found = room.coverage(counts=counts)
     if write:
-        room.store(counts)
+        tally.store(counts, folder())
     click.echo(room.as_markdown(found) if markdown else room.as_text(found), nl=not markdown)

@@ -1,0 +1,43 @@
+"""A run whose model has said its last word (anomalyco/opencode#44901)."""
+
+import shutil
+
+import pytest
+
+from pytest_ocrepro import Trial, bash, broken_off, for_ever, text
+
+STAYS = ("anomalyco/opencode#44901", "anomalyco/opencode#17516", "anomalyco/opencode#3213")
+RUNS = 5
+
+
+@pytest.mark.ocrepro(issue=STAYS, profile="ci", title="last answer, and then the end")
+@pytest.mark.parametrize("turn", ["words", "a tool and words"])
+def test_last_answer_and_then_the_end(ocrepro: Trial, turn: str) -> None:
+    """Each of five runs, one after the other, must end once its model has finished."""
+    for _ in range(RUNS):
+        ocrepro.provider.script(*(() if turn == "words" else (bash("true"),)), text("done"))
+        ocrepro.expect(ocrepro.run("hi", args=("--format", "json"))).to_complete()
+
+
+@pytest.mark.ocrepro(issue="anomalyco/opencode#28605", profile="ci", title="directory without git")
+def test_directory_without_git(ocrepro: Trial) -> None:
+    """A run must answer in a directory that is no repository."""
+    shutil.rmtree(ocrepro.project.root / ".git")
+    ocrepro.provider.script(for_ever(text("done")))
+    run = ocrepro.run("hi")
+    ocrepro.expect(run).to_complete()
+    ocrepro.claim("the answer is printed", held="done" in run.output, because=" ".join(run.output.split())[-80:])
+
+
+@pytest.mark.ocrepro(issue="anomalyco/opencode#4384", profile="ci", title="answer without a finish")
+def test_answer_without_a_finish(ocrepro: Trial) -> None:
+    """A local server that closes behind its last word, with no finish, must not keep the run for ever."""
+    ocrepro.provider.script(for_ever(broken_off(4, text("one two three"))))
+    ocrepro.expect(ocrepro.run("hi", deadline_s=20.0)).to_finish()
+
+
+@pytest.mark.ocrepro(issue=STAYS, profile="ci", control=True)
+def test_one_answer(ocrepro: Trial) -> None:
+    """Control: one run."""
+    ocrepro.provider.script(text("done"))
+    ocrepro.expect(ocrepro.run("hi")).to_complete()

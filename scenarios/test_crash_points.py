@@ -1,0 +1,94 @@
+"""kill -9 of the server at one point of a turn after the other, and a restart (anomalyco/opencode#19023)."""
+
+import pytest
+
+from pytest_ocrepro import Server, Trial, bash, never_ending, text, together, tool
+
+ISSUES = ("anomalyco/opencode#19023", "anomalyco/opencode#10616")
+WRAPPERS = (
+    "openchamber/openchamber#2577",
+    "openchamber/openchamber#2943",
+    "openchamber/openchamber#2421",
+)
+CHILDS_WORK = "the work of the child"
+LIMIT_S = 20.0
+
+
+def tools_run(ocrepro: Trial, count: int) -> None:
+    """Wait until so many commands of the bash tool run."""
+    ocrepro.wait_until(
+        lambda: sum("sleep 300" in line.split(" ", 1)[1][:9] for line in ocrepro.alive(tools_only=True)) >= count,
+        what=f"{count} commands running",
+    )
+
+
+def reach(ocrepro: Trial, server: Server, point: str) -> str:
+    """A session that has come to this point of its turn; its id."""
+    session = server.new_session()
+    if point == "in the words":
+        ocrepro.provider.script(never_ending(), text("went on"))
+    elif point == "in four commands":
+        ocrepro.provider.script(together(*[bash("sleep 300")] * 4), text("went on"))
+    elif point == "in a subagent":
+        ocrepro.provider.script(
+            tool("task", description="work", prompt=CHILDS_WORK, subagent_type="general"), text("went on")
+        )
+        ocrepro.provider.script(bash("sleep 300"), text("child"), when=CHILDS_WORK)
+    else:
+        ocrepro.provider.script(bash("true"), text("went on"))
+    server.prompt(session, "begin")
+    if point == "in the words":
+        ocrepro.provider.wait_for_request()
+    elif point == "at a permission":
+        ocrepro.wait_until(lambda: server.call("GET", "/permission", quiet=True).json, what="a permission asked")
+    else:
+        tools_run(ocrepro, 4 if point == "in four commands" else 1)
+    return session
+
+
+def check(ocrepro: Trial, server: Server, session: str) -> None:
+    """What must be true after the restart."""
+    ocrepro.expect(ocrepro.database("after the restart")).to_have_no_orphans()
+    before = len(ocrepro.provider.requests())
+    body = {"parts": [{"type": "text", "text": "go on"}], "model": {"providerID": "mock", "modelID": "m1"}}
+    path = f"/session/{session}/message"
+    ocrepro.expect(server.call("POST", path, body, purpose="a new prompt", timeout_s=LIMIT_S)).to_be_accepted()
+    asked = ocrepro.provider.requests()[before:]
+    open_calls = [name for request in asked for name in request.unanswered]
+    ocrepro.claim(
+        "the model is told a result of each of its calls",
+        held=not open_calls if asked else None,
+        because=f"without one: {', '.join(open_calls)}" if open_calls else f"{len(asked)} request(s), all whole",
+        finding="call-without-result" if open_calls else "",
+    )
+
+
+@pytest.mark.ocrepro(
+    issue=ISSUES,
+    covers=WRAPPERS,
+    profile="ci",
+    title="server killed at a point of its turn",
+    known={"1.18.34": "4/4"},
+)
+@pytest.mark.parametrize("point", ["in the words", "in four commands", "in a subagent", "at a permission"])
+def test_server_killed_at_a_point(ocrepro: Trial, point: str) -> None:
+    """After a restart nothing stays unfinished, a prompt is answered, and the model's transcript is whole."""
+    if point == "at a permission":
+        ocrepro.configure(permission={"bash": "ask"})
+    server = ocrepro.serve()
+    session = reach(ocrepro, server, point)
+    server.process.kill()
+    check(ocrepro, ocrepro.serve(role="server-again"), session)
+
+
+@pytest.mark.ocrepro(issue=ISSUES, profile="ci", control=True)
+def test_server_killed_after_its_turn(ocrepro: Trial) -> None:
+    """Control: the same kill and restart once the turn is over."""
+    ocrepro.provider.script(together(*[bash("true")] * 4), text("done"), text("went on"))
+    server = ocrepro.serve()
+    session = server.new_session()
+    server.prompt(session, "begin")
+    ocrepro.provider.wait_for_request(2, timeout_s=60)
+    server.wait_until_idle(session)
+    server.process.kill()
+    check(ocrepro, ocrepro.serve(role="server-again"), session)

@@ -1,0 +1,115 @@
+"""What a run leaves behind, or finds, in places that others use too (anomalyco/opencode#21427)."""
+
+import shutil
+import sqlite3
+from contextlib import closing
+
+import pytest
+
+from pytest_ocrepro import Trial, bash, for_ever, text
+
+RUNS = 3
+PAGE_BYTES = 4096
+FEW, MANY = 40, 400
+STEEPER = 3.0
+
+
+@pytest.mark.ocrepro(issue="anomalyco/opencode#21427", profile="ci", title="temporary directory behind several runs")
+def test_temporary_directory_behind_several_runs(ocrepro: Trial) -> None:
+    """What a run unpacks into the temporary directory must go with it, or be used by the next."""
+    ocrepro.provider.script(for_ever(text("done")))
+    sizes = []
+    for _ in range(RUNS):
+        ocrepro.expect(ocrepro.run("hi")).to_complete()
+        places = (ocrepro.sandbox.root / "tmp").rglob("*")
+        sizes.append(sum(path.stat().st_size for path in places if path.is_file()))
+    grown = sizes[-1] > sizes[0] + 1_000_000
+    ocrepro.claim(
+        "the temporary directory does not grow with each run",
+        held=not grown,
+        because=", ".join(f"{size / 1e6:.1f} MB" for size in sizes),
+        finding="grown-directory" if grown else "",
+    )
+
+
+@pytest.mark.ocrepro(issue="anomalyco/opencode#37821", profile="ci", title="database with damaged pages")
+def test_database_with_damaged_pages(ocrepro: Trial) -> None:
+    """A run on a damaged database must end with a word about it, or do without."""
+    ocrepro.provider.script(for_ever(text("done")))
+    ocrepro.run("hi", role="warm-up").wait_for_end(60.0)
+    with closing(sqlite3.connect(ocrepro.sandbox.database)) as connection:
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    with ocrepro.sandbox.database.open("r+b") as file:
+        file.seek(PAGE_BYTES)
+        file.write(b"\xa5" * (8 * PAGE_BYTES))
+    run = ocrepro.run("hi")
+    ocrepro.expect(run).to_finish()
+    ocrepro.expect(run).to_name_what_it_waits_for("opencode.db", "database")
+
+
+def event_bytes(ocrepro: Trial, words: int) -> float:
+    """Bytes in the table of events for each word of an answer."""
+    ocrepro.provider.script(text(" ".join(f"w{number}" for number in range(words))))
+    ocrepro.expect(ocrepro.run("hi")).to_complete()
+    with closing(sqlite3.connect(f"file:{ocrepro.sandbox.database}?mode=ro", uri=True)) as connection:
+        tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+        if "event" not in tables:
+            pytest.skip("this build stores no events")
+        (total,) = connection.execute("SELECT coalesce(sum(length(data)), 0) FROM event").fetchone()
+    return float(total) / words
+
+
+@pytest.mark.ocrepro(issue="anomalyco/opencode#33356", profile="ci", title="stored events of a long answer")
+def test_stored_events_of_a_long_answer(ocrepro: Trial) -> None:
+    """What is stored of an answer must grow with its length, and not with its square."""
+    few = event_bytes(ocrepro, FEW)
+    with closing(sqlite3.connect(ocrepro.sandbox.database)) as connection:
+        connection.execute("DELETE FROM event")
+        connection.commit()
+    many = event_bytes(ocrepro, MANY)
+    steep = many > STEEPER * few
+    ocrepro.claim(
+        "the bytes stored for each word do not grow with the answer",
+        held=not steep,
+        because=f"{few:.0f} a word of {FEW}, {many:.0f} a word of {MANY}",
+        finding="grown-database" if steep else "",
+    )
+
+
+@pytest.mark.ocrepro(
+    issue="nexu-io/open-design#3807", profile="ci", title="opencode beneath the bash tool of another one"
+)
+def test_opencode_beneath_another_one(ocrepro: Trial) -> None:
+    """An opencode that is started by another one's tool must answer, whatever it inherits."""
+    ocrepro.provider.script(bash("opencode run -m mock/m2 inner </dev/null"), text("done"))
+    ocrepro.provider.script(for_ever(text("the inner one is done")), model="m2")
+    run = ocrepro.run("hi", deadline_s=90.0)
+    ocrepro.expect(run).to_complete()
+    asked = [request.model for request in ocrepro.provider.requests() if not request.title]
+    ocrepro.claim("the inner one asks its model", held="m2" in asked, because=f"models asked: {', '.join(asked)}")
+
+
+@pytest.mark.ocrepro(issue="anomalyco/opencode#14970", profile="ci", title="newer build beside an older one's server")
+def test_newer_build_beside_an_older_server(ocrepro: Trial) -> None:
+    """A server of an older build must go on when a newer one has used the same database."""
+    ocrepro.provider.script(for_ever(text("done")))
+    old = ocrepro.other_build("1.2.27")
+    older = ocrepro.serve(role="older", executable=old)
+    session = older.new_session()
+    ocrepro.expect(ocrepro.run("hi", deadline_s=90.0)).to_complete()
+    body = {"parts": [{"type": "text", "text": "go on"}], "model": {"providerID": "mock", "modelID": "m1"}}
+    path = f"/session/{session}/message"
+    ocrepro.expect(older.call("POST", path, body, purpose="a prompt", timeout_s=20)).to_be_accepted()
+
+
+@pytest.mark.ocrepro(
+    issue=("anomalyco/opencode#21427", "anomalyco/opencode#37821", "nexu-io/open-design#3807"),
+    profile="ci",
+    control=True,
+)
+def test_one_run_in_a_fresh_place(ocrepro: Trial) -> None:
+    """Control: one run, whose places are new and whole."""
+    shutil.rmtree(ocrepro.sandbox.root / "tmp")
+    (ocrepro.sandbox.root / "tmp").mkdir()
+    ocrepro.provider.script(bash("true"), for_ever(text("done")))
+    ocrepro.expect(ocrepro.run("hi")).to_complete()

@@ -1,0 +1,69 @@
+"""Plugins that wait for something that never comes, and a registry that is away (anomalyco/opencode#46161)."""
+
+import pytest
+
+from pytest_ocrepro import Trial, for_ever, text
+
+WAITS = ("anomalyco/opencode#46161", "anomalyco/opencode#7741", "anomalyco/opencode#23147")
+OTHERS = ("grafana/agento11y#688", "code-yeongyu/oh-my-openagent#1304")
+REGISTRY = ("anomalyco/opencode#44684", "anomalyco/opencode#47212", "anomalyco/opencode#47430")
+LOG = 'await client.app.log({body: {service: "p", level: "info", message: "m"}})'
+PLUGINS = {
+    "asks the server while it is loaded": f"export const P = async ({{client}}) => {{ {LOG}; return {{}} }}\n",
+    "asks for the providers in its config hook": (
+        "export const P = async ({client}) => ({config: async () => { await client.config.providers() }})\n"
+    ),
+    "never returns": "export const P = async () => { await new Promise(() => {}); return {} }\n",
+    "never returns from its config hook": "export const P = async () => ({config: () => new Promise(() => {})})\n",
+}
+QUIET = "export const P = async () => ({})\n"
+LIMIT_S = 20.0
+
+
+@pytest.mark.ocrepro(issue=WAITS, covers=OTHERS, profile="ci", title="plugin that waits in its start")
+@pytest.mark.parametrize("plugin", PLUGINS)
+def test_plugin_that_waits_in_its_start(ocrepro: Trial, plugin: str) -> None:
+    """A run must ask its model, or say which plugin it waits for, whatever a plugin does in its start."""
+    ocrepro.project.add_plugin(text=PLUGINS[plugin])
+    ocrepro.provider.script(for_ever(text("done")))
+    ocrepro.expect(ocrepro.run("hi", deadline_s=LIMIT_S)).to_complete()
+
+
+@pytest.mark.ocrepro(issue=REGISTRY, profile="ci", title="plugin and a registry that is away")
+@pytest.mark.parametrize("registry", ["is silent", "refuses"])
+def test_plugin_and_a_registry_that_is_away(ocrepro: Trial, registry: str) -> None:
+    """A plugin that imports nothing must not make a run wait for the registry."""
+    if registry == "is silent":
+        ocrepro.registry.stall()
+    else:
+        ocrepro.registry.refuse()
+    ocrepro.project.add_plugin(text=QUIET)
+    ocrepro.provider.script(for_ever(text("done")))
+    ocrepro.expect(ocrepro.run("hi", deadline_s=LIMIT_S)).to_complete()
+
+
+@pytest.mark.ocrepro(issue="anomalyco/opencode#31463", profile="ci", title="plugin from npm and a silent registry")
+def test_plugin_from_npm_and_a_silent_registry(ocrepro: Trial) -> None:
+    """A plugin that must be fetched, and cannot be, is to be told and left out."""
+    ocrepro.registry.stall()
+    ocrepro.configure(plugin=["a-plugin-of-somebody@latest"])
+    ocrepro.provider.script(for_ever(text("done")))
+    ocrepro.expect(ocrepro.run("hi", deadline_s=LIMIT_S)).to_complete()
+
+
+@pytest.mark.ocrepro(issue="anomalyco/opencode#5338", profile="ci", title="list of models and a silent network")
+def test_list_of_models_and_a_silent_network(ocrepro: Trial) -> None:
+    """A run that knows its model must not wait for the list of all models."""
+    ocrepro.registry.stall()
+    ocrepro.provider.script(for_ever(text("done")))
+    models = ocrepro.registry.url.rstrip("/")
+    run = ocrepro.run("hi", deadline_s=LIMIT_S, OPENCODE_DISABLE_MODELS_FETCH="", OPENCODE_MODELS_URL=models)
+    ocrepro.expect(run).to_complete()
+
+
+@pytest.mark.ocrepro(issue=(*WAITS, *REGISTRY), profile="ci", control=True)
+def test_plugin_that_does_nothing(ocrepro: Trial) -> None:
+    """Control: a plugin that returns at once, and a registry that answers."""
+    ocrepro.project.add_plugin(text=QUIET)
+    ocrepro.provider.script(for_ever(text("done")))
+    ocrepro.expect(ocrepro.run("hi")).to_complete()

@@ -1,0 +1,96 @@
+"""Several programs on one data directory: two servers, runs beside a server (anomalyco/opencode#49367, #50348)."""
+
+import sys
+from contextlib import suppress
+
+import psutil
+import pytest
+
+from pytest_ocrepro import NotReachedError, Server, Trial, for_ever, held, prompt_body, text
+
+COMMIT = ("git", "-c", "user.name=a", "-c", "user.email=a@b", "commit", "-q", "--allow-empty", "-m", "first")
+SAME = (
+    "anomalyco/opencode#50348",
+    "anomalyco/opencode#41806",
+    "anomalyco/opencode#40439",
+    "anomalyco/opencode#35870",
+)
+RUNS, BURNERS = 3, 2
+PATIENCE_S = 60.0
+TAKEN_UP_WITHIN_S = 15.0
+
+
+@pytest.mark.ocrepro(issue="anomalyco/opencode#49367", profile="ci", title="two servers work on one session")
+def test_two_servers_on_one_session(ocrepro: Trial) -> None:
+    """While one server answers in a session, another one on the same data must refuse or wait."""
+    barrier = ocrepro.provider.barrier()
+    ocrepro.provider.script(for_ever(held(barrier, text("done"))))
+    first, second = ocrepro.serve(role="first-server"), ocrepro.serve(role="second-server")
+    session = first.new_session()
+    first.prompt(session, "one")
+    barrier.wait_for_arrival()
+    answer = second.prompt(session, "two")
+    with suppress(NotReachedError):
+        barrier.wait_for_arrival(timeout_s=TAKEN_UP_WITHIN_S)
+    asked = [request for request in ocrepro.provider.requests() if not request.title]
+    pids = {request.pid for request in asked}
+    ocrepro.claim(
+        "one process at a time works on a session",
+        held=len(pids) == 1,
+        because=f"the model is asked by {len(pids)} process(es) at once; the second prompt: {answer.status}",
+        finding="" if len(pids) == 1 else "two-owners",
+    )
+    barrier.open()
+
+
+@pytest.mark.ocrepro(issue="anomalyco/opencode#49367", profile="ci", control=True)
+def test_two_servers_one_after_the_other(ocrepro: Trial) -> None:
+    """Control: the second server is asked when the first has ended its turn."""
+    ocrepro.provider.script(for_ever(text("done")))
+    first, second = ocrepro.serve(role="first-server"), ocrepro.serve(role="second-server")
+    session = first.new_session()
+    for server in (first, second):
+        path = f"/session/{session}/message"
+        answer = server.call("POST", path, prompt_body("one"), purpose="prompt", timeout_s=20)
+        ocrepro.expect(answer).to_be_accepted()
+
+
+def dead_children(server: Server) -> list[str]:
+    """Children of the server that have ended and that it has not collected."""
+    with suppress(psutil.NoSuchProcess):
+        family = psutil.Process(server.process.pid).children(recursive=True)
+        return [f"{one.pid} {one.name()}" for one in family if one.status() == psutil.STATUS_ZOMBIE]
+    return []
+
+
+@pytest.mark.ocrepro(
+    issue=SAME, covers="pingdotgg/t3code#9065", profile="ci", title="runs beside a server in one project"
+)
+@pytest.mark.parametrize("project", ["with a commit", "without a commit", "with a commit and under load"])
+def test_runs_beside_an_idle_server(ocrepro: Trial, project: str) -> None:
+    """Runs in the project of a server that idles must be answered, and no child of git may stay uncollected."""
+    if project != "without a commit":
+        ocrepro.spawn(COMMIT, role="git").wait_for_end()
+    for _ in range(BURNERS if project.endswith("load") else 0):
+        ocrepro.spawn([sys.executable, "-c", "while True: pass"], role="burner")
+    ocrepro.provider.script(for_ever(text("done")))
+    server = ocrepro.serve()
+    server.new_session()
+    for _ in range(RUNS):
+        ocrepro.expect(ocrepro.run("hi", deadline_s=PATIENCE_S, fail_fast_s=PATIENCE_S)).to_complete()
+    dead = dead_children(server)
+    ocrepro.claim(
+        "the server has collected its children",
+        held=not dead,
+        because="; ".join(dead) or "none is dead and there",
+        finding="dead-child" if dead else "",
+    )
+
+
+@pytest.mark.ocrepro(issue=SAME, profile="ci", control=True)
+def test_runs_without_a_server(ocrepro: Trial) -> None:
+    """Control: the same runs with nobody beside them."""
+    ocrepro.spawn(COMMIT, role="git").wait_for_end()
+    ocrepro.provider.script(for_ever(text("done")))
+    for _ in range(RUNS):
+        ocrepro.expect(ocrepro.run("hi")).to_complete()

@@ -1,0 +1,55 @@
+"""Many subagents at once, and one that is started over HTTP (anomalyco/opencode#37548)."""
+
+import pytest
+
+from pytest_ocrepro import Trial, for_ever, prompt_body, text, together, tool
+
+CHILDS_WORK = "the work of the child"
+TASK = tool("task", description="work", prompt=CHILDS_WORK, subagent_type="general")
+
+
+def all_were_asked(ocrepro: Trial, children: int, *, printed: str) -> None:
+    """Each child has asked its model, and the parent has gone on behind them."""
+    asked = [request for request in ocrepro.provider.requests() if not request.title]
+    of_children = sum(CHILDS_WORK in request.last_text for request in asked)
+    ocrepro.claim(
+        "every subagent ran, and its parent went on",
+        held=of_children >= children and "all are back" in printed,
+        because=f"{of_children} of {children} asked the model; the last words: {' '.join(printed.split())[-80:]}",
+        finding="" if of_children >= children and "all are back" in printed else "lost-subagent",
+    )
+
+
+@pytest.mark.ocrepro(
+    issue=("anomalyco/opencode#37548", "anomalyco/opencode#18378"), profile="ci", title="many subagents at once"
+)
+@pytest.mark.parametrize("children", [8, 20])
+def test_many_subagents_at_once(ocrepro: Trial, children: int) -> None:
+    """A run must wait for all of its subagents, and give its last answer behind them."""
+    ocrepro.provider.script(together(*[TASK] * children), text("all are back"))
+    ocrepro.provider.script(for_ever(text("a child is done")), when=CHILDS_WORK)
+    run = ocrepro.run("hi", deadline_s=90.0)
+    ocrepro.expect(run).to_complete()
+    all_were_asked(ocrepro, children, printed=run.output)
+
+
+@pytest.mark.ocrepro(issue="anomalyco/opencode#6573", profile="ci", title="subagent over HTTP")
+def test_subagent_over_http(ocrepro: Trial) -> None:
+    """A prompt over HTTP that starts a subagent must come back with the parent's answer."""
+    ocrepro.provider.script(TASK, text("all are back"))
+    ocrepro.provider.script(for_ever(text("a child is done")), when=CHILDS_WORK)
+    server = ocrepro.serve()
+    path = f"/session/{server.new_session()}/message"
+    answer = server.call("POST", path, prompt_body("begin"), purpose="prompt", timeout_s=30)
+    ocrepro.expect(answer).to_be_accepted()
+    all_were_asked(ocrepro, 1, printed=answer.body)
+
+
+@pytest.mark.ocrepro(issue=("anomalyco/opencode#37548", "anomalyco/opencode#6573"), profile="ci", control=True)
+def test_one_subagent(ocrepro: Trial) -> None:
+    """Control: one of them."""
+    ocrepro.provider.script(TASK, text("all are back"))
+    ocrepro.provider.script(for_ever(text("a child is done")), when=CHILDS_WORK)
+    run = ocrepro.run("hi", deadline_s=90.0)
+    ocrepro.expect(run).to_complete()
+    all_were_asked(ocrepro, 1, printed=run.output)

@@ -1,0 +1,97 @@
+"""A run without an answer that says by its exit code that all is well (anomalyco/opencode#42900)."""
+
+import pytest
+
+from pytest_ocrepro import Process, Trial, bash, broken_off, finishing, for_ever, text
+
+ISSUES = (
+    "anomalyco/opencode#42900",
+    "anomalyco/opencode#42677",
+    "anomalyco/opencode#43856",
+    "anomalyco/opencode#40032",
+)
+THE_SAME = ("anomalyco/opencode#43007", "multica-ai/multica#5233", "Kilo-Org/kilocode#13832")
+NO_ANSWER = {
+    "cut in the middle": broken_off(2, text("one two three")),
+    "cut before the first word": broken_off(1, text("one two three")),
+    "nothing said": text(""),
+    "out of tokens, nothing said": finishing("length", text("")),
+    "an unknown finish, nothing said": finishing("none-of-the-api", text("")),
+}
+LIMIT_S = 20.0
+
+
+def tells(ocrepro: Trial, run: Process) -> None:
+    """Its exit code must not say that all is well."""
+    judged = ocrepro.watch(run)
+    said = " ".join(run.output.split())[:100]
+    told = None if run.exit_code is None else run.exit_code != 0
+    ocrepro.claim(
+        f"{run.role} tells by its exit code that it has no answer",
+        held=told,
+        because=f"exit {run.exit_code} after {judged.seconds:.1f} s; it printed: {said}",
+        finding="untold-failure" if told is False else "",
+        role=run.role,
+    )
+
+
+@pytest.mark.ocrepro(
+    issue=ISSUES,
+    covers=THE_SAME,
+    profile="ci",
+    title="answer that is none",
+    known={"1.14.48": "5/5", "1.18.34": "5/5"},
+)
+@pytest.mark.parametrize("how", NO_ANSWER)
+def test_answer_that_is_none(ocrepro: Trial, how: str) -> None:
+    """A stream that ends without an answer is a failure, and a script that calls ``run`` must be able to see it."""
+    ocrepro.provider.script(for_ever(NO_ANSWER[how]))
+    run = ocrepro.run("hi", deadline_s=LIMIT_S)
+    ocrepro.expect(run).to_finish()
+    tells(ocrepro, run)
+
+
+@pytest.mark.ocrepro(
+    issue="anomalyco/opencode#15558",
+    profile="ci",
+    title="model that does not exist",
+    known={"1.14.48": "1/1"},
+)
+def test_model_that_does_not_exist(ocrepro: Trial) -> None:
+    """A run whose model does not exist has failed."""
+    run = ocrepro.run("hi", model="bogus/nope")
+    ocrepro.expect(run).to_finish()
+    tells(ocrepro, run)
+
+
+@pytest.mark.ocrepro(issue="anomalyco/opencode#27559", profile="ci", title="session that does not exist")
+def test_session_that_does_not_exist(ocrepro: Trial) -> None:
+    """A run that is to go on with a session that does not exist has failed."""
+    run = ocrepro.run("hi", args=("--session", "ses_0000000000000000000000000"))
+    ocrepro.expect(run).to_finish()
+    tells(ocrepro, run)
+
+
+@pytest.mark.ocrepro(
+    issue="anomalyco/opencode#36413",
+    profile="ci",
+    title="refused tool, and nothing said",
+    known={"1.14.48": "1/1", "1.18.34": "1/1"},
+)
+def test_refused_tool_and_nothing_said(ocrepro: Trial) -> None:
+    """A run whose tool was refused, and whose model then says nothing, has failed."""
+    ocrepro.configure(permission={"bash": "deny"})
+    ocrepro.provider.script(bash("true"), for_ever(text("")))
+    run = ocrepro.run("hi", deadline_s=LIMIT_S)
+    ocrepro.expect(run).to_finish()
+    tells(ocrepro, run)
+
+
+@pytest.mark.ocrepro(issue=(*ISSUES, "anomalyco/opencode#15558"), profile="ci", control=True)
+def test_answer_that_is_one(ocrepro: Trial) -> None:
+    """Control: a run that is answered exits 0 and prints the answer."""
+    ocrepro.provider.script(for_ever(text("done")))
+    run = ocrepro.run("hi", args=("--format", "json"))
+    ocrepro.expect(run).to_complete()
+    printed = "done" in run.output
+    ocrepro.claim("the answer is printed", held=printed, because=" ".join(run.output.split())[:100])

@@ -1,0 +1,456 @@
+"""Stands in for opencode before the catalogue's oracles: behaves, but for the flaws that FLAWS names.
+
+It keeps what it does in a database of the real one's shape, asks the scripted model, and runs its tools.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import http.server
+import itertools
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+import urllib.parse
+from pathlib import Path
+from typing import Any
+
+FLAWS, ARGV = set(sys.argv[1].split(",")), sys.argv[2:]
+DATA = Path(os.environ["XDG_DATA_HOME"]) / "opencode"
+LOCK = Path(os.environ["XDG_STATE_HOME"]) / "opencode/locks/x.lock"
+CONFIG: dict[str, Any] = json.loads(Path(os.environ["OPENCODE_CONFIG"]).read_text())
+PATIENCE_S = 1.0  # with a model that says nothing
+HARMLESS = {"todowrite", "read", "write", "task", "question"}
+NUMBERS = itertools.count(time.time_ns())
+
+
+class ModelError(Exception):
+    """No answer of the model."""
+
+
+def new(kind: str) -> str:
+    """An id."""
+    return f"{kind}_{next(NUMBERS)}x"
+
+
+class Store:
+    """The database."""
+
+    def __init__(self) -> None:
+        DATA.mkdir(parents=True, exist_ok=True)
+        place = Path(os.environ.get("OPENCODE_DB") or DATA / "opencode.db")
+        self._lock = threading.Lock()
+        patience_s = 0.2 if "dies-locked" in FLAWS else 30
+        self._line = sqlite3.connect(place, isolation_level=None, timeout=patience_s, check_same_thread=False)
+        if "dies-locked" not in FLAWS:
+            self._line.execute("PRAGMA busy_timeout = 30000")
+        self._line.execute("PRAGMA synchronous = OFF")
+        for table in (
+            "session (id TEXT PRIMARY KEY, owner INTEGER)",
+            "message (id TEXT PRIMARY KEY, session_id TEXT, data TEXT)",
+            "part (id TEXT PRIMARY KEY, session_id TEXT, message_id TEXT, data TEXT, time_updated INTEGER)",
+            "event (data TEXT)",
+        ):
+            self.do(f"CREATE TABLE IF NOT EXISTS {table}")
+
+    def do(self, words: str, *given: object) -> list[tuple[Any, ...]]:
+        """One statement."""
+        with self._lock:
+            return self._line.execute(words, given).fetchall()
+
+    def message(self, session: str, **data: object) -> str:
+        """A new one."""
+        name = new("msg")
+        self.do("INSERT INTO message VALUES (?, ?, ?)", name, session, json.dumps(data))
+        return name
+
+    def part(self, session: str, message: str, tool: str, status: str, name: str = "") -> str:
+        """A tool part, new or with a new status."""
+        name = name or new("prt")
+        data = json.dumps({"type": "tool", "tool": tool, "state": {"status": status}})
+        self.do("INSERT OR REPLACE INTO part VALUES (?, ?, ?, ?, 1)", name, session, message, data)
+        return name
+
+    def mend(self) -> None:
+        """What another one has left unfinished."""
+        self.do("UPDATE part SET data = json_set(data, '$.state.status', 'error')")
+        self.do("UPDATE message SET data = json_set(data, '$.time.completed', 1)")
+
+
+STORE: Store
+
+
+def ask(messages: list[dict[str, Any]], model: str) -> tuple[str, list[tuple[str, str, dict[str, Any]]]]:
+    """(words, calls) of one answer. Raises ModelError."""
+    tries = 0
+    while True:
+        tries += 1
+        try:
+            return once(messages, model)
+        except OSError as error:
+            if "gives-up" not in FLAWS and tries < 3 and not isinstance(error, TimeoutError):
+                continue
+            raise ModelError(str(error)) from error
+        except ModelError:
+            if "retries" in FLAWS:
+                time.sleep(0.5)
+                continue
+            raise
+
+
+def once(messages: list[dict[str, Any]], model: str) -> tuple[str, list[tuple[str, str, dict[str, Any]]]]:
+    """One request."""
+    url = urllib.parse.urlsplit(CONFIG["provider"]["mock"]["options"]["baseURL"])
+    patience_s = None if "waits-on-silence" in FLAWS else PATIENCE_S
+    line = http.client.HTTPConnection(str(url.hostname), url.port or 0, timeout=60)
+    body = {"model": model, "stream": True, "tools": [{}], "messages": messages}
+    line.request("POST", "/v1/chat/completions", json.dumps(body))
+    assert line.sock is not None
+    held = 60 if any("held" in str(one.get("content")) for one in messages) else patience_s
+    line.sock.settimeout(held if held is None else max(held, PATIENCE_S))
+    with line.getresponse() as answer:
+        if answer.status != 200:
+            raise ModelError(f"status {answer.status}")
+        return read(answer)
+
+
+def read(answer: http.client.HTTPResponse) -> tuple[str, list[tuple[str, str, dict[str, Any]]]]:
+    """The words and calls of a stream."""
+    words, calls, finish, told_s = "", [], None, time.monotonic()
+    for line in answer:
+        if line.startswith(b":") and "waits-on-silence" not in FLAWS and time.monotonic() - told_s > PATIENCE_S:
+            raise ModelError("only comments")
+        if not line.startswith(b"data: {"):
+            continue
+        told_s = time.monotonic()
+        choice = json.loads(line.removeprefix(b"data: "))["choices"][0]
+        words += choice["delta"].get("content") or ""
+        for call in choice["delta"].get("tool_calls", ()):
+            given = json.loads(call["function"]["arguments"] or "{}")
+            calls.append((f"{call['id']}-{new('call')}", call["function"]["name"], given))
+        finish = choice["finish_reason"] or finish
+        STORE.do("INSERT INTO event VALUES (?)", words if "stores-it-all" in FLAWS else "x" * 8)
+    if finish is None or finish not in ("stop", "tool_calls") or not (words or calls):
+        raise ModelError(f"no answer, finish {finish}")
+    return words, calls
+
+
+class Turn:
+    """One prompt of one session, to its end."""
+
+    def __init__(self, session: str, prompt: str, *, api: Api | None = None, child: bool = False) -> None:
+        self.session, self.prompt, self.api, self.child = session, prompt, api, child
+        self.model = ARGV[ARGV.index("-m") + 1].partition("/")[2] if "-m" in ARGV else "m1"
+
+    def go(self) -> str:
+        """The last words. Raises ModelError."""
+        STORE.message(self.session, role="user")
+        told: list[dict[str, Any]] = [*left_open(self.session), {"role": "user", "content": self.prompt}]
+        while True:
+            message = STORE.message(self.session, role="assistant", time={})
+            words, calls = ask(told, self.model)
+            told.append({"role": "assistant", "content": words, "tool_calls": [as_call(*call) for call in calls]})
+            if calls:
+                threads = [threading.Thread(target=self.call, args=(message, told, *call)) for call in calls]
+                for thread in threads:
+                    thread.start()
+                for thread in threads:
+                    thread.join()
+            STORE.do("UPDATE message SET data = json_set(data, '$.time.completed', 1) WHERE id = ?", message)
+            if not calls or ("loses-children" in FLAWS and calls[0][1] == "task"):
+                return words
+
+    def call(self, message: str, told: list[dict[str, Any]], call: str, name: str, given: dict[str, Any]) -> None:
+        """One tool."""
+        part = STORE.part(self.session, message, name, "running")
+        result = self.result(name, given)
+        STORE.part(self.session, message, name, "completed", part)
+        told.append({"role": "tool", "tool_call_id": call, "content": result})
+
+    def result(self, name: str, given: dict[str, Any]) -> str:
+        """What the model is told of it."""
+        rules = CONFIG.get("permission", {})
+        asking = {"write": "edit", "read": "external_directory"}.get(name, name)
+        if rules.get(asking) == "deny" or (name == "question" and self.api is None and "asks" not in FLAWS):
+            return "refused"
+        if rules.get(asking) == "ask" or name == "question":
+            if self.api is None or self.api.alone:
+                if "asks" not in FLAWS:
+                    return "refused"
+                signal.pause()
+            elif not self.api.ask(self.session, "question" if name == "question" else "permission", self.child):
+                return "refused"
+        if name == "task":
+            return Turn(self.session, given["prompt"], api=self.api, child=True).go()
+        if name.startswith("stub_"):
+            return MCP.call()
+        return shell(self.session, given["command"]) if name == "bash" else "done"
+
+
+def as_call(call: str, name: str, given: dict[str, Any]) -> dict[str, Any]:
+    """In the API's shape."""
+    return {"id": call, "function": {"name": name, "arguments": json.dumps(given)}}
+
+
+def left_open(session: str) -> list[dict[str, Any]]:
+    """What the transcript of a mended session holds of calls without a result."""
+    rows = STORE.do("SELECT id FROM part WHERE session_id = ?", session) if "calls-stay-open" in FLAWS else []
+    return [{"role": "assistant", "tool_calls": [as_call(name, "bash", {})]} for (name,) in rows]
+
+
+CHILDREN: dict[str, list[subprocess.Popen[bytes]]] = {}
+
+
+def shell(session: str, command: str) -> str:
+    """The bash tool: waits for the command, or for whoever holds its output."""
+    place = DATA / new("output")
+    with place.open("wb") as file:
+        piped = subprocess.PIPE if "waits-for-output" in FLAWS else file
+        child = subprocess.Popen(["/bin/sh", "-c", command], stdout=piped, stdin=subprocess.DEVNULL,
+                                 start_new_session=True)  # fmt: skip
+    CHILDREN.setdefault(session, []).append(child)
+    if child.stdout is not None:
+        child.stdout.read()
+        child.stdout.close()
+    if "leaves-zombies" in FLAWS:
+        os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+        return "ran"
+    child.wait()
+    end(child)
+    return "ran"
+
+
+def end(child: subprocess.Popen[bytes]) -> None:
+    """The whole group of a command."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(child.pid, signal.SIGKILL)
+
+
+class Tools:
+    """One MCP server."""
+
+    def __init__(self) -> None:
+        entry: dict[str, Any] = next(iter(CONFIG.get("mcp", {}).values()), {})
+        self.process: subprocess.Popen[bytes] | None = None
+        if entry.get("enabled"):
+            self.process = subprocess.Popen(entry["command"], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+
+    def call(self) -> str:
+        """The stub's tool."""
+        if self.process is None or self.process.stdin is None or self.process.stdout is None:
+            return "no server"
+        try:
+            self.process.stdin.write(b'{"id": 1, "method": "tools/call"}\n')
+            self.process.stdin.flush()
+            return self.process.stdout.readline().decode() or "Not connected"
+        except OSError:
+            return "Not connected"
+
+    def close(self) -> None:
+        """With us."""
+        if self.process is not None and "leaves-stub" not in FLAWS:
+            self.process.kill()
+            self.process.wait()
+
+
+MCP: Tools
+
+
+def plugins() -> None:
+    """Those of the project wait behind a lock directory for the registry."""
+    wanted = bool(CONFIG.get("plugin")) or Path(".opencode/plugin").exists() or os.environ.get("OPENCODE_MODELS_URL")
+    if not wanted:
+        return
+    while LOCK.exists():
+        holder = json.loads((LOCK / "meta.json").read_text())["pid"]
+        if "waits-for-the-dead" not in FLAWS and not Path(f"/proc/{holder}").exists():
+            (LOCK / "meta.json").unlink()
+            LOCK.rmdir()
+        else:
+            time.sleep(0.05)
+    LOCK.mkdir(parents=True)
+    (LOCK / "meta.json").write_text(json.dumps({"pid": os.getpid()}))
+    if "no-bound-for-npm" in FLAWS:
+        signal.pause()
+    time.sleep(0.2)
+    (LOCK / "meta.json").unlink()
+    LOCK.rmdir()
+    if "waits-in-plugins" in FLAWS:
+        signal.pause()
+
+
+def run() -> int:
+    """``opencode run``."""
+    if "grows-tmp" in FLAWS:
+        Path(os.environ["TMPDIR"], new("lib")).write_bytes(b"x" * 4_000_000)
+    if "reads-stdin" in FLAWS and not sys.stdin.isatty():
+        sys.stdin.read()
+    if "bogus/nope" in ARGV or "ses_0000000000000000000000000" in ARGV:
+        print("Error: not found")
+        return 0 if "exit-0" in FLAWS else 1
+    plugins()
+    session = ARGV[ARGV.index("--session") + 1] if "--session" in ARGV else new("ses")
+    STORE.do("INSERT OR IGNORE INTO session VALUES (?, 0)", session)
+    try:
+        print(Turn(session, "hi").go(), flush=True)
+    except ModelError as error:
+        STORE.mend()
+        if "exit-0" in FLAWS:
+            return 0
+        print("Error:", error)
+        return 1
+    if "stays" in FLAWS:
+        signal.pause()
+    return 0
+
+
+class Api(http.server.BaseHTTPRequestHandler):
+    """``opencode serve``."""
+
+    alone = False
+    pending: dict[str, tuple[str, str, threading.Event]] = {}  # noqa: RUF012  one server a process
+    running: dict[str, int] = {}  # noqa: RUF012
+    prompts: dict[str, int] = {}  # noqa: RUF012
+    shown: set[str] = set()  # noqa: RUF012
+    queues: dict[str, threading.Lock] = {}  # noqa: RUF012
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002  the base class' name
+        """Say nothing."""
+
+    @classmethod
+    def ask(cls, session: str, kind: str, child: bool) -> bool:  # noqa: FBT001
+        """Wait for an answer of the user."""
+        given = threading.Event()
+        if not (child and "hides-children" in FLAWS):
+            cls.pending[new(kind)] = (session, kind, given)
+        return given.wait()
+
+    def answer(self, body: object, status: int = 200) -> None:
+        """As JSON."""
+        data = json.dumps(body).encode()
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def do_GET(self) -> None:
+        """Lists."""
+        kind = self.path.removeprefix("/")
+        if kind in ("question", "permission"):
+            self.answer([{"id": name, "sessionID": own[0]} for name, own in self.pending.items() if own[1] == kind])
+        elif self.path == "/session/status":
+            shown = set(self.running) & self.shown if "idle-early" in FLAWS else set(self.running)
+            self.shown |= set(self.running)  # such a one is told of at the second look only
+            self.answer({name: {"type": "busy"} for name in shown})
+        elif self.path.endswith("/message"):
+            rows = STORE.do("SELECT id FROM message WHERE session_id = ? ORDER BY id", self.path.split("/")[2])
+            self.answer([{"info": {"id": name}} for (name,) in rows])
+        else:
+            if "slow-health" in FLAWS:
+                time.sleep(4.0)
+            self.answer({"healthy": True})
+
+    def do_DELETE(self) -> None:
+        """A message."""
+        self.answer({}, 409 if "locked-up" in FLAWS else 200)
+
+    def do_POST(self) -> None:
+        """Sessions, prompts, replies, abort."""
+        self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        parts = self.path.split("/")
+        if self.path == "/session":
+            name = new("ses")
+            STORE.do("INSERT INTO session VALUES (?, 0)", name)
+            self.answer({"id": name})
+        elif parts[-1] == "reply":
+            self.pending.pop(parts[2])[2].set()
+            self.answer({})
+        elif parts[-1] == "abort":
+            for child in CHILDREN.get(parts[2], ()) if "ignores-abort" not in FLAWS else ():
+                end(child)
+            self.answer({})
+        else:
+            self.prompt(parts[2], wait=parts[-1] == "message")
+
+    def prompt(self, session: str, *, wait: bool) -> None:
+        """A turn behind those of the session, unless another server is at one."""
+        owner = STORE.do("SELECT owner FROM session WHERE id = ?", session)[0][0]
+        if "two-owners" not in FLAWS and owner not in (0, os.getpid()) and Path(f"/proc/{owner}").exists():
+            self.answer({"error": "another one works on it"}, 409)
+            return
+        self.prompts[session] = self.prompts.get(session, 0) + 1
+        lost = "loses-the-second" in FLAWS and self.prompts[session] > 1
+        if lost or ("loses-prompts" in FLAWS and session in self.running):
+            self.answer({}, 204)
+            return
+        self.running.setdefault(session, time.monotonic_ns())
+        said: list[str] = []
+        thread = threading.Thread(target=self.work, args=(session, said), daemon=True)
+        thread.start()
+        if wait:
+            thread.join()
+        self.answer({"text": said}, 200 if said or not wait else 500)
+
+    def work(self, session: str, said: list[str]) -> None:
+        """In a thread of its own."""
+        with self.queues.setdefault(session, threading.Lock()):
+            self.running.setdefault(session, time.monotonic_ns())
+            STORE.do("UPDATE session SET owner = ? WHERE id = ?", os.getpid(), session)
+            try:
+                with contextlib.suppress(ModelError):
+                    said.append(Turn(session, "held until the scenario goes on", api=self).go())
+                STORE.do("UPDATE session SET owner = 0 WHERE id = ?", session)
+            finally:
+                if "stays-busy" not in FLAWS:
+                    self.running.pop(session, None)
+
+
+def serve() -> int:
+    """``opencode serve --port N``."""
+    if "orphans" not in FLAWS:
+        STORE.mend()
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", int(ARGV[ARGV.index("--port") + 1])), Api)
+    print("listening", flush=True)
+    signal.signal(signal.SIGTERM, lambda *_: threading.Thread(target=server.shutdown).start())
+    server.serve_forever()
+    return 0
+
+
+def main() -> int:
+    """Which command."""
+    global STORE, MCP  # noqa: PLW0603  a program of one file
+    if "abort-on-damage" in FLAWS and (DATA / "opencode.db").exists():
+        os.abort()
+    if "dies-in-company" in FLAWS:
+        DATA.mkdir(parents=True, exist_ok=True)
+        try:
+            (DATA / "first").touch(exist_ok=False)
+        except FileExistsError:
+            print("Error: Unexpected database is locked")
+            return 1
+    try:
+        STORE = Store()
+    except sqlite3.DatabaseError as error:
+        print("Error: the database opencode.db:", error)
+        return 1
+    MCP = Tools()
+    try:
+        return serve() if ARGV[:1] == ["serve"] else run() if ARGV[:1] == ["run"] else 0
+    except sqlite3.OperationalError as error:
+        print("Error: Unexpected", error)
+        return 1
+    finally:
+        MCP.close()
+
+
+if __name__ == "__main__":
+    code = main()
+    sys.stdout.flush()
+    os._exit(code)
