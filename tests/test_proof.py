@@ -67,7 +67,9 @@ def test_a_script_runs_with_the_build_first_on_its_path(
     found, told = prove(run, case, build, tmp_path, times=2)
     assert isinstance(found, Proof)
     assert (found.k, found.n, found.untold) == (2, 2, 0)
-    assert (run.path / "issues/test_x-test_a-9.9.9.json").is_file()
+    assert [path.name for path in (run.path / "issues").iterdir()] == [
+        f"test_x-test_a-9.9.9-{found.script_sha256[:10]}.json"
+    ]
     assert [line.partition(" after ")[0] for line in told] == [
         "repro script of test_x-test_a-9.9.9: run 1 of 2 ended with 1",
         "repro script of test_x-test_a-9.9.9: run 2 of 2 ended with 1",

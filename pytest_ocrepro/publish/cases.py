@@ -2,7 +2,7 @@
 
 <run>/issues/<case>.md      the issue text
 <case>.sh      the repro script, where there can be one
-<case>.json    what the script did when it was run (Proof)
+<case>-<script>.json    what this script did when it was run (Proof); <script>: the begin of its SHA-256
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class Case(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def name(self) -> str:
         """Of its files."""
-        return slug(self.scenario, self.version, 0).removesuffix("-t0")
+        return _name_of(self.scenario, self.version)
 
 
 def cases(entries: Sequence[Entry]) -> tuple[Case, ...]:
@@ -123,14 +123,24 @@ def keep_proof(
         untold=len(ended) - ended.count(SHOWS) - ended.count(NOT_SHOWN),
         seconds=tuple(round(one, 1) for one in seconds),
     )
-    run.write_product(f"{FOLDER}/{case.name}.json", msgspec.json.encode(proof))
+    store_proof(run, proof)
     return proof
+
+
+def store_proof(run: RunDir, proof: Proof) -> None:
+    """Put it beside the page; one of another script of the same case stays where it is. Raises BundleError."""
+    named = _name_of(proof.scenario, proof.version)
+    run.write_product(f"{FOLDER}/{named}-{_short(proof.script_sha256)}.json", msgspec.json.encode(proof))
 
 
 def proof_of(run: RunDir, case: Case, script: Script) -> Proof | None:
     """What is stored of this very script; None where it was not run, or is another one now. Raises BundleError."""
-    stored = storage.read_optional(run.path / FOLDER / f"{case.name}.json", Proof)
-    return stored if stored is not None and stored.script_sha256 == digest(script) else None
+    whole = digest(script)
+    for name in (f"{case.name}-{_short(whole)}", case.name):  # the second: as they were called before
+        stored = storage.read_optional(run.path / FOLDER / f"{name}.json", Proof)
+        if stored is not None and stored.script_sha256 == whole:
+            return stored
+    return None
 
 
 def digest(script: Script) -> str:
@@ -148,6 +158,15 @@ def _case(row: Row, rows: Iterable[Row], entries: Iterable[Entry]) -> Case | Non
     file = row.scenario.partition("::")[0]
     controls = tuple(one for one in rows if one.control and one is not row and one.scenario.startswith(f"{file}::"))
     return Case(row=row, version=newest, entry=clearest, controls=controls, others=tuple(others))
+
+
+def _name_of(scenario: str, version: str) -> str:
+    return slug(scenario, version, 0).removesuffix("-t0")
+
+
+def _short(sha256: str) -> str:
+    """Enough to tell scripts apart; a stored text may hold anything."""
+    return "".join(filter(str.isalnum, sha256))[:10] or "none"
 
 
 def _test(case: Case) -> str:

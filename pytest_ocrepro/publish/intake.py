@@ -24,10 +24,12 @@ from pytest_ocrepro.judge.judgement import Judgement
 from pytest_ocrepro.publish import storage
 from pytest_ocrepro.publish.bundle import BUNDLE_FILES, SAFE_NAME, is_run
 from pytest_ocrepro.publish.counting import Entry, clarity, place, shows, unjudged
-from pytest_ocrepro.publish.records import SCHEMA, Origin, Receipt, RunInfo, TrialInfo, TrialResult
+from pytest_ocrepro.publish.records import SCHEMA, Origin, Proof, Receipt, RunInfo, TrialInfo, TrialResult
 from pytest_ocrepro.publish.redaction import Redactor
 
 DEPTH = 5  # artifact stores put a run into folders of their own
+PROOFS = "issues"  # the folder of a run that has them
+MOST_PROOFS = 1_000
 MAX_TOLD = 10  # lines about one file; the rest is counted
 
 _S = TypeVar("_S", bound=msgspec.Struct)
@@ -56,12 +58,16 @@ class Copy(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Contents(msgspec.Struct, frozen=True, kw_only=True):
-    """What a run has to offer. ``frames`` by run id; ``copies``, and ``lines`` of results.jsonl, by trial name."""
+    """What a run has to offer. ``frames`` by run id; ``copies``, and ``lines`` of results.jsonl, by trial name.
+
+    ``proofs``: what repro scripts did when they were run, by what they are of.
+    """
 
     frames: dict[str, RunInfo]
     copies: dict[str, Copy]
     lines: dict[str, TrialResult]
     left_out: frozenset[str]
+    proofs: dict[str, Proof] = {}
 
 
 def runs_at(path: Path) -> tuple[Path, ...]:
@@ -125,6 +131,7 @@ class _Reader:
     def read(self) -> Contents:
         copies = {copy.name: copy for copy in map(self._copy, self._bundles()) if copy is not None}
         lines = dict(self._lines())
+        proofs = {f"{one.version} {one.script_sha256} {one.scenario}": one for one in self._proofs()}
         ids = {copy.origin.run_id for copy in copies.values()} | {line.run_id for line in lines.values()}
         guessed = tuple(RunInfo(run_id=run_id) for run_id in ids or {self._run.name})
         frames = self._info.parts or ((self._info,) if self._known else guessed)
@@ -133,7 +140,16 @@ class _Reader:
             copies=copies,
             lines=lines,
             left_out=frozenset({*self._left_out, *self._info.left_out}),
+            proofs=proofs,
         )
+
+    def _proofs(self) -> Iterator[Proof]:
+        folder = self._run / PROOFS
+        names = [] if folder.is_symlink() else sorted(name for name in _names(folder) if name.endswith(".json"))
+        for name in names[:MOST_PROOFS]:
+            found = self._small(folder / name, Proof)
+            if found is not None:
+                yield found
 
     def _bundles(self) -> Iterator[Path]:
         trials = self._run / "trials"

@@ -216,7 +216,11 @@ class _Draft:
             yield "It was seen once, on an opencode that was running already."
 
     def _proved(self) -> str:
-        return f"On this build it {self._proof.in_words}." if self._proof else "The reporter has not run it yet."
+        return (
+            f"On this build it {self._proof.in_words}."
+            if self._proof
+            else "The harness has not run this very script."
+        )
 
     def _system(self) -> str:
         started = next(iter(self._trial.history.of_type(TrialStarted)), None)

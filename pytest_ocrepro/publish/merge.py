@@ -19,6 +19,7 @@ import msgspec
 from pytest_ocrepro.errors import BundleError, UsageError
 from pytest_ocrepro.publish import storage
 from pytest_ocrepro.publish.bundle import BUNDLE_FILES, RunDir
+from pytest_ocrepro.publish.cases import store_proof
 from pytest_ocrepro.publish.intake import Contents, Copy, read_contents, runs_at
 from pytest_ocrepro.publish.page import render, write_report
 from pytest_ocrepro.publish.records import Fact, Origin, RunInfo, TrialResult
@@ -71,6 +72,7 @@ def union(*parts: Contents) -> Contents:
         },
         lines=_strongest((part.lines for part in parts), _weight),
         left_out=frozenset().union(*(part.left_out for part in parts)),
+        proofs=_strongest((part.proofs for part in parts), lambda proof: (proof.n, _weight(proof))),
     )
 
 
@@ -115,6 +117,9 @@ def store(contents: Contents, out: Path) -> tuple[str, ...]:
     content = b"".join(msgspec.json.encode(result) + b"\n" for result in results_of(contents))
     storage.replace(out / "results.jsonl", content)
     storage.replace(out / "run.json", msgspec.json.encode(frame_of(contents)))
+    run = RunDir.read(out)
+    for proof in contents.proofs.values():
+        store_proof(run, proof)
     return tuple(late)
 
 

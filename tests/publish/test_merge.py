@@ -20,10 +20,13 @@ from pytest_ocrepro.cli import main
 from pytest_ocrepro.errors import UsageError
 from pytest_ocrepro.publish import merge as room
 from pytest_ocrepro.publish.bundle import Fact, RunDir, RunInfo, TrialBundle
+from pytest_ocrepro.publish.cases import cases, choose, keep_proof, proof_of
+from pytest_ocrepro.publish.handout import entries_in
 from pytest_ocrepro.publish.intake import Contents, read_contents, trial_name
 from pytest_ocrepro.publish.merge import Merged, merge, store, union
 from pytest_ocrepro.publish.page import render
-from pytest_ocrepro.publish.records import Origin
+from pytest_ocrepro.publish.records import Origin, Proof
+from pytest_ocrepro.publish.repro import Script
 
 if TYPE_CHECKING:
     from tests.data.publish import sample_run
@@ -446,3 +449,21 @@ def test_a_merged_run_of_an_older_reader_still_reads(tmp_path: Path) -> None:
 def test_no_run_in_a_folder_is_a_usage_error(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="give a directory that holds a"):
         merge([tmp_path], tmp_path / "out")
+
+
+def proved(run: RunDir, k: int) -> Proof:
+    case = choose(cases(entries_in(run)), None)
+    return keep_proof(run, case, Script(text="one"), [1] * k, [1.0] * k)
+
+
+def test_what_the_scripts_did_is_taken_over_and_the_longer_proof_is_kept(tmp_path: Path) -> None:
+    one, two = (sample_run.make_run(tmp_path / name, trials=1) for name in "ab")
+    proved(one, 2)
+    longer = proved(two, 5)
+    (two.path / "issues/rubbish.json").write_text("{")
+    merged = merge([one.path, two.path], tmp_path / "merged")
+    again = merge([tmp_path / "merged", one.path], tmp_path / "again")
+    for page in (merged.page, again.page):
+        run = RunDir.read(page.parent)
+        assert proof_of(run, choose(cases(entries_in(run)), None), Script(text="one")) == longer
+    assert [line for line in merged.warnings if "rubbish.json" in line]
