@@ -108,6 +108,7 @@ class _Draft:
     ) -> None:
         self._run, self._trial, self._case = run, trial, case
         self._script, self._proof, self._page = script, proof, page
+        self._dumped = trial.info.scenario == evidence.DUMP
         self._out: list[str] = []
 
     def within(self, most: int) -> str:
@@ -148,7 +149,8 @@ class _Draft:
         yield "### Operating System"
         yield self._system()
         yield "### Terminal"
-        yield "None: the processes were started by a program, without a terminal."
+        started = "None: the processes were started by a program, without a terminal."
+        yield "Not known: they were running already." if self._dumped else started
 
     def _description(self) -> Iterator[str]:
         judged = self._trial.judgement
@@ -170,6 +172,8 @@ class _Draft:
         yield " ".join(filter(None, (about, f"Looks like {issues}." if issues else "")))
 
     def _how_often(self) -> str:
+        if self._dumped:
+            return f": seen once, on opencode {prose(self._trial.info.version) or 'of an unknown version'}."
         if self._case is None:
             return ""
         return f": {_in_words(self._case.rate)} on opencode {prose(self._case.version)}."
@@ -193,11 +197,20 @@ class _Draft:
             yield table(["scenario", "opencode", "reproduced"], rows)
 
     def _plugins(self) -> str:
+        if self._dumped:
+            return "Not known: the processes were running already."
         furniture = self._trial.history.of_type(SandboxFurnished)[:1]
         files = [file.path for one in furniture for file in one.files if "plugin" in file.path]
         return "A file in the project: " + ", ".join(code(one, 100) for one in files[:5]) if files else "None."
 
     def _steps(self) -> Iterator[str]:
+        if self._dumped:
+            yield "What led to it is not known: the processes were running already, and were looked at with"
+            yield fenced(evidence.shortened(self._trial.info.replay or "ocrepro dump", 500), "sh")
+        else:
+            yield from self._steps_of_a_trial()
+
+    def _steps_of_a_trial(self) -> Iterator[str]:
         if self._script.text and self._has("script"):
             yield (
                 "This script needs bash, Python 3 and `opencode` on PATH, no key and no network. It works in a "
@@ -212,8 +225,6 @@ class _Draft:
         if self._trial.info.replay:
             yield "With pytest-ocrepro (`--ocrepro-binary=PATH` tries a build of yours):"
             yield fenced(evidence.shortened(self._trial.info.replay, 500), "sh")
-        elif not self._script.text:
-            yield "It was seen once, on an opencode that was running already."
 
     def _proved(self) -> str:
         return (

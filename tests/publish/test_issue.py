@@ -196,6 +196,17 @@ def test_a_lone_trial_that_reproduced_nothing_is_told_all_the_same(tmp_path: Pat
     assert re.findall(r"^### (.*)$", text, re.MULTILINE) == HEADINGS
 
 
+def test_what_was_seen_of_running_processes_is_told_as_that(run: RunDir, trial: StoredTrial) -> None:
+    info = msgspec.structs.replace(trial.info, scenario="dump", replay="ocrepro dump --pid 7", docstring="Looked at.")
+    text = issue_text(run.info, msgspec.structs.replace(trial, info=info), case=None)
+    assert re.findall(r"^### (.*)$", text, re.MULTILINE) == HEADINGS
+    assert ": seen once, on opencode 1.18.34." in text
+    assert "What led to it is not known" in text
+    assert "ocrepro dump --pid 7" in text
+    for words in ("Expected:", "of 1 trial", "Step by step", "started by a program"):
+        assert words not in text
+
+
 def test_show_prints_where_the_page_is_and_makes_it(run: RunDir) -> None:
     done = CliRunner().invoke(main, ["show", str(run.path)])
     assert done.exit_code == 0
