@@ -15,12 +15,14 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from importlib import resources
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import jinja2
 from markupsafe import Markup
 
 from pytest_ocrepro.errors import BundleError
+from pytest_ocrepro.history import ObservingCost
 from pytest_ocrepro.publish import drawing
 from pytest_ocrepro.publish.bundle import RunDir, TrialBundle
 from pytest_ocrepro.publish.cases import Case, cases
@@ -31,6 +33,7 @@ from pytest_ocrepro.publish.counting import (
     headline,
     matrix,
     place,
+    plural,
     tally,
     unjudged,
     versions_of,
@@ -76,6 +79,7 @@ class _Page:
         self._compared = compared
         self._problems: list[str] = []
         self._masked: Counter[str] = Counter()
+        self._costs: dict[str, float] = {}
         self._entries = sorted(self._gather(), key=place)
 
     @property
@@ -112,6 +116,7 @@ class _Page:
                 total=len(self._entries),
                 problems=[*dict.fromkeys([*self._problems, *taken.problems])],
                 masked=[Masked(kind=kind, count=count) for kind, count in sorted(self._masked.items())],
+                looking=_looking([*self._costs.values()]),
                 size_mark=size_mark,
                 script=Markup(script()),  # noqa: S704 - ours
                 script_hash=script_hash(),
@@ -149,7 +154,16 @@ class _Page:
             if str(error) not in self._problems:
                 self._problems.append(str(error))
             return None
+        self._costs.update((entry.anchor, event.share) for event in stored.history.of_type(ObservingCost))
         return view_of(entry, stored)
+
+
+def _looking(shares: Sequence[float]) -> str:
+    """What looking has cost in the trials whose evidence was read, as shares of one core; "" where none tells."""
+    if not shares:
+        return ""
+    middle, most = (f"{100 * share:.1f} %" for share in (median(shares), max(shares)))
+    return f"median {middle} of one core, at most {most}, in {plural(len(shares), 'trial')} (our CPU time)"
 
 
 def _size_in_words(size_bytes: int) -> str:

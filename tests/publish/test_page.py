@@ -204,6 +204,18 @@ def test_a_trial_shows_all_that_its_bundle_holds(tmp_path: Path) -> None:
         assert said in text, said
 
 
+def test_what_looking_has_cost_is_told(tmp_path: Path) -> None:
+    run = RunDir.create(tmp_path)
+    for trial, cpu_ns in ((1, 10_000_000), (2, 20_000_000), (3, 90_000_000)):
+        info, events, judgement = sample_run.overlap("1.15.4", trial)
+        cost = h.ObservingCost(
+            at_ns=events[-1].at_ns, samples=1, snapshots=1, cpu_ns=cpu_ns, snapshots_cpu_ns=0, seconds=1.0
+        )
+        sample_run.store(run, (info, [*events, cost], judgement))
+    assert "median 2.0 % of one core, at most 9.0 %, in 3 trials (our CPU time)" in render(run)
+    assert "cost of looking" not in render(one(tmp_path / "untold", sample_run.overlap("1.15.4", 1)))
+
+
 def test_alike_threads_are_folded_into_one_row(tmp_path: Path) -> None:
     text = render(one(tmp_path, sample_run.overlap("1.15.4", 1)))
     tables = text[text.index("4.9 s between the looks at ") :]
