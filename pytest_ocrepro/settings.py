@@ -14,6 +14,7 @@ from pytest_ocrepro.stage.cache import parse_size
 
 GITHUB = ("auto", "on", "off")
 EXPECTATIONS = ("known", "clean", "reproduced", "any")
+FEWEST = 5  # trials, all of them failures, before one without is called fixed
 PROFILES = ("smoke", "ci", "soak")  # each holds the one before
 MOST = 2**31 - 1
 
@@ -51,9 +52,9 @@ class Mark(msgspec.Struct, frozen=True, kw_only=True):
     profile: str = PROFILES[0]
 
     def deterministic_on(self, version: str) -> bool:
-        """Our own runs saw it every time."""
+        """Our own runs saw it every time, and often enough to be surprised when it is not seen."""
         seen, _, tried = self.known.get(version, "").partition("/")
-        return bool(tried) and seen == tried
+        return tried.isdigit() and int(tried) >= FEWEST and seen == tried
 
 
 def read_settings(config: pytest.Config) -> Settings:

@@ -43,7 +43,12 @@ def status_of(server: Server, session: str) -> str:
 )
 @pytest.mark.parametrize("turn", ["ends", "is silent"])
 def test_prompt_to_a_busy_session(ocrepro: Trial, turn: str) -> None:
-    """A prompt that is accepted while a turn runs must get a turn of its own."""
+    """A prompt that is accepted while a turn runs must get a turn of its own.
+
+    Refuted by a request to the model for each prompt within 10 s of the end of the turn. What we found: behind a turn
+    that ends the second prompt gets its own; behind one whose model is silent it joins the wait, so a further prompt
+    frees nobody.
+    """
     barrier = ocrepro.provider.barrier()
     first = held(barrier, text("first")) if turn == "ends" else stall_after(2, text("first and no more"))
     ocrepro.provider.script(first, for_ever(text("second")))
@@ -58,7 +63,10 @@ def test_prompt_to_a_busy_session(ocrepro: Trial, turn: str) -> None:
 
 @pytest.mark.ocrepro(issue=LOST, profile="ci", title="prompts at the edge of idleness")
 def test_prompts_at_the_edge_of_idleness(ocrepro: Trial) -> None:
-    """A prompt that comes just as a turn ends must not fall between two chairs."""
+    """A prompt that comes just as a turn ends must not fall between two chairs.
+
+    Offsets of 0 to 50 ms are drawn from the trial's seed. Refuted by a request to the model for every prompt.
+    """
     ocrepro.provider.script(for_ever(text("done")))
     server = ocrepro.serve()
     for number in range(1, ROUNDS + 1):
@@ -73,7 +81,10 @@ def test_prompts_at_the_edge_of_idleness(ocrepro: Trial) -> None:
 
 @pytest.mark.ocrepro(issue="anomalyco/opencode#45610", profile="ci", title="prompt that fails")
 def test_prompt_that_fails(ocrepro: Trial) -> None:
-    """A session whose prompt was refused for good must be idle again."""
+    """A session whose prompt was refused for good must be idle again.
+
+    Refuted by a status other than busy within 10 s.
+    """
     ocrepro.provider.script(for_ever(error(400)))
     server = ocrepro.serve()
     session = server.new_session()
@@ -88,9 +99,18 @@ def test_prompt_that_fails(ocrepro: Trial) -> None:
     )
 
 
-@pytest.mark.ocrepro(issue=EARLY, profile="ci", title="status right after a prompt was accepted")
+@pytest.mark.ocrepro(
+    issue=EARLY,
+    profile="ci",
+    title="status right after a prompt was accepted",
+    known={"1.18.34": "1/1"},
+)
 def test_status_right_after_a_prompt(ocrepro: Trial) -> None:
-    """A session that has accepted a prompt and not answered it is busy, whenever one asks."""
+    """A session that has accepted a prompt and not answered it is busy, whenever one asks.
+
+    Refuted by a status of busy in the first look behind the 204. What we found: the call is answered before the turn
+    is registered, and the status says idle in each of eight first looks; who waits for idle is done at once.
+    """
     barrier = ocrepro.provider.barrier()
     ocrepro.provider.script(for_ever(held(barrier, text("done"))))
     server = ocrepro.serve()
@@ -113,7 +133,10 @@ def test_status_right_after_a_prompt(ocrepro: Trial) -> None:
 
 @pytest.mark.ocrepro(issue="anomalyco/opencode#35472", profile="ci", title="status right after the answer")
 def test_status_right_after_the_answer(ocrepro: Trial) -> None:
-    """A session whose prompt has returned with its answer is idle."""
+    """A session whose prompt has returned with its answer is idle.
+
+    Refuted by a status of idle in the first look behind the answer.
+    """
     ocrepro.provider.script(for_ever(text("done")))
     server = ocrepro.serve()
     seen = []

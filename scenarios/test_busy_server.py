@@ -1,8 +1,10 @@
 """A server whose event loop is at work: what its health check says meanwhile (anomalyco/opencode#29762)."""
 
+from contextlib import suppress
+
 import pytest
 
-from pytest_ocrepro import Server, Trial, bash, for_ever, text
+from pytest_ocrepro import NotReachedError, Server, Trial, bash, for_ever, text
 
 ISSUES = ("anomalyco/opencode#29762", "openchamber/openchamber#1294")
 COMMIT = (
@@ -26,7 +28,8 @@ def health_meanwhile(ocrepro: Trial, server: Server, sessions: list[str]) -> Non
         told.append(answer.seconds)
         return not any(server.busy(session) for session in sessions)
 
-    ocrepro.wait_until(over, what="the end of the turns", timeout_s=60)
+    with suppress(NotReachedError):  # a loop that is blocked does not end them: what was told until then counts
+        ocrepro.wait_until(over, what="the end of the turns", timeout_s=60)
     slowest = max(told)
     ocrepro.claim(
         f"the health check answers within {LATE_S:g} s while it works",
@@ -38,7 +41,10 @@ def health_meanwhile(ocrepro: Trial, server: Server, sessions: list[str]) -> Non
 
 @pytest.mark.ocrepro(issue=ISSUES, profile="ci", title="health check while a large file is compared")
 def test_health_while_a_large_file_is_compared(ocrepro: Trial) -> None:
-    """A tool that rewrites a file of 1.5 MB must not keep the server from answering others."""
+    """A tool that rewrites a file of 1.5 MB must not keep the server from answering others.
+
+    Refuted by health checks that are all answered within 5 s until the turn is over.
+    """
     ocrepro.spawn(["sh", "-c", WRITE % 1], role="writer").wait_for_end()
     ocrepro.spawn(list(COMMIT), role="git").wait_for_end()
     ocrepro.provider.script(bash(WRITE % 7), for_ever(text("done")))

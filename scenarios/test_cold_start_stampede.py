@@ -24,10 +24,18 @@ def test_runs_at_once_on_an_empty_data_directory(ocrepro: Trial) -> None:
 
 
 @pytest.mark.ocrepro(
-    issue="anomalyco/opencode#44558", profile="ci", title="runs at once on a database of an old build"
+    issue="anomalyco/opencode#44558",
+    profile="ci",
+    title="runs at once on a database of an old build",
+    known={"1.18.34": "1/1"},
 )
 def test_runs_at_once_on_a_database_of_an_old_build(ocrepro: Trial) -> None:
-    """Runs that migrate a database at the same instant must not die of it, and must lose none of its sessions."""
+    """Runs that migrate a database at the same instant must not die of it, and must lose none of its sessions.
+
+    The database is made by a real old build. Refuted by four runs that end well on it. What we found: one run
+    migrates, and others die of an "ALTER TABLE" that it has done already, since a migration is serialized within one
+    process only; no session was lost in our trials.
+    """
     old = ocrepro.other_build(OLD)
     ocrepro.provider.script(for_ever(text("done")))
     for _ in range(2):
@@ -47,7 +55,10 @@ def test_runs_at_once_on_a_database_of_an_old_build(ocrepro: Trial) -> None:
 
 @pytest.mark.ocrepro(issue="pingdotgg/t3code#10427", profile="ci", title="inventory commands at once")
 def test_inventory_commands_at_once(ocrepro: Trial) -> None:
-    """Commands that only list something, started together on an empty data directory, must all list it."""
+    """Commands that only list something, started together on an empty data directory, must all list it.
+
+    Refuted by three of them that end without an error of the database.
+    """
     for command in [ocrepro.spawn(["opencode", *words], role=words[0]) for words in INVENTORY]:
         ocrepro.expect(command).not_to_die_of_the_database()
 

@@ -72,7 +72,12 @@ def check(ocrepro: Trial, server: Server, session: str) -> None:
 )
 @pytest.mark.parametrize("point", ["in the words", "in four commands", "in a subagent", "at a permission"])
 def test_server_killed_at_a_point(ocrepro: Trial, point: str) -> None:
-    """After a restart nothing stays unfinished, a prompt is answered, and the model's transcript is whole."""
+    """After a restart nothing stays unfinished, a prompt is answered, and the model's transcript is whole.
+
+    Refuted by parts and messages that have ended by the time the server listens again. What we found: nothing is
+    mended at any of the points, while a new prompt is answered all the same and each call in the model's transcript
+    has a result, so what stays wrong is what is stored and shown.
+    """
     if point == "at a permission":
         ocrepro.configure(permission={"bash": "ask"})
     server = ocrepro.serve()

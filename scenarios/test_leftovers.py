@@ -16,7 +16,10 @@ STEEPER = 3.0
 
 @pytest.mark.ocrepro(issue="anomalyco/opencode#21427", profile="ci", title="temporary directory behind several runs")
 def test_temporary_directory_behind_several_runs(ocrepro: Trial) -> None:
-    """What a run unpacks into the temporary directory must go with it, or be used by the next."""
+    """What a run unpacks into the temporary directory must go with it, or be used by the next.
+
+    Refuted by a temporary directory that is as large behind the third run as behind the first.
+    """
     ocrepro.provider.script(for_ever(text("done")))
     sizes = []
     for _ in range(RUNS):
@@ -61,7 +64,10 @@ def event_bytes(ocrepro: Trial, words: int) -> float:
 
 @pytest.mark.ocrepro(issue="anomalyco/opencode#33356", profile="ci", title="stored events of a long answer")
 def test_stored_events_of_a_long_answer(ocrepro: Trial) -> None:
-    """What is stored of an answer must grow with its length, and not with its square."""
+    """What is stored of an answer must grow with its length, and not with its square.
+
+    Refuted by as many bytes for each of 400 words as for each of 40.
+    """
     few = event_bytes(ocrepro, FEW)
     with closing(sqlite3.connect(ocrepro.sandbox.database)) as connection:
         connection.execute("DELETE FROM event")

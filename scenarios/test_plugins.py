@@ -23,7 +23,10 @@ LIMIT_S = 20.0
 @pytest.mark.ocrepro(issue=WAITS, covers=OTHERS, profile="ci", title="plugin that waits in its start")
 @pytest.mark.parametrize("plugin", PLUGINS)
 def test_plugin_that_waits_in_its_start(ocrepro: Trial, plugin: str) -> None:
-    """A run must ask its model, or say which plugin it waits for, whatever a plugin does in its start."""
+    """A run must ask its model, or say which plugin it waits for, whatever a plugin does in its start.
+
+    Refuted by a request to the model within 20 s.
+    """
     ocrepro.project.add_plugin(text=PLUGINS[plugin])
     ocrepro.provider.script(for_ever(text("done")))
     ocrepro.expect(ocrepro.run("hi", deadline_s=LIMIT_S)).to_complete()
@@ -32,7 +35,10 @@ def test_plugin_that_waits_in_its_start(ocrepro: Trial, plugin: str) -> None:
 @pytest.mark.ocrepro(issue=REGISTRY, profile="ci", title="plugin and a registry that is away")
 @pytest.mark.parametrize("registry", ["is silent", "refuses"])
 def test_plugin_and_a_registry_that_is_away(ocrepro: Trial, registry: str) -> None:
-    """A plugin that imports nothing must not make a run wait for the registry."""
+    """A plugin that imports nothing must not make a run wait for the registry.
+
+    Refuted by a request to the model within 20 s while the registry is away.
+    """
     if registry == "is silent":
         ocrepro.registry.stall()
     else:

@@ -22,7 +22,11 @@ TAKEN_UP_WITHIN_S = 15.0
 
 @pytest.mark.ocrepro(issue="anomalyco/opencode#49367", profile="ci", title="two servers work on one session")
 def test_two_servers_on_one_session(ocrepro: Trial) -> None:
-    """While one server answers in a session, another one on the same data must refuse or wait."""
+    """While one server answers in a session, another one on the same data must refuse or wait.
+
+    Refuted by requests of one process only, as long as its turn is held. What we found: 1.14.48 lets both work on the
+    session at once; each knows of its own turns only.
+    """
     barrier = ocrepro.provider.barrier()
     ocrepro.provider.script(for_ever(held(barrier, text("done"))))
     first, second = ocrepro.serve(role="first-server"), ocrepro.serve(role="second-server")
@@ -68,7 +72,12 @@ def dead_children(server: Server) -> list[str]:
 )
 @pytest.mark.parametrize("project", ["with a commit", "without a commit", "with a commit and under load"])
 def test_runs_beside_an_idle_server(ocrepro: Trial, project: str) -> None:
-    """Runs in the project of a server that idles must be answered, and no child of git may stay uncollected."""
+    """Runs in the project of a server that idles must be answered, and no child of git may stay uncollected.
+
+    Six stories of an overlapping start share one log; here are those of a git child that is not collected and of a
+    database that another server holds, with and without a commit, and beside two burners on two cores. Refuted by
+    runs that park.
+    """
     if project != "without a commit":
         ocrepro.spawn(COMMIT, role="git").wait_for_end()
     for _ in range(BURNERS if project.endswith("load") else 0):

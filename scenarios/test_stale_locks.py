@@ -27,7 +27,12 @@ def start(ocrepro: Trial, what: str) -> Process:
 )
 @pytest.mark.parametrize("what", ["plugin install", "models list"])
 def test_killed_while_it_held_a_lock_directory(ocrepro: Trial, what: str) -> None:
-    """The next start must see that the holder is dead, and not wait for the lock to grow old."""
+    """The next start must see that the holder is dead, and not wait for the lock to grow old.
+
+    Refuted by an answer within 20 s. What we found: the next start waits in silence for the lock of a plugin install,
+    although meta.json names a pid that is gone, until the lock is 60 s old: this is the minute for which headless
+    starts park behind a kill. The lock of the list of models is got over.
+    """
     ocrepro.provider.script(for_ever(text("done")))
     ocrepro.registry.stall()
     first = start(ocrepro, what)
@@ -62,7 +67,10 @@ def snapshot_twice(ocrepro: Trial, *, locked: bool) -> None:
 
 @pytest.mark.ocrepro(issue=SNAPSHOT, profile="ci", title="index.lock of a snapshot is left behind")
 def test_index_lock_that_is_left(ocrepro: Trial) -> None:
-    """A run must get over the index.lock that a killed one has left in the snapshots' repository."""
+    """A run must get over the index.lock that a killed one has left in the snapshots' repository.
+
+    The lock is put there as a killed git leaves it, an empty file. Refuted by an answer within 20 s.
+    """
     snapshot_twice(ocrepro, locked=True)
 
 

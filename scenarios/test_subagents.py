@@ -25,7 +25,10 @@ def all_were_asked(ocrepro: Trial, children: int, *, printed: str) -> None:
 )
 @pytest.mark.parametrize("children", [8, 20])
 def test_many_subagents_at_once(ocrepro: Trial, children: int) -> None:
-    """A run must wait for all of its subagents, and give its last answer behind them."""
+    """A run must wait for all of its subagents, and give its last answer behind them.
+
+    Refuted by a run that comes back with its last answer, all children having asked their model.
+    """
     ocrepro.provider.script(together(*[TASK] * children), text("all are back"))
     ocrepro.provider.script(for_ever(text("a child is done")), when=CHILDS_WORK)
     run = ocrepro.run("hi", deadline_s=90.0)
