@@ -60,6 +60,9 @@ def size(_: click.Context, parameter: click.Parameter, value: str | None) -> int
 @click.option(
     "--certain-oracle", "oracle_is_certain", is_flag=True, help="A healthy build can never show this failure."
 )
+@click.option(
+    "--control", default="", metavar="SCENARIO", help="One that must never fail: every sixth trial is of it."
+)
 @click.option("--commits", is_flag=True, help="Of the checkout that we stand in: --good and --bad are its commits.")
 @click.option("--build", default="", metavar="COMMAND", help="With --commits: what builds one, at its root.")
 @click.option("--binary", default="", metavar="PATH", help="With --commits: what that makes, below its root.")

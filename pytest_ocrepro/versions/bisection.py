@@ -60,6 +60,7 @@ class Phase(StrEnum):
     CALIBRATE = "calibrate"
     SEARCH = "search"
     CONFIRM = "confirm"
+    CONTROL = "control"
     ANSWERED = "answered"
     NOT_SEEN = "not seen at the failing end"
     NOTHING_LEFT = "no version is left that could be tried"

@@ -22,7 +22,8 @@ from pytest_ocrepro.versions.checkout import Checkout
 from pytest_ocrepro.versions.journal import Journal, Plan, Skipped, read_journal
 from pytest_ocrepro.versions.releases import Releases
 from pytest_ocrepro.versions.rendering import as_markdown, as_page
-from pytest_ocrepro.versions.search import MOST_TRIALS, Search, Why, fold, next_step, replay
+from pytest_ocrepro.versions.search import MOST_TRIALS, Search, Why, next_step, replay
+from pytest_ocrepro.versions.state import fold
 from pytest_ocrepro.versions.supply import Supply, fetch_ahead, here
 from pytest_ocrepro.versions.trials import Trials
 
@@ -31,6 +32,7 @@ SAME_QUESTION = (
     "kind",
     "scenarios",
     "commits",
+    "control",
     "find_fix",
     "confidence",
     "monotone",
@@ -62,6 +64,7 @@ class Wanted(msgspec.Struct, frozen=True, kw_only=True):
     offline: bool = False
     cache_limit_bytes: int | None = None
     prefetch: bool = False
+    control: str = ""
     commits: bool = False
     build: str = ""
     binary: str = ""
@@ -243,6 +246,7 @@ def _begin(journal: Journal, wanted: Wanted, scenario: str, line: Line) -> None:
         versions=versions,
         cached=tuple(version for version in versions if version in line.here()),
         commits=wanted.commits,
+        control=find_scenario(wanted.control).name if wanted.control else "",
         find_fix=wanted.find_fix,
         confidence=wanted.confidence,
         monotone=wanted.monotone,

@@ -9,10 +9,11 @@ import msgspec
 
 from pytest_ocrepro.judge.rates import Rate, fisher
 from pytest_ocrepro.versions.batches import twins
-from pytest_ocrepro.versions.bisection import Boundary, answers, credible, uneven
+from pytest_ocrepro.versions.bisection import Boundary, Phase, answers, credible, uneven
 from pytest_ocrepro.versions.journal import AnyRecord, Fetched, Tried, trials_of
 from pytest_ocrepro.versions.posterior import posterior
-from pytest_ocrepro.versions.search import ANY, State, Why, fold
+from pytest_ocrepro.versions.search import Why
+from pytest_ocrepro.versions.state import ANY, State, fold
 
 COMPARE = "https://github.com/anomalyco/opencode/compare/{}...{}"
 LIKELY = 0.5
@@ -79,15 +80,24 @@ class Certificate(msgspec.Struct, frozen=True, kw_only=True):
     same_bytes: bool
     edited: tuple[int, ...] = ()
     commits: bool = False
+    control: str = ""
+    controls: Rate = Rate(k=0, n=0)
 
     @property
     def named(self) -> bool:
-        """Confirmed, and one version alone is left."""
-        return self.why is Why.FOUND and len(self.answers[0].suspects) == 1 and not self.same_bytes
+        """Confirmed, and one version alone is left; the control, where there is one, was always clean."""
+        return (
+            self.why is Why.FOUND
+            and not self.controls.k
+            and len(self.answers[0].suspects) == 1
+            and not self.same_bytes
+        )
 
     @property
     def exit_code(self) -> int:
         """0: an answer that fresh trials confirm; 1: the evidence does not reach one; 3: trials were inconclusive."""
+        if self.why is Why.FOUND and self.controls.k:
+            return 1
         return {Why.FOUND: 0, Why.ALWAYS: 1, Why.TROUBLE: 3}.get(self.why, 1)
 
 
@@ -118,7 +128,7 @@ def certify(records: Sequence[AnyRecord], why: Why, *, edited: tuple[int, ...] =
         uneven=state.order[odd[0]] if odd else "",
         foreign=tuple(sorted(state.foreign.items())),
         wanted=tuple(word for word in state.wanted if word != ANY),
-        by_sign=tuple(_by_sign(records, tried)),
+        by_sign=tuple(_by_sign(records, [one for one in tried if one.phase != Phase.CONTROL])),
         tallies=tuple(_tallies(state, records)),
         trials=len(tried),
         inconclusive=state.inconclusive,
@@ -128,6 +138,10 @@ def certify(records: Sequence[AnyRecord], why: Why, *, edited: tuple[int, ...] =
         same_bytes=_same_bytes(state, records, best),
         edited=edited,
         commits=state.plan.commits,
+        control=state.plan.control,
+        controls=Rate(
+            k=sum(one.k for one in state.controls.values()), n=sum(one.n for one in state.controls.values())
+        ),
     )
 
 

@@ -32,7 +32,8 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_
 class Plan(Record, frozen=True, kw_only=True, tag="plan"):
     """The first line: what is done. ``versions`` in release order, ``cached`` those that were here at the start.
 
-    ``commits``: they are commits of a checkout, in the order of its first parents.
+    ``commits``: they are commits of a checkout, in the order of its first parents. ``control``: a scenario that must
+    never fail, tried in between.
 
     ``signature``: what counts as the failure; "": what the failing end shows while it is made sure of, "any": every
     reproduction, else the beginning of a sign (of :class:`Tried`).
@@ -52,6 +53,7 @@ class Plan(Record, frozen=True, kw_only=True, tag="plan"):
     workers: int = 1
     seed: int = 0
     commits: bool = False
+    control: str = ""
 
 
 class Opened(Record, frozen=True, kw_only=True, tag="opened"):
@@ -69,7 +71,7 @@ class Chosen(Record, frozen=True, kw_only=True, tag="chosen"):
     """
 
     batch: int
-    phase: str  # calibrate, search, confirm, fill
+    phase: str  # calibrate, search, confirm, control, fill
     trials: tuple[tuple[str, str, int], ...]
 
 

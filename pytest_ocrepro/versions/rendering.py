@@ -38,6 +38,8 @@ def headline(told: Certificate) -> str:
     if not told.answers:
         return f"No answer: {told.why}"
     best = told.answers[0]
+    if told.why is Why.FOUND and told.controls.k:
+        return f"No name: the control failed too, {told.controls.in_words()}; {word.lower()} in {_set(told)}"
     if told.why is Why.FOUND:
         what = "commit among those that build" if told.commits else "build among those served here"
         among = f"the first {first_last} {what}"
@@ -155,6 +157,9 @@ def _limits(told: Certificate) -> Iterator[str]:
         for one in told.transitions
     )
     yield f"- the oracle's own false positives, estimated {percent(told.false_rate)} a trial"
+    if told.control:
+        flag = "**it must never fail**: " if told.controls.k else ""
+        yield f"- {flag}the control `{told.control}` in between: {told.controls.in_words()}"
     if told.uneven:
         yield f"- {told.uneven} fails at another rate than the others of its side; the posterior is too sure then"
     if told.inconclusive:

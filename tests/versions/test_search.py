@@ -11,6 +11,7 @@ import pytest
 
 from pytest_ocrepro.errors import BuildError, OcreproError
 from pytest_ocrepro.versions.batches import MOST_TROUBLE, Here
+from pytest_ocrepro.versions.certificate import certify
 from pytest_ocrepro.versions.journal import (
     AnyRecord,
     Chosen,
@@ -21,7 +22,9 @@ from pytest_ocrepro.versions.journal import (
     read_journal,
     trials_of,
 )
-from pytest_ocrepro.versions.search import Search, Why, fold, next_step, replay
+from pytest_ocrepro.versions.rendering import as_markdown
+from pytest_ocrepro.versions.search import BETWEEN_CONTROLS, Search, Why, next_step, replay
+from pytest_ocrepro.versions.state import fold
 
 DATA = Path(__file__).parents[1] / "data/versions"
 if TYPE_CHECKING:
@@ -45,6 +48,47 @@ def sides(path: Path) -> tuple[str, str]:
     state = fold(records(path))
     best = state.answers()[0]
     return tuple("none" if build is None else state.order[build] for build in (best.clean, best.failing))  # type: ignore[return-value]
+
+
+# --- the control
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_one_trial_in_six_is_of_the_control_and_moves_nothing(tmp_path: Path, workers: int) -> None:
+    world = cs.World()
+    cs.search(tmp_path / "plain", world, world.plan(workers=workers))
+    state, why = cs.search(tmp_path / "j", world, world.plan(workers=workers, control=cs.CONTROL))
+    assert (why, sides(tmp_path / "j")) == (Why.FOUND, ("1.4.1", "1.4.2"))
+    tried = list(trials_of(records(tmp_path / "j")))
+    controls = [one for one in tried if one.phase == "control"]
+    assert {one.scenario for one in controls} == {cs.CONTROL}
+    assert len(controls) == (len(tried) - len(controls)) // BETWEEN_CONTROLS == state.control_trials
+    assert sum(state.counts.trials) == len(tried) - len(controls)
+    assert sum(rate.n for rate in state.controls.values()) == len(controls)
+    assert all(rate.k == 0 for rate in state.controls.values())
+
+
+def test_a_control_that_fails_leaves_no_name(tmp_path: Path) -> None:
+    world = cs.World(control=0.5)
+    _, why = cs.search(tmp_path / "j", world, world.plan(control=cs.CONTROL))
+    told = certify(records(tmp_path / "j"), why)
+    assert (told.why, told.named, told.exit_code) == (Why.FOUND, False, 1)
+    assert told.controls.k > 0
+    text = as_markdown(told)
+    assert text.startswith(f"### No name: the control failed too, {told.controls.in_words()}; introduced in 1.4.2")
+    assert "**it must never fail**: the control `s.py::control` in between" in text
+
+
+def test_a_search_with_a_control_takes_the_same_course_from_every_line_on(tmp_path: Path) -> None:
+    world = cs.World()
+    cs.search(tmp_path / "j", world, world.plan(control=cs.CONTROL, workers=2))
+    whole = (tmp_path / "j").read_bytes().splitlines(keepends=True)
+    for number in range(1, len(whole), 3):
+        again = tmp_path / f"again-{number}"
+        again.write_bytes(b"".join(whole[:number]))
+        cs.search(again, world)
+        assert course(again) == course(tmp_path / "j")
+    assert replay(records(tmp_path / "j"))[1] == []
 
 
 # --- the course of a search
@@ -272,7 +316,7 @@ def test_the_replay_of_a_journal_makes_the_same_choices_and_the_same_bits(tmp_pa
     assert wrong == []
     assert fold(records(tmp_path / "j")) == state
     code = (
-        "import sys; from pathlib import Path; from pytest_ocrepro.versions.search import fold;"
+        "import sys; from pathlib import Path; from pytest_ocrepro.versions.state import fold;"
         "from pytest_ocrepro.versions.journal import read_journal;"
         "print([x.hex() for x in fold(read_journal(Path(sys.argv[1])).records).found().onset])"
     )

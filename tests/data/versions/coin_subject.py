@@ -16,10 +16,12 @@ import msgspec
 from pytest_ocrepro.errors import UnfitBuildError
 from pytest_ocrepro.versions.batches import Here
 from pytest_ocrepro.versions.journal import Chosen, Journal, Plan, Tried
-from pytest_ocrepro.versions.search import Search, State, Why
+from pytest_ocrepro.versions.search import Search, Why
+from pytest_ocrepro.versions.state import State
 
 VERSIONS = tuple(f"1.{minor}.{patch}" for minor in range(8) for patch in range(5))
 FIRST_BAD = "1.4.2"
+CONTROL = "s.py::control"
 OURS = "oc-111111 blocked|config-loading"
 
 
@@ -36,6 +38,7 @@ class World(msgspec.Struct, frozen=True, kw_only=True):
     unfit: tuple[str, ...] = ()
     broken: tuple[str, ...] = ()
     other: float = 0.0
+    control: float = 0.0  # share of trials of the control that fail
     signs: tuple[str, ...] = (OURS,)
     twins: tuple[tuple[str, str], ...] = ()  # the second has the bytes of the first
 
@@ -51,7 +54,13 @@ class World(msgspec.Struct, frozen=True, kw_only=True):
                      signs=signs if result == "reproduced" else (), seconds=5.0, reason="a coin")  # fmt: skip
 
     def run(self, chosen: Chosen) -> Iterator[Tried]:
-        return (self.trial(version, seed) for _, version, seed in chosen.trials)
+        for scenario, version, seed in chosen.trials:
+            yield self.control_trial(version, seed) if scenario == CONTROL else self.trial(version, seed)
+
+    def control_trial(self, version: str, seed: int) -> Tried:
+        failed = random.Random(f"control/{seed}").random() < self.control  # noqa: S311  a seeded coin
+        return Tried(batch=0, phase="", scenario=CONTROL, version=version, seed=seed, seconds=5.0,
+                     result="reproduced" if failed else "not-seen", signs=(OURS,) if failed else ())  # fmt: skip
 
     def fetch(self, version: str) -> Here:
         if version in self.unfit:
