@@ -85,22 +85,16 @@ def choose(found: Sequence[Case], scenario: str | None) -> Case:
 
 def trial_of(case: Case) -> StoredTrial:
     """The clearest trial that is whole; where none is, what there is of the clearest. Raises BundleError."""
-    for other in case.others if not _is_whole(case.entry) else ():
-        if _is_whole(other):
-            return _read(other)
-    return _read(case.entry)
+    whole = (trial for trial in map(_read, (case.entry, *case.others)) if trial and trial.judgement)
+    assert case.entry.path is not None  # noqa: S101  shows() has asked for it
+    return next(whole, None) or TrialBundle.read(case.entry.path)
 
 
-def _read(entry: Entry) -> StoredTrial:
-    assert entry.path is not None  # noqa: S101  shows() has asked for it
-    return TrialBundle.read(entry.path)
-
-
-def _is_whole(entry: Entry) -> bool:
+def _read(entry: Entry) -> StoredTrial | None:
     try:
-        return _read(entry).judgement is not None
+        return TrialBundle.read(entry.path) if entry.path else None
     except BundleError:
-        return False
+        return None
 
 
 def script_of(case: Case, trial: StoredTrial) -> Script:

@@ -19,16 +19,25 @@ from pytest_ocrepro import readings as r
 from pytest_ocrepro.cli import main
 from pytest_ocrepro.history import History
 from pytest_ocrepro.publish.bundle import RunDir, TrialBundle, TrialInfo
+from pytest_ocrepro.publish.issue import issue_text
 from pytest_ocrepro.publish.redaction import Redactor
+from pytest_ocrepro.publish.repro import repro_script
 
 if TYPE_CHECKING:
-    from tests.data.publish import sample_run
+    from collections.abc import Callable
+
+    from tests.data.publish import reproducing, sample_run
 else:
     _spec = importlib.util.spec_from_file_location(
         "ocrepro_sample_run", Path(__file__).parents[1] / "data" / "publish" / "sample_run.py"
     )
     sample_run = importlib.util.module_from_spec(_spec)
     _spec.loader.exec_module(sample_run)
+    _spec = importlib.util.spec_from_file_location(
+        "ocrepro_reproducing", Path(__file__).parents[1] / "data" / "publish" / "reproducing.py"
+    )
+    reproducing = importlib.util.module_from_spec(_spec)
+    _spec.loader.exec_module(reproducing)
 
 CANARY = "CnRy4f1d9A7c2b0E6x"
 # kind -> how it looks where it leaks; the gate knows the first by its value, the others by their shape or key
@@ -290,6 +299,46 @@ def test_a_whole_session_lets_nothing_out(
     (trial,) = run.bundles()
     told = {one.kind for one in TrialBundle.read(trial).masked}
     assert {"known-value", "customer", "github-token", "sk-key", "gitlab-token", "npm-token", "key-name"} <= told
+
+
+def _furnished(said: str) -> h.SandboxFurnished:
+    return h.SandboxFurnished(at_ns=0, config=json.dumps({"x": said}), files=(h.StagedFile(path=said, text=said),))
+
+
+STEPS: dict[str, Callable[[str], list[h.Event]]] = {
+    "a prompt": lambda said: [reproducing.process("first", "run", said)],
+    "a variable": lambda said: [reproducing.process("first", "run", environment=(f"MINE={said}",))],
+    "a file and the configuration": lambda said: [_furnished(said)],
+    "what the model says": lambda said: [
+        h.TurnsScripted(at_ns=0, model="m1", turns=(h.ScriptedTurn(name="t", words=said),))
+    ],
+    "a tool's arguments": lambda said: [
+        h.TurnsScripted(
+            at_ns=0, model="m1", turns=(h.ScriptedTurn(name="t", calls=(("bash", json.dumps({"command": said})),)),)
+        )
+    ],
+    "a wait": lambda said: [h.StepWaited(at_ns=0, kind="condition", what=said)],
+    "a call": lambda said: [h.HttpAsked(at_ns=0, role="s", method="POST", path="/x", body=json.dumps({"x": said}))],
+}
+
+
+@pytest.mark.parametrize("step", list(STEPS))
+def test_no_secret_gets_into_a_script_or_its_issue_text(step: str) -> None:
+    """A step that held one is masked; the script is then refused, or goes without it."""
+    gate = Redactor({"MY_SECRET": CANARY}, {"/home/annabel": "~"}, names={"annabel": "$USER"})
+    planted = STEPS[step](f"{words()} {CANARY}")  # earlier than what follows
+    plain = list(reproducing.overlap().history)
+    before = [one for one in plain if not (step.startswith("a file") and isinstance(one, h.SandboxFurnished))]
+    history = History(gate=gate)
+    for event in (*before[:1], *planted, *before[1:]):
+        history.append(event)
+    trial = msgspec.structs.replace(reproducing.overlap(), history=history)
+    script = repro_script(trial)
+    text = issue_text(sample_run.run_info("r"), trial, script=script, most=60_000)
+    for secret in FORBIDDEN:
+        assert secret not in script.text + script.why_not + text
+    assert "[masked:" in script.text + script.why_not + text
+    assert script.text or script.why_not
 
 
 def test_the_secrets_would_be_found(run: RunDir, tmp_path: Path) -> None:
