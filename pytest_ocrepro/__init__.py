@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from pytest_ocrepro.stage.server import prompt_body as prompt_body
     from pytest_ocrepro.stage.turns import bash as bash
     from pytest_ocrepro.stage.turns import broken_off as broken_off
+    from pytest_ocrepro.stage.turns import costing as costing
     from pytest_ocrepro.stage.turns import error as error
     from pytest_ocrepro.stage.turns import finishing as finishing
     from pytest_ocrepro.stage.turns import for_ever as for_ever
@@ -46,8 +47,8 @@ _HOMES = {
     "pytest_ocrepro.stage.process": ("OpenPipe", "Process"),
     "pytest_ocrepro.stage.server": ("Server", "prompt_body"),
     "pytest_ocrepro.stage.turns": (
-        "bash", "broken_off", "error", "finishing", "for_ever", "held", "late", "never_ending", "opened", "paced",
-        "question", "stall_after", "text", "together", "tool", "with_comments",
+        "bash", "broken_off", "costing", "error", "finishing", "for_ever", "held", "late", "never_ending", "opened",
+        "paced", "question", "stall_after", "text", "together", "tool", "with_comments",
     ),
 }  # fmt: skip
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}

@@ -1,10 +1,11 @@
 """A server whose event loop is at work: what its health check says meanwhile (anomalyco/opencode#29762)."""
 
+import socket
 from contextlib import suppress
 
 import pytest
 
-from pytest_ocrepro import NotReachedError, Server, Trial, bash, for_ever, text
+from pytest_ocrepro import NotReachedError, Server, Trial, bash, for_ever, prompt_body, text
 
 ISSUES = ("anomalyco/opencode#29762", "openchamber/openchamber#1294")
 COMMIT = (
@@ -65,6 +66,27 @@ def test_health_beside_fast_sessions(ocrepro: Trial) -> None:
         server.prompt(session, "begin")
     ocrepro.provider.wait_for_request()
     health_meanwhile(ocrepro, server, sessions)
+
+
+@pytest.mark.ocrepro(issue="anomalyco/opencode#15149", profile="ci", title="listener of events that goes")
+def test_listener_of_events_that_goes(ocrepro: Trial) -> None:
+    """A server must answer as before when a listener of its events has broken off in the middle of a turn.
+
+    Refuted by a session and a prompt that are answered behind it.
+    """
+    ocrepro.provider.script(for_ever(text(LONG)))
+    server = ocrepro.serve()
+    session = server.new_session()
+    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as line:
+        line.sendall(b"GET /event HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+        line.recv(100)
+        server.prompt(session, "begin")
+        ocrepro.provider.wait_for_request()
+        line.recv(100)
+    ocrepro.expect(server.call("GET", f"/session/{session}", purpose="the session")).to_be_accepted()
+    path = f"/session/{server.new_session()}/message"
+    answer = server.call("POST", path, prompt_body("go on"), purpose="a prompt", timeout_s=30)
+    ocrepro.expect(answer).to_be_accepted()
 
 
 @pytest.mark.ocrepro(issue=(*ISSUES, "anomalyco/opencode#49095"), profile="ci", control=True)

@@ -6,9 +6,8 @@ from pytest_ocrepro import Trial, bash, for_ever, question, text, tool
 
 ISSUES = (
     "anomalyco/opencode#41991",
-    "anomalyco/opencode#36868",
-    "anomalyco/opencode#43888",
     "anomalyco/opencode#36762",
+    "anomalyco/opencode#43888",
 )
 CHILDS_WORK = "the work of the child"
 TASK = tool("task", description="work", prompt=CHILDS_WORK, subagent_type="general")
@@ -42,6 +41,21 @@ def test_other_permission_of_a_subagent(ocrepro: Trial, what: str) -> None:
     ocrepro.provider.script(TASK, text("done"))
     ocrepro.provider.script(tool(OUTSIDE[what], **given), text("the child is done"), when=CHILDS_WORK)
     ocrepro.expect(ocrepro.run("hi")).to_finish()
+
+
+@pytest.mark.ocrepro(
+    issue="anomalyco/opencode#36868", profile="ci", title="subagent needs a permission in a run with --auto"
+)
+def test_permission_of_a_subagent_with_auto(ocrepro: Trial) -> None:
+    """A run that permits everything permits it to its subagents too."""
+    help_text = ocrepro.spawn(["opencode", "run", "--help"], role="help")
+    help_text.wait_for_end(60.0)
+    if "--auto" not in help_text.output:
+        pytest.skip("this build's run has no --auto")
+    ocrepro.configure(permission={"bash": "ask"})
+    ocrepro.provider.script(TASK, text("done"))
+    ocrepro.provider.script(bash("true"), text("the child is done"), when=CHILDS_WORK)
+    ocrepro.expect(ocrepro.run("hi", args=("--auto",))).to_complete()
 
 
 @pytest.mark.ocrepro(

@@ -6,6 +6,7 @@ from pytest_ocrepro import (
     Trial,
     bash,
     broken_off,
+    costing,
     error,
     for_ever,
     late,
@@ -27,6 +28,7 @@ SILENT = {
     "in a tool call": opened("bash"),
 }
 LIMIT_S = 20.0
+CONTEXT_TOKENS = 100_000  # of the scripted models
 PATIENCE_S = 60.0  # for what ends at once or never: the start alone takes long on a busy machine
 KNOWN = {"1.14.48": "3/3", "1.18.34": "3/3"}  # of each way
 STALLS = (
@@ -118,6 +120,17 @@ def test_connection_that_breaks_once(ocrepro: Trial, how: str) -> None:
     """
     ocrepro.provider.script(broken_off(0, WORDS, how=how), for_ever(text("done")))
     ocrepro.expect(ocrepro.run("hi")).to_complete()
+
+
+@pytest.mark.ocrepro(issue="anomalyco/opencode#27924", profile="ci", title="summary that shrinks nothing")
+def test_summary_that_shrinks_nothing(ocrepro: Trial) -> None:
+    """A run whose context stays full whatever is summed up must end, and not sum up for ever.
+
+    Refuted by an end, with an answer or an error, within 20 s or some ten requests.
+    """
+    ocrepro.provider.script(for_ever(costing(CONTEXT_TOKENS - 500, text("a summary as long as ever"))))
+    run = ocrepro.run("hi", deadline_s=LIMIT_S)
+    ocrepro.expect(run).to_finish()
 
 
 @pytest.mark.ocrepro(issue=(*STALLS, *RETRIES, *CHILD), profile="ci", control=True)

@@ -84,6 +84,9 @@ CASES: list[tuple[str, str, dict[str, Any], str]] = [
     ("leftovers", "database_with_damaged_pages", {}, "abort-on-damage"),
     ("leftovers", "stored_events_of_a_long_answer", {}, "stores-it-all"),
     ("leftovers", "opencode_beneath_another_one", {}, "stays"),
+    ("provider_failures", "summary_that_shrinks_nothing", {}, "sums-up"),
+    ("headless_permission", "permission_of_a_subagent_with_auto", {}, "asks"),
+    ("busy_server", "listener_of_events_that_goes", {}, "lost-listener"),
     ("busy_server", "health_beside_fast_sessions", {}, "slow-health"),
     ("isolation_recipes", "workers_with_a_recipe", {"mechanism": "install lock", "recipe": "nothing"}, ""),
 ]

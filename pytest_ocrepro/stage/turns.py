@@ -59,6 +59,7 @@ class Turn:
     breaks: str = ""  # how the connection ends instead of a finish: see BREAKS
     finish: str | None = None  # the finish_reason that it says; None: the one that fits
     opened_only: bool = False  # its calls are begun, and their arguments never sent
+    tokens: int = 0  # that it says the prompt had; 0: one
 
     @property
     def silent(self) -> bool:
@@ -68,7 +69,7 @@ class Turn:
     @property
     def beyond_a_script(self) -> bool:
         """It does what a short repro script does not."""
-        return bool(self.comment_s or self.breaks or self.finish is not None or self.opened_only)
+        return bool(self.comment_s or self.breaks or self.finish is not None or self.opened_only or self.tokens)
 
 
 def text(words: str) -> Turn:
@@ -124,6 +125,11 @@ def finishing(reason: str, turn: Turn) -> Turn:
     return _changed(turn, name=f"{turn.name}, finish {reason or 'empty'}", finish=reason)
 
 
+def costing(tokens: int, turn: Turn) -> Turn:
+    """Say that the prompt of this turn had so many tokens (provider.CONTEXT_TOKENS is what the model can take)."""
+    return _changed(turn, name=f"{turn.name}, {tokens} tokens", tokens=tokens)
+
+
 def together(*turns: Turn) -> Turn:
     """The words and the tool calls of several turns in one answer."""
     return Turn(
@@ -173,14 +179,15 @@ def events_of(turn: Turn) -> Iterator[dict[str, Any]]:
             {"tool_calls": [{"index": index, "id": f"call_{index}_{name}", "type": "function", "function": function}]}
         )
     if not turn.never_ends:
-        yield _chunk_of({}, finish=_finish(turn))
+        yield _chunk_of({}, finish=_finish(turn), usage=_usage(turn))
 
 
-def _chunk_of(delta: dict[str, Any], finish: str | None = None) -> dict[str, Any]:
+def _chunk_of(
+    delta: dict[str, Any], finish: str | None = None, usage: dict[str, int] | None = None
+) -> dict[str, Any]:
     choice = {"index": 0, "delta": delta, "finish_reason": finish}
     chunk: dict[str, Any] = {"id": "scripted", "object": "chat.completion.chunk", "created": 0, "model": "scripted"}
-    usage = {"usage": USAGE} if finish else {}
-    return {**chunk, "choices": [choice], **usage}
+    return {**chunk, "choices": [choice], **({"usage": usage} if usage else {})}
 
 
 def whole(turn: Turn) -> dict[str, Any]:
@@ -191,8 +198,12 @@ def whole(turn: Turn) -> dict[str, Any]:
     ]
     message = {"role": "assistant", "content": "".join(turn.words), **({"tool_calls": calls} if calls else {})}
     choice = {"index": 0, "message": message, "finish_reason": _finish(turn)}
-    return {"id": "scripted", "object": "chat.completion", "created": 0, "choices": [choice], "usage": USAGE}
+    return {"id": "scripted", "object": "chat.completion", "created": 0, "choices": [choice], "usage": _usage(turn)}
 
 
 def _finish(turn: Turn) -> str:
     return turn.finish if turn.finish is not None else "tool_calls" if turn.calls else "stop"
+
+
+def _usage(turn: Turn) -> dict[str, int]:
+    return {**USAGE, "prompt_tokens": turn.tokens, "total_tokens": turn.tokens + 1} if turn.tokens else USAGE

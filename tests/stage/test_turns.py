@@ -15,6 +15,7 @@ from pytest_ocrepro.stage.turns import (
     Turn,
     bash,
     broken_off,
+    costing,
     error,
     events_of,
     finishing,
@@ -98,6 +99,13 @@ def test_a_call_whose_arguments_never_come() -> None:
     assert (function, turn.silent) == ({"name": "bash", "arguments": ""}, True)
 
 
+def test_tokens_that_the_prompt_is_said_to_have_had() -> None:
+    turn = costing(99_000, WORDS)
+    assert list(events_of(turn))[-1]["usage"]["prompt_tokens"] == 99_000
+    assert whole(turn)["usage"]["total_tokens"] == 99_001
+    assert list(events_of(WORDS))[-1]["usage"]["prompt_tokens"] == 1
+
+
 def test_several_calls_in_one_answer() -> None:
     turn = together(text("first this"), bash("true"), bash("false"))
     calls = [call for event in events_of(turn) for call in event["choices"][0]["delta"].get("tool_calls", ())]
@@ -110,7 +118,7 @@ def test_several_calls_in_one_answer() -> None:
     ("turn", "beyond"),
     [(WORDS, False), (error(429), False), (never_ending(), False), (stall_after(2, WORDS), False),
      (with_comments(1, never_ending()), True), (broken_off(1, WORDS), True), (opened("bash"), True),
-     (finishing("", WORDS), True)],
+     (finishing("", WORDS), True), (costing(9, WORDS), True)],
 )  # fmt: skip
 def test_what_a_short_script_cannot_say(turn: Turn, beyond: bool) -> None:  # noqa: FBT001  of a table
     assert turn.beyond_a_script is beyond

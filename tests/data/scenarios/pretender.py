@@ -163,6 +163,8 @@ class Turn:
                 for thread in threads:
                     thread.join()
             STORE.do("UPDATE message SET data = json_set(data, '$.time.completed', 1) WHERE id = ?", message)
+            if "sums-up" in FLAWS and not calls:
+                continue
             if not calls or ("loses-children" in FLAWS and calls[0][1] == "task"):
                 return words
 
@@ -291,6 +293,9 @@ def run() -> int:
         Path(os.environ["TMPDIR"], new("lib")).write_bytes(b"x" * 4_000_000)
     if "reads-stdin" in FLAWS and not sys.stdin.isatty():
         sys.stdin.read()
+    if "--help" in ARGV:
+        print("--auto")
+        return 0
     if "bogus/nope" in ARGV or "ses_0000000000000000000000000" in ARGV:
         print("Error: not found")
         return 0 if "exit-0" in FLAWS else 1
@@ -343,6 +348,9 @@ class Api(http.server.BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         """Lists."""
         kind = self.path.removeprefix("/")
+        if kind == "event":
+            self.listen()
+            return
         if kind in ("question", "permission"):
             self.answer([{"id": name, "sessionID": own[0]} for name, own in self.pending.items() if own[1] == kind])
         elif self.path == "/session/status":
@@ -356,6 +364,18 @@ class Api(http.server.BaseHTTPRequestHandler):
             if "slow-health" in FLAWS:
                 time.sleep(4.0)
             self.answer({"healthy": True})
+
+    def listen(self) -> None:
+        """Tell events until nobody listens."""
+        self.send_response(200)
+        self.send_header("Content-Type", "text/event-stream")
+        self.end_headers()
+        with contextlib.suppress(OSError):
+            while True:
+                self.wfile.write(b"data: {}\n\n")
+                time.sleep(0.05)
+        if "lost-listener" in FLAWS:
+            os._exit(1)
 
     def do_DELETE(self) -> None:
         """A message."""
