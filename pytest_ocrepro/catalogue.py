@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import msgspec
@@ -88,6 +88,39 @@ def mark_of(function: ast.FunctionDef) -> ast.Call | None:
     """The call ``pytest.mark.ocrepro(...)`` that decorates it."""
     calls = (one for one in function.decorator_list if isinstance(one, ast.Call))
     return next((one for one in calls if ast.unparse(one.func).endswith("mark.ocrepro")), None)
+
+
+def scenario_code(scenario: Scenario, moves: Sequence[str], words: str) -> str:
+    """The scenario alone in a file, under a schedule; ``words`` say what it shows. Raises UsageError."""
+    tree = ast.parse(scenario.file.read_text(encoding="utf-8"))
+    wanted = next((one for one in scenario_functions(tree) if one.name == scenario.test), None)
+    if wanted is None:
+        raise UsageError(f"{scenario.file} has no scenario {scenario.test} any more: look at the file")
+    mark = mark_of(wanted)
+    kept = [word for word in mark.keywords if word.arg in ("issue", "title")] if mark else []
+    told = ast.Tuple(elts=[ast.Constant(move) for move in moves], ctx=ast.Load())
+    own = ast.Call(
+        func=ast.parse("pytest.mark.ocrepro", mode="eval").body,
+        args=[],
+        keywords=[*kept, ast.keyword(arg="schedule", value=told)],
+    )
+    wanted.decorator_list = [own, *(one for one in wanted.decorator_list if one is not mark)]
+    indented = words.strip().replace("\n", "\n    ").replace("\\", "/")
+    wanted.body = [ast.Expr(ast.Constant(f"{indented}\n    ")), *wanted.body[_has_docstring(wanted) :]]
+    others = [one for one in tree.body[_has_docstring(tree) :] if not _is_test(one)]
+    if not any(isinstance(one, ast.Import) and one.names[0].name == "pytest" for one in others):
+        others.insert(0, ast.Import(names=[ast.alias(name="pytest")]))
+    head = ast.Expr(ast.Constant(f"Found by `ocrepro explore {scenario.name}`."))
+    module = ast.Module(body=[head, *others, wanted], type_ignores=[])
+    return ast.unparse(ast.fix_missing_locations(module)) + "\n"
+
+
+def _is_test(node: ast.stmt) -> bool:
+    return isinstance(node, ast.FunctionDef | ast.ClassDef) and node.name.lower().startswith("test")
+
+
+def _has_docstring(node: ast.Module | ast.FunctionDef) -> bool:
+    return ast.get_docstring(node, clean=False) is not None
 
 
 def _find(name: str) -> Scenario:

@@ -20,6 +20,7 @@ from typing import overload
 
 import msgspec
 
+from pytest_ocrepro.conductor import Conductor
 from pytest_ocrepro.errors import BundleError, NotReachedError, OcreproError, StageError, UsageError
 from pytest_ocrepro.expect import AnswerDemands, Claims, DatabaseDemands, ProcessDemands
 from pytest_ocrepro.history import (
@@ -48,6 +49,7 @@ from pytest_ocrepro.publish.records import result_of
 from pytest_ocrepro.publish.redaction import Masked, Redactor, Rule
 from pytest_ocrepro.readings import DatabaseReading, ProcessId
 from pytest_ocrepro.roster import Roster
+from pytest_ocrepro.schedule import Schedule
 from pytest_ocrepro.stage.faults import AtLockDirectory, AtMilestone, AtRequest, DatabaseLock, SignalAt, Trigger
 from pytest_ocrepro.stage.process import NoInput, OpenPipe, Process, Stdin, until
 from pytest_ocrepro.stage.provider import Provider
@@ -125,7 +127,9 @@ class Session:
 class Trial:
     """One run of one scenario on one build. The public face for scenarios; see the README for the verbs."""
 
-    def __init__(self, session: Session, build: Build, info: TrialInfo, slug: str) -> None:
+    def __init__(
+        self, session: Session, build: Build, info: TrialInfo, slug: str, *, schedule: Schedule | None = None
+    ) -> None:
         self.build = build
         self.info = info
         self._session = session
@@ -167,6 +171,8 @@ class Trial:
             intrude=self._intrude if session.intrusive else None,
         )
         self.sampler.start()
+        self._conductor = Conductor(self, schedule)
+        self._conductor.begin()
 
     # -- the stage
 
@@ -384,6 +390,7 @@ class Trial:
         steps: tuple[tuple[str, Callable[[], object]], ...] = (
             ("look once more", self._last_look),
             ("stop the sampler", self.sampler.stop),
+            ("end the schedule", self._conductor.close),
             ("end what is left", self._sweep),
             ("stop the provider", self.provider.close),
             ("stop the registry", self.registry.close),
@@ -445,6 +452,9 @@ class Trial:
         deadline_s: float = DEADLINE_S,
         fail_fast_s: float = FAIL_FAST_S,
     ) -> Process:
+        owes = obligation in ("answer", "exit")
+        if owes:
+            self._conductor.before_start()
         self._check_time()
         process = Process(
             self.roster.free_role(role),
@@ -472,6 +482,8 @@ class Trial:
                 environment=tuple(f"{name}={value}" for name, value in sorted(environment.items())),
             )
         )
+        if owes:
+            self._conductor.started(process)
         return process
 
     def _helper(self, role: str, argv: list[str], stdin: OpenPipe) -> Process:

@@ -97,6 +97,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="Run the repro script of each scenario that reproduced N times at the end (default 0; environment: "
         "OCREPRO_VERIFY_REPRO)",
     )
+    group.addoption(
+        "--ocrepro-schedule",
+        metavar="MOVES",
+        help="Start programs one after the other but for these moves, separated by ';' (see `ocrepro explore`)",
+    )
     group.addoption("--ocrepro-offline", action="store_true", help="Use cached builds only; ask no registry")
     for name, kind, text in (
         ("binary", "string", "path of the opencode executable"),

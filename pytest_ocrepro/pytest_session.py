@@ -47,6 +47,7 @@ from pytest_ocrepro.publish.prose import summary_table
 from pytest_ocrepro.publish.redaction import Redactor
 from pytest_ocrepro.publish.rules import read_rules
 from pytest_ocrepro.publish.text import cut, flat
+from pytest_ocrepro.schedule import Schedule, parse
 from pytest_ocrepro.settings import PROFILES, Mark, Settings, check_root, read_mark, read_settings
 from pytest_ocrepro.sharing import Share, build_here, for_node, outlive_lost_machines, paths_here
 from pytest_ocrepro.stage import subject
@@ -212,7 +213,8 @@ class OcreproSession:
         item = request.node
         try:
             build = build_here(self.share, build)
-            trial = Trial(self._running(), build, self._info(item, build, number), _slug(item, build, number))
+            info, slug = self._info(item, build, number), _slug(item, build, number)
+            trial = Trial(self._running(), build, info, slug, schedule=self._schedule(item))
         except BundleError as error:
             _give_up(error)
         except OcreproError as error:
@@ -238,6 +240,12 @@ class OcreproSession:
             )
         return self._session
 
+    def _schedule(self, item: Any) -> Schedule | None:
+        """The command line's, else the mark's."""
+        asked = self.share.settings.schedule
+        words = read_mark(item).schedule if asked is None else asked
+        return None if words is None else parse(words)
+
     def _info(self, item: Any, build: Build, number: int) -> TrialInfo:
         mark = read_mark(item)
         seed = self.share.settings.seed + number - 1
@@ -261,7 +269,9 @@ class OcreproSession:
         own = _without_ours(item, "")
         name = _labels((build,))[0]
         node = _scenario(item) if not own else f"{_scenario(item).split('[', 1)[0]}[{_without_ours(item, name)}]"
-        return shlex.join(["pytest", "--ocrepro", *which, "--ocrepro-seed", str(seed), node])
+        asked = self.share.settings.schedule
+        moves = [] if asked is None else [f"--ocrepro-schedule={'; '.join(asked)}"]
+        return shlex.join(["pytest", "--ocrepro", *which, "--ocrepro-seed", str(seed), *moves, node])
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_call(self, item: pytest.Item) -> Generator[None, object, object]:

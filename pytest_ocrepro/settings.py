@@ -10,6 +10,7 @@ import msgspec
 import pytest
 
 from pytest_ocrepro.errors import UsageError
+from pytest_ocrepro.schedule import parse
 from pytest_ocrepro.stage.cache import parse_size
 
 GITHUB = ("auto", "on", "off")
@@ -36,12 +37,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ctrf: str = ""
     cache_limit_bytes: int | None = None
     verify_repro: int = 0
+    schedule: tuple[str, ...] | None = None
 
 
 class Mark(msgspec.Struct, frozen=True, kw_only=True):
     """What ``@pytest.mark.ocrepro(...)`` says. ``known``: version -> "k/n", or "" where n is not told.
 
-    ``covers``: further reports of the same mechanism, for ``ocrepro catalogue``.
+    ``covers``: further reports of the same mechanism, for ``ocrepro catalogue``. ``schedule``: its moves in words.
     """
 
     issue: tuple[str, ...] = ()
@@ -50,6 +52,7 @@ class Mark(msgspec.Struct, frozen=True, kw_only=True):
     title: str = ""
     control: bool = False
     profile: str = PROFILES[0]
+    schedule: tuple[str, ...] | None = None
 
     def deterministic_on(self, version: str) -> bool:
         """Our own runs saw it every time, and often enough to be surprised when it is not seen."""
@@ -82,8 +85,18 @@ def read_settings(config: pytest.Config) -> Settings:
         intrusive=bool(config.getoption("--ocrepro-intrusive")),
         baseline=baseline,
         cache_limit_bytes=parse_size(limit, limit_source) if limit else None,
+        schedule=_schedule(config.getoption("--ocrepro-schedule")),
         verify_repro=_number(config, "verify_repro", default=0, least=0, env="OCREPRO_VERIFY_REPRO"),
     )
+
+
+def _schedule(words: str | None) -> tuple[str, ...] | None:
+    if words is None:
+        return None
+    try:
+        return tuple(map(str, parse(words.split(";"))))
+    except UsageError as error:
+        raise UsageError(f"--ocrepro-schedule: {error}") from None
 
 
 def read_mark(item: pytest.Item) -> Mark:
@@ -105,10 +118,12 @@ def read_mark(item: pytest.Item) -> Mark:
         "title": found.kwargs.get("title", ""),
         "control": found.kwargs.get("control", False),
         "profile": found.kwargs.get("profile", PROFILES[0]),
+        "schedule": found.kwargs.get("schedule"),
     }
     try:
         mark = msgspec.convert(fields, Mark)
-    except msgspec.ValidationError as error:
+        parse(mark.schedule or ())
+    except (msgspec.ValidationError, UsageError) as error:
         raise UsageError(f"{item.nodeid}: mark ocrepro: {error}") from None
     if mark.profile not in PROFILES:
         raise UsageError(f"{item.nodeid}: mark ocrepro: profile {mark.profile!r} is none of {', '.join(PROFILES)}")

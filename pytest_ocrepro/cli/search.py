@@ -1,4 +1,4 @@
-"""Commands over many builds: ``bisect``, ``matrix``, ``bisect-run``."""
+"""Commands that search by many trials: ``bisect``, ``matrix``, ``explore``, ``bisect-run``."""
 
 from __future__ import annotations
 
@@ -150,6 +150,46 @@ def matrix(context: click.Context, /, **asked: Any) -> None:
         click.echo(f"written: {file}")
     click.echo(f"table: {done.markdown}\ndata: {done.json}\npage: {done.page.resolve().as_uri()}")
     context.exit(1 if done.why else 0)
+
+
+@main.command()
+@click.argument("scenario")
+@click.option("--version", metavar="V", help="The build (default: the pinned one).")
+@click.option(
+    "--time-budget",
+    "budget_s",
+    callback=seconds,
+    default="10m",
+    show_default=True,
+    metavar="TIME",
+    help="Search so long.",
+)
+@click.option("--max-trials", "most_trials", type=click.IntRange(1), default=400, show_default=True)
+@click.option("--max-found", "most_found", type=click.IntRange(1), default=5, show_default=True, help="Then stop.")
+@click.option("--replays", type=click.IntRange(1, 1000), default=5, show_default=True, help="Of each failure found.")
+@click.option("--seed", type=click.IntRange(0), default=0, help="The same seed draws the same schedules.")
+@click.option("--reports", type=click.Path(path_type=Path), default=Path("reports/explore"), show_default=True)
+@click.option("--offline", is_flag=True, help="Only builds that are in the cache.")
+@click.pass_context
+def explore(context: click.Context, /, version: str | None, **asked: Any) -> None:
+    """Search for a schedule under which a scenario fails: overlaps, suspensions, kills, a late registry.
+
+    Without a move the scenario's programs start one after the other. What fails is made small, replayed, and printed
+    as a scenario of its own. Exit code 0: something was found and shows again; 1: nothing was.
+    """
+    from pytest_ocrepro.stage.subject import PINNED
+    from pytest_ocrepro.versions import exploration
+
+    wanted = exploration.Wanted(version=version or PINNED, **asked)
+    try:
+        with progress_on(sys.stderr) as progress:
+            told, path = exploration.explore(wanted, tell=complain, progress=progress)
+    except KeyboardInterrupt:
+        complain("interrupted; what was tried lies below the reports directory")
+        context.exit(INTERRUPTED)
+    click.echo(exploration.as_markdown(told))
+    click.echo(f"written: {path}")
+    context.exit(0 if any(one.rate and one.rate.k for one in told.found) else 1)
 
 
 class _UsageForGit(click.UsageError):

@@ -228,11 +228,19 @@ def _holder(meta: Path) -> int | None:
 class SignalAt:
     """Suspend or kill a process when a trigger comes, in a thread of its own.
 
-    Heal resumes what was suspended, and calls off what has not been sent yet.
+    Heal resumes what was suspended, and calls off what has not been sent yet. ``resume_after_s``: it heals itself so
+    long after a suspension; None: it does not.
     """
 
     def __init__(
-        self, process: Process, number: signal.Signals, trigger: Trigger, *, history: History, timeout_s: float = 30.0
+        self,
+        process: Process,
+        number: signal.Signals,
+        trigger: Trigger,
+        *,
+        history: History,
+        timeout_s: float = 30.0,
+        resume_after_s: float | None = None,
     ) -> None:
         self._process, self._number, self._trigger = process, number, trigger
         self._history = history
@@ -240,6 +248,8 @@ class SignalAt:
         self._failure: OcreproError | None = None
         self._sent = False
         self._over = False
+        self._healed = threading.Event()
+        self._resume_after_s = resume_after_s
         self._lock = threading.Lock()
         self._thread = threading.Thread(target=self._run, name="ocrepro-trigger", daemon=True)
 
@@ -259,6 +269,7 @@ class SignalAt:
         """Resume what was suspended; safe to call again."""
         with self._lock:
             first, self._over = not self._over, True
+        self._healed.set()
         if first and self._sent and self._number is signal.SIGSTOP:
             if self._process.alive:
                 self._process.resume()
@@ -287,9 +298,12 @@ class SignalAt:
                 fault=self._name,
                 detail=f"when {self._trigger.describe()}",
                 pid=self._process.pid,
-                silent_for_good=True,
+                silent_for_good=self._resume_after_s is None,
             )
         )
+        if self._resume_after_s is not None:
+            self._healed.wait(self._resume_after_s)
+            self.heal()
 
     def __enter__(self) -> Self:
         """Inject."""
