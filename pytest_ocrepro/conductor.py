@@ -89,6 +89,10 @@ class Conductor:
             if move.start == len(self._started):
                 self._make(move, process)
 
+    def took_out(self, process: Process) -> bool:
+        """A move has suspended it for good: nothing is to be waited for."""
+        return any(fault.suspends_for_good(process) for fault in self._faults)
+
     def close(self) -> None:
         """Make no more moves; nothing is left suspended by one with an end. Safe to call again."""
         self._over.set()

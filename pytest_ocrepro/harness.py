@@ -37,7 +37,7 @@ from pytest_ocrepro.history import (
 )
 from pytest_ocrepro.intrusion import intrude
 from pytest_ocrepro.judge.judgement import Judgement, ProcessJudgement
-from pytest_ocrepro.judge.verdict import judge
+from pytest_ocrepro.judge.verdict import judge, judge_process
 from pytest_ocrepro.observe.database import read_database
 from pytest_ocrepro.observe.deputy import Deputy, DeputyError
 from pytest_ocrepro.observe.procfs import Reader
@@ -348,6 +348,8 @@ class Trial:
 
     def watch(self, process: Process) -> ProcessJudgement:
         """Block until the process has ended, or a verdict about its wait is stable, or its deadline has passed."""
+        if self._conductor.took_out(process):
+            return judge_process(self.history, process.pid)
         return self._watcher.process(process)
 
     def expire(self) -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from pytest_ocrepro.harness import Session, Trial
 from pytest_ocrepro.history import FaultHealed, FaultInjected, Note, ProcessExited, ProcessStarted, SignalSent
+from pytest_ocrepro.judge.judgement import Verdict
 from pytest_ocrepro.publish.bundle import RunDir, TrialInfo
 from pytest_ocrepro.schedule import parse
 from pytest_ocrepro.stage.process import until
@@ -80,10 +81,13 @@ def test_a_suspension_with_an_end_heals_itself_and_is_no_fault_for_good(under: U
 
 def test_a_suspension_for_good_stays_until_the_end(under: Under) -> None:
     trial = under("suspend 1 at start for good")
-    trial.run("hi", model="hang")
+    first = trial.run("hi", model="hang")
     until(lambda: trial.history.of_type(FaultInjected), timeout_s=WAIT_S, what="the fault")
     assert trial.history.of_type(FaultInjected)[0].silent_for_good
     assert not trial.history.of_type(FaultHealed)
+    judged = trial.watch(first)
+    assert judged.seconds < 45, "its deadline is not waited for"
+    assert judged.verdict is Verdict.ALIVE
 
 
 def test_starving_is_many_short_suspensions(under: Under) -> None:

@@ -113,14 +113,21 @@ def rest_of(life: Life, pair: Pair) -> Rest | None:
 
 
 def starved_s(history: History, life: Life, until_ns: int) -> float:
-    """Seconds that its main thread has waited for a core so far; they count against no deadline, short ones apart.
+    """Seconds that it has waited for a core so far; they count against no deadline, short ones apart.
 
+    Of several processes, it and those beneath it, the longest: a wrapper is as slow as the slowest that it waits for.
     At most as long as the deadline itself, so that an overloaded machine does not keep us for ever.
     """
+    waited_s = max(_main_waited_s(history, one, until_ns) for one in (life, *beneath(history, life)))
+    return min(max(0.0, waited_s - ORDINARY_WAIT_S), life.started.deadline_s)
+
+
+def _main_waited_s(history: History, life: Life, until_ns: int) -> float:
+    """How long its main thread has waited, as the last look shows."""
     looks = [one for one in looks_of(history, life) if one.started_ns <= until_ns]
     reading = life.reading(looks[-1]) if looks else None
     waited = [one.runqueue_wait_ns or 0 for one in reading.threads if one.tid == life.pid] if reading else []
-    return min(max(0.0, sum(waited) / 1e9 - ORDINARY_WAIT_S), life.started.deadline_s)
+    return sum(waited) / 1e9
 
 
 def cpu_share(history: History, pid: int, since_ns: int) -> float:

@@ -275,6 +275,11 @@ class SignalAt:
                 self._process.resume()
             self._history.append(FaultHealed(at_ns=now_ns(), fault=self._name))
 
+    def suspends_for_good(self, process: Process) -> bool:
+        """It has, and nothing but :meth:`heal` resumes it."""
+        stopped = self._sent and self._number is signal.SIGSTOP and not self._over
+        return stopped and process is self._process and self._resume_after_s is None
+
     @property
     def _name(self) -> str:
         return f"{self._number.name} to {self._process.role}"
