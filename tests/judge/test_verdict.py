@@ -494,6 +494,14 @@ def waited_for_a_core(seconds: float, until: float) -> h.History:
     return w.of(w.started(20, "run"), quiet, w.twice(until - 1, reading))
 
 
+def test_a_wrapper_has_as_much_longer_as_the_slowest_beneath_it() -> None:
+    slow = w.process(21, "opencode", parent_pid=20, threads=(w.thread(21, runqueue_wait_ns=w.ns(11.0)),))
+    looks = w.twice(45.0, w.process(20, "wrapper"), slow)
+    history = w.of(w.started(20, "wrapper"), w.found(21, 20, 1.0, "opencode"), looks)
+    assert seconds_starved(history, 20) == pytest.approx(10.0)
+    assert seconds_starved(w.of(w.started(20, "wrapper"), looks), 20) == 0.0, "it is nobody of its own"
+
+
 def test_a_deadline_moves_by_as_long_as_the_machine_kept_it_from_its_core() -> None:
     assert verdict(waited_for_a_core(0.9, 46.0)) is Verdict.STALLED
     assert verdict(waited_for_a_core(11.0, 46.0)) is Verdict.ALIVE
