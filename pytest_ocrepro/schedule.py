@@ -19,7 +19,6 @@ from pytest_ocrepro.readings import MILESTONES
 
 START, LOCK_DIRECTORY = "start", "lock-directory"
 PLACES = (START, LOCK_DIRECTORY, *MILESTONES[1:])
-MOST_MOVES = 4
 SHORTEST_S, LONGEST_PAUSE_S = 0.005, 2.0  # rr's starving, see rr's Scheduler.cc: pauses of 1 ms to 2 s, log-uniform
 FOR_GOOD_SHARE = 0.3
 _SECONDS = r"(?P<seconds>\d+(?:\.\d+)?) s"
@@ -121,12 +120,23 @@ def drawn(world: World, dice: random.Random) -> Schedule:
     return tidy(moves)
 
 
+def extremes(world: World) -> Iterator[Schedule]:
+    """All starts at once, alone and with one thing that goes wrong for good: a kill, a suspension, the registry."""
+    at_once = [Move(kind=Kind.OVERLAP, start=start, seconds=0.0) for start in range(2, world.starts + 1)]
+    yield tidy(at_once)
+    yield tidy([Move(kind=Kind.REGISTRY), *at_once])
+    for start in range(1, world.starts + 1):
+        for at in (START, *world.places.get(start, ())):
+            for kind in (Kind.SUSPEND, Kind.KILL):
+                yield tidy([Move(kind=kind, start=start, at=at), *at_once])
+
+
 def tidy(moves: Iterable[Move]) -> Schedule:
     """In order, and of moves that contradict each other the first."""
     kept: dict[tuple[Kind, int], Move] = {}
     for move in moves:
         kept.setdefault((move.kind, move.start), move)
-    return tuple(sorted(kept.values(), key=lambda move: (move.start, move.kind, move.at)))[:MOST_MOVES]
+    return tuple(sorted(kept.values(), key=lambda move: (move.start, move.kind, move.at)))
 
 
 def smaller(schedule: Schedule) -> Iterator[Schedule]:

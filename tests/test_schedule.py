@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pytest_ocrepro.errors import UsageError
-from pytest_ocrepro.schedule import PLACES, Kind, Move, World, drawn, parse, smaller, tidy
+from pytest_ocrepro.schedule import PLACES, Kind, Move, World, drawn, extremes, parse, smaller, tidy
 
 WORDS = (
     "start 2 0.05 s after start 1",
@@ -65,6 +65,14 @@ def test_a_drawn_schedule_can_be_written_and_read(seed: int) -> None:
     assert parse(map(str, schedule)) == schedule
     assert all(move.kind is Kind.REGISTRY or 1 <= move.start <= WORLD.starts for move in schedule)
     assert all(move.at in ("", *PLACES) for move in schedule)
+
+
+def test_extremes_are_few_and_all_for_good() -> None:
+    ends = list(extremes(WORLD))
+    assert len(ends) == len(set(ends)) == 2 + 2 * (3 + 2 + 1)
+    assert tuple(map(str, ends[0])) == ("start 2 0 s after start 1", "start 3 0 s after start 2")
+    assert all(not move.seconds for schedule in ends for move in schedule)
+    assert "suspend 1 at lock-directory for good" in {str(move) for schedule in ends for move in schedule}
 
 
 def test_the_same_seed_draws_the_same_and_all_kinds_come() -> None:

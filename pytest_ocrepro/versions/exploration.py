@@ -22,7 +22,7 @@ from pytest_ocrepro.judge.signature import signature_of
 from pytest_ocrepro.publish.bundle import TrialBundle
 from pytest_ocrepro.publish.records import StoredTrial
 from pytest_ocrepro.publish.storage import replace
-from pytest_ocrepro.schedule import LOCK_DIRECTORY, PLACES, Schedule, World, drawn, smaller
+from pytest_ocrepro.schedule import LOCK_DIRECTORY, PLACES, Schedule, World, drawn, extremes, smaller
 from pytest_ocrepro.stage import subject
 from pytest_ocrepro.versions.trials import Trials
 
@@ -157,19 +157,18 @@ class Search:
     def _found(self, world: World) -> Iterator[Found]:
         dice = random.Random(f"ocrepro explore {self._wanted.seed}")  # noqa: S311  a plan, no secret
         seen: set[Schedule] = {()}
-        while True:
-            if not self._waiting:
-                schedule = drawn(world, dice)
-                if schedule in seen:
-                    self._check()
-                    continue
-                seen.add(schedule)
-                self._try(schedule)
-            for sign in list(self._waiting):
-                failure, schedule, page = self._waiting.pop(sign)
+        for schedule in _candidates(world, dice):
+            if schedule in seen:
+                self._check()
+                continue
+            seen.add(schedule)
+            self._try(schedule)
+            while self._waiting:  # what is made small may show others
+                sign = next(iter(self._waiting))
+                failure, first, page = self._waiting.pop(sign)
                 self._known.add(sign)
-                self._tell(f"found: {failure.words} under '{_words(schedule)}'; making it smaller")
-                yield self._smallest(failure, schedule, page)
+                self._tell(f"found: {failure.words} under '{_words(first)}'; making it smaller")
+                yield self._smallest(failure, first, page)
 
     def _smallest(self, failure: Failure, schedule: Schedule, page: str) -> Found:
         """By one step at a time, each kept when it shows the same failure in one of a few trials."""
@@ -217,6 +216,17 @@ class Search:
             raise _Over(f"{self._trials} trials are made (--max-trials)")
         if budget_s is not None and self._clock() - self._begun >= budget_s:
             raise _Over(f"the time is up (--time-budget, {budget_s:g} s)")
+
+
+def _candidates(world: World, dice: random.Random) -> Iterator[Schedule]:
+    """In turns an extreme and one by chance; when all extremes were tried, only chance. Never ends."""
+    ends = list(extremes(world))
+    dice.shuffle(ends)
+    for schedule in ends:
+        yield schedule
+        yield drawn(world, dice)
+    while True:
+        yield drawn(world, dice)
 
 
 def explore(wanted: Wanted, *, tell: Tell, progress: subject.Progress | None = None) -> tuple[Explored, Path]:
