@@ -95,7 +95,7 @@ def test_opencode_beneath_another_one(ocrepro: Trial) -> None:
     ocrepro.claim("the inner one asks its model", held="m2" in asked, because=f"models asked: {', '.join(asked)}")
 
 
-@pytest.mark.ocrepro(issue="anomalyco/opencode#14970", profile="ci", title="newer build beside an older one's server")
+@pytest.mark.ocrepro(issue="anomalyco/opencode#14970", profile="soak", title="newer build beside an older server")
 def test_newer_build_beside_an_older_server(ocrepro: Trial) -> None:
     """A server of an older build must go on when a newer one has used the same database."""
     ocrepro.provider.script(for_ever(text("done")))

@@ -68,7 +68,7 @@ def dead_children(server: Server) -> list[str]:
 
 
 @pytest.mark.ocrepro(
-    issue=SAME, covers="pingdotgg/t3code#9065", profile="ci", title="runs beside a server in one project"
+    issue=SAME, covers="pingdotgg/t3code#9065", profile="soak", title="runs beside a server in one project"
 )
 @pytest.mark.parametrize("project", ["with a commit", "without a commit", "with a commit and under load"])
 def test_runs_beside_an_idle_server(ocrepro: Trial, project: str) -> None:
@@ -96,7 +96,7 @@ def test_runs_beside_an_idle_server(ocrepro: Trial, project: str) -> None:
     )
 
 
-@pytest.mark.ocrepro(issue=SAME, profile="ci", control=True)
+@pytest.mark.ocrepro(issue=SAME, profile="soak", control=True)
 def test_runs_without_a_server(ocrepro: Trial) -> None:
     """Control: the same runs with nobody beside them."""
     ocrepro.spawn(COMMIT, role="git").wait_for_end()

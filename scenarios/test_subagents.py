@@ -21,7 +21,7 @@ def all_were_asked(ocrepro: Trial, children: int, *, printed: str) -> None:
 
 
 @pytest.mark.ocrepro(
-    issue=("anomalyco/opencode#37548", "anomalyco/opencode#18378"), profile="ci", title="many subagents at once"
+    issue=("anomalyco/opencode#37548", "anomalyco/opencode#18378"), profile="soak", title="many subagents at once"
 )
 @pytest.mark.parametrize("children", [8, 20])
 def test_many_subagents_at_once(ocrepro: Trial, children: int) -> None:

@@ -71,7 +71,7 @@ def test_lock_held_within_the_busy_timeout(ocrepro: Trial, seconds: float) -> No
 
 
 @pytest.mark.ocrepro(issue=TURN, profile="ci", control=True)
-@pytest.mark.parametrize("point", POINTS)
+@pytest.mark.parametrize("point", ["behind a tool"])
 def test_lock_held_for_a_moment_in_a_turn(ocrepro: Trial, point: str) -> None:
     """Control: the same in a turn, for a second."""
     hold_in_a_turn(ocrepro, point, 1.0)
