@@ -64,6 +64,7 @@ FINDINGS = {
     "orphaned-message": Shows.ORPHANED_MESSAGE,
     "database-error": Shows.DATABASE_ERROR,
     "unnamed-resource": Shows.UNNAMED,
+    "slow-start": Shows.STILL_RUNS,
 }
 
 

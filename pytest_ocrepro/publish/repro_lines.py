@@ -64,7 +64,12 @@ SAY = (
     'say = lambda delta, end: b"data: %s\\n\\n" % json.dumps({"choices": [{"delta": delta, "finish_reason": end}]})'
     ".encode()"
 )
-WIDE = 395  # characters; a longer list of turns has a line for each
+# of a configuration: what stands for a place of the trial becomes the script's own
+PLACES = {
+    "$SANDBOX": '.replace("$SANDBOX", T)',
+    "$PYTHON/bin/python3": '.replace("$PYTHON/bin/python3", sys.executable)',
+}
+WIDE = 395  # characters; what is longer is parted
 MODEL = """\
 class Model(http.server.BaseHTTPRequestHandler):  # an OpenAI-compatible model; to npm, a registry that says 404
     def do_POST(self):
@@ -168,9 +173,16 @@ def configuration(port: str, changes: Mapping[str, object], *, with_model: bool)
     config: dict[str, object] = {"autoupdate": False, "share": "disabled"}
     config |= {"permission": {"bash": "allow", "edit": "allow"}}
     config |= {"model": "mock/m1", "small_model": "mock/m1"} if with_model else {}
-    written = 'pathlib.Path(T, "opencode.json").write_text(json.dumps(config))'
-    yield f'config = { ({**config, **changes})!r}; os.environ["npm_config_registry"] = f"http://127.0.0.1:{{{port}}}/"'
-    yield f'config["provider"] = {PROVIDER}; {written}' if with_model and "provider" not in changes else written
+    places = "".join(words for place, words in PLACES.items() if place in str(changes))
+    written = f'pathlib.Path(T, "opencode.json").write_text(json.dumps(config){places})'
+    whole = f"config = { ({**config, **changes})!r}"
+    asks = f'os.environ["npm_config_registry"] = f"http://127.0.0.1:{{{port}}}/"'
+    yield from [f"{whole}; {asks}"] if len(whole) + len(asks) < WIDE else [whole, asks]
+    provided = f'config["provider"] = {PROVIDER}'
+    if not with_model or "provider" in changes:
+        yield written
+    else:
+        yield from [f"{provided}; {written}"] if len(provided) + len(written) < WIDE else [provided, written]
 
 
 def database_fault(event: FaultInjected | FaultHealed) -> Iterator[str]:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import ast
 import contextlib
 import importlib.util
+import json
 import os
 import shutil
 import subprocess
@@ -17,7 +18,7 @@ import pytest
 from pytest_ocrepro import history as h
 from pytest_ocrepro.judge.judgement import Result, Verdict
 from pytest_ocrepro.judge.rates import Rate
-from pytest_ocrepro.publish.plan import plan
+from pytest_ocrepro.publish.plan import Shows, plan
 from pytest_ocrepro.publish.records import StoredTrial
 from pytest_ocrepro.publish.repro import LONGEST_LINE, MOST_LINES, repro_script
 from pytest_ocrepro.stage.process import until
@@ -307,6 +308,30 @@ def test_two_scripts_of_the_model_at_once_are_too_much() -> None:
     events = [turns(), second, reproducing.process("second", "run", "-m", "mock/m1", "hi")]
     trial = reproducing.trial([*events, reproducing.broken("x", "second")])
     assert "several scripts at once" in repro_script(trial).why_not
+
+
+def test_a_configuration_names_the_scripts_own_places(
+    run: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
+) -> None:
+    config = json.dumps({"mcp": {"x": {"command": ["$PYTHON/bin/python3", "$SANDBOX/project/m.py"]}}})
+    script = text_of(reproducing.overlap(furnished=furnished(config=config)))
+    seen = tmp_path / "seen.json"
+    kept = script.replace(
+        "p_first = run(", f"__import__('shutil').copy(T + '/opencode.json', {str(seen)!r}); p_first = run("
+    )
+    assert kept != script
+    assert run(kept, "well").returncode == 0
+    program, path = json.loads(seen.read_text())["mcp"]["x"]["command"]
+    assert Path(program).name.startswith("python3")
+    assert path.startswith(str(tmp_path))
+    assert path.endswith("/project/m.py")
+
+
+def test_a_start_that_is_slow_is_looked_at_when_it_ought_to_be_over() -> None:
+    demand = reproducing.broken("it answers within 1 s", "second", finding="slow-start")
+    trial = reproducing.trial([reproducing.process("second", "run", "hi"), demand], verdict=Verdict.COMPLETED)
+    assert plan(trial).shows is Shows.STILL_RUNS
+    assert plan(trial).limit_s == reproducing.process("x", "run").fail_fast_s
 
 
 def test_a_subagent_says_its_turns_after_the_call_that_starts_it() -> None:
