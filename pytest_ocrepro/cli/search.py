@@ -178,16 +178,17 @@ def explore(context: click.Context, /, version: str | None, **asked: Any) -> Non
     as a scenario of its own. Exit code 0: something was found and shows again; 1: nothing was.
     """
     from pytest_ocrepro.stage.subject import PINNED
-    from pytest_ocrepro.versions import exploration
+    from pytest_ocrepro.versions import expedition
+    from pytest_ocrepro.versions.exploration import Wanted
 
-    wanted = exploration.Wanted(version=version or PINNED, **asked)
+    wanted = Wanted(version=version or PINNED, **asked)
     try:
         with progress_on(sys.stderr) as progress:
-            told, path = exploration.explore(wanted, tell=complain, progress=progress)
+            told, path = expedition.explore(wanted, tell=complain, progress=progress)
     except KeyboardInterrupt:
         complain("interrupted; what was tried lies below the reports directory")
         context.exit(INTERRUPTED)
-    click.echo(exploration.as_markdown(told))
+    click.echo(expedition.as_markdown(told))
     click.echo(f"written: {path}")
     context.exit(0 if any(one.rate and one.rate.k for one in told.found) else 1)
 

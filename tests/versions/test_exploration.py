@@ -11,7 +11,8 @@ import pytest
 from pytest_ocrepro.catalogue import find_scenario, scenario_code
 from pytest_ocrepro.errors import UsageError
 from pytest_ocrepro.schedule import Kind, Schedule, World, parse
-from pytest_ocrepro.versions.exploration import Explored, Failure, Search, Told, Wanted, as_markdown
+from pytest_ocrepro.versions.expedition import as_markdown
+from pytest_ocrepro.versions.exploration import Explored, Failure, Search, Told, Wanted
 
 WORLD = World(starts=2, places={1: ("config-loading", "lock-directory"), 2: ("config-loading",)}, longest_s=4.0)
 HANG = Failure(sign="oc-1 blocked|config-loading", words="second answers: blocked")
