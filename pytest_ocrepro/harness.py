@@ -50,6 +50,7 @@ from pytest_ocrepro.publish.redaction import Masked, Redactor, Rule
 from pytest_ocrepro.readings import DatabaseReading, ProcessId
 from pytest_ocrepro.roster import Roster
 from pytest_ocrepro.schedule import Schedule
+from pytest_ocrepro.stage.budget import Budget, Guard, Used, measure, wait_for_memory
 from pytest_ocrepro.stage.faults import AtLockDirectory, AtMilestone, AtRequest, DatabaseLock, SignalAt, Trigger
 from pytest_ocrepro.stage.process import NoInput, OpenPipe, Process, Stdin, until
 from pytest_ocrepro.stage.provider import Provider
@@ -63,6 +64,7 @@ from pytest_ocrepro.sweeps import Sweeps
 from pytest_ocrepro.watching import Watcher
 
 DEADLINE_S = 45.0  # what the reported script of anomalyco/opencode#29395 waits
+WAITED_S = 1.0  # from when on a wait for memory is told
 FAIL_FAST_S = 20.0  # a run with a bogus model takes 1.2 to 4.7 s alone on 2 cores, several at once a few times that
 
 
@@ -81,8 +83,10 @@ class Session:
         rules: Sequence[Rule] = (),
         controller: ProcessId | None = None,
         intrusive: bool = False,
+        budget: Budget = Budget(),  # noqa: B008  frozen
     ) -> None:
         self.run_dir = run_dir
+        self.budget = budget
         self.intrusive = intrusive
         self.rules = tuple(rules)
         self.reader = Reader()
@@ -130,6 +134,7 @@ class Trial:
     def __init__(
         self, session: Session, build: Build, info: TrialInfo, slug: str, *, schedule: Schedule | None = None
     ) -> None:
+        waited_s = wait_for_memory()
         self.build = build
         self.info = info
         self._session = session
@@ -160,6 +165,8 @@ class Trial:
         self._furniture = Furniture(self.sandbox, self.history)
         self.configure()
         self._begin()
+        if waited_s > WAITED_S:
+            self.note(f"waited {waited_s:.0f} s until there was memory for one more opencode")
         self.sampler = Sampler(self.roster, self.history, session.reader, deputy=session.deputy)
         self._watcher = Watcher(
             self.history,
@@ -173,6 +180,8 @@ class Trial:
         self.sampler.start()
         self._conductor = Conductor(self, schedule)
         self._conductor.begin()
+        self._guard = Guard(self._used, self._cut_off, session.budget)
+        self._guard.start()
 
     # -- the stage
 
@@ -393,6 +402,7 @@ class Trial:
             ("look once more", self._last_look),
             ("stop the sampler", self.sampler.stop),
             ("end the schedule", self._conductor.close),
+            ("stop to look at the budget", self._guard.stop),
             ("end what is left", self._sweep),
             ("stop the provider", self.provider.close),
             ("stop the registry", self.registry.close),
@@ -417,9 +427,17 @@ class Trial:
     def _last_database(self) -> None:
         self._read_at_suspicion("at the end of the trial")
 
-    def _sweep(self) -> None:
-        self.roster.note_the_gone()
-        survivors, locks = self.roster.survivors(), self.roster.locks_of_the_dead()
+    def _used(self) -> Used:
+        living = [one.id for one in self.roster.processes()]
+        return measure(self._session.reader, self.sandbox.places(), living)
+
+    def _cut_off(self, why: str) -> None:
+        """More than a trial may use: everything ends now, and nobody is blamed for how it ended."""
+        self.history.append(Trouble(at_ns=now_ns(), what=f"cut off: {why}"))
+        self._expect_ends()
+        self._session.supervisor.sweep(self.mark, grace_s=0.0)
+
+    def _expect_ends(self) -> None:
         for process in self.roster.started:
             if process.alive:
                 process.expect_end(signal.SIGTERM)
@@ -427,6 +445,11 @@ class Trial:
                 self.history.append(
                     SignalSent(at_ns=now_ns(), pid=process.pid, role=process.role, signal="SIGTERM", why="sweep")
                 )
+
+    def _sweep(self) -> None:
+        self.roster.note_the_gone()
+        survivors, locks = self.roster.survivors(), self.roster.locks_of_the_dead()
+        self._expect_ends()
         ended = self._session.supervisor.sweep(self.mark)
         for process in self.roster.started:
             process.wait(2.0)

@@ -90,6 +90,11 @@ class Sandbox:
         """What the programs print, one pair of files a role."""
         return self.root / "output"
 
+    def places(self) -> tuple[Path, ...]:
+        """Directories that a subject is likely to fill."""
+        inside = (self.output, self.data, self.data / "log", self.root / "tmp", self.root / "home", self.project.root)
+        return *inside, *self.root.glob("*/data/opencode"), *self.root.glob("*/data/opencode/log")
+
     def environment(self, **extra: str) -> dict[str, str]:
         """The whole environment of a program in this sandbox."""
         return {**self.variables, **extra}

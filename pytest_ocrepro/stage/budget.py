@@ -1,0 +1,148 @@
+"""What a trial may use of the machine: disk, memory, processes; who uses more is ended, and the evidence says so.
+
+Measured are the files where a subject is likely to fill them (what it prints, data with database and logs, temporary
+files, home, project), and what the file system and the memory have left: cheap enough for twice a second.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+import msgspec
+import psutil
+
+from pytest_ocrepro.errors import StageError
+from pytest_ocrepro.observe.procfs import Reader
+from pytest_ocrepro.readings import ProcessId
+
+MEBIBYTE = 1 << 20
+PERIOD_S = 0.5
+NEEDED_BYTES = 500 * MEBIBYTE  # one more opencode: 290 to 460 MB resident
+WAIT_S = 120.0
+
+
+class Budget(msgspec.Struct, frozen=True, kw_only=True):
+    """The most that one trial may use, and the least that it must leave to the machine."""
+
+    files_bytes: int = 1024 * MEBIBYTE
+    processes: int = 1000
+    memory_bytes: int = 16 * 1024 * MEBIBYTE
+    disk_left_bytes: int = 200 * MEBIBYTE
+    memory_left_bytes: int = 200 * MEBIBYTE
+
+
+class Used(msgspec.Struct, frozen=True, kw_only=True):
+    """What a trial uses now, and what is left. ``memory_bytes``: resident sizes, shared pages counted each time."""
+
+    files_bytes: int
+    processes: int
+    memory_bytes: int
+    disk_left_bytes: int
+    memory_left_bytes: int
+
+
+def exceeded(used: Used, budget: Budget) -> str:
+    """What is over the budget, in words; "" for nothing.
+
+    Where the machine's memory or disk runs short, that is only held against a trial with a large part in it.
+    """
+    if used.files_bytes > budget.files_bytes:
+        return f"its files have {_size(used.files_bytes)}, the budget is {_size(budget.files_bytes)}"
+    if used.processes > budget.processes:
+        return f"it has {used.processes} processes, the budget is {budget.processes}"
+    if used.memory_bytes > budget.memory_bytes:
+        return f"its processes have {_size(used.memory_bytes)} resident, the budget is {_size(budget.memory_bytes)}"
+    if used.disk_left_bytes < budget.disk_left_bytes < used.files_bytes:
+        return f"the disk has {_size(used.disk_left_bytes)} left and its files have {_size(used.files_bytes)}"
+    if used.memory_left_bytes < budget.memory_left_bytes < used.memory_bytes:
+        return (
+            f"the memory has {_size(used.memory_left_bytes)} left and its processes have {_size(used.memory_bytes)}"
+        )
+    return ""
+
+
+def measure(reader: Reader, places: Iterable[Path], processes: Iterable[ProcessId]) -> Used:
+    """Look once. ``places``: directories whose files count, not those of their subdirectories."""
+    folders = list(places)
+    seen = [(one, reader.stat(one.pid)) for one in processes]
+    stats = [stat for one, stat in seen if stat is not None and stat.start_ticks == one.start_ticks]
+    return Used(
+        files_bytes=sum(map(_bytes_in, folders)),
+        processes=len(stats),
+        memory_bytes=sum(stat.rss_pages for stat in stats) * os.sysconf("SC_PAGE_SIZE"),
+        disk_left_bytes=min(map(_free, folders), default=0),
+        memory_left_bytes=psutil.virtual_memory().available,
+    )
+
+
+class Guard:
+    """A thread that looks until :meth:`stop`; ``end(why)`` is called once, when something is over the budget."""
+
+    def __init__(self, look: Callable[[], Used], end: Callable[[str], object], budget: Budget) -> None:
+        self._look = look
+        self._end = end
+        self._budget = budget
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="ocrepro-budget", daemon=True)
+
+    def start(self) -> None:
+        """Begin to look."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End it; safe to call again, and before the start."""
+        self._stopped.set()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def _run(self) -> None:
+        while not self._stopped.wait(PERIOD_S):
+            why = exceeded(self._look(), self._budget)
+            if why:
+                self._end(why)
+                return
+
+
+def wait_for_memory(
+    available: Callable[[], int] = lambda: int(psutil.virtual_memory().available), *, most_s: float = WAIT_S
+) -> float:
+    """Block until there is memory for one more opencode; seconds that it took. Raises StageError after ``most_s``."""
+    begun = time.monotonic()
+    while (left := available()) < NEEDED_BYTES:
+        if time.monotonic() - begun > most_s:
+            raise StageError(
+                f"the memory has {_size(left)} left, one more opencode needs {_size(NEEDED_BYTES)}: waited "
+                f"{most_s:g} s; free some, or run with fewer workers"
+            )
+        time.sleep(min(PERIOD_S, most_s / 10))
+    return time.monotonic() - begun
+
+
+def _bytes_in(folder: Path) -> int:
+    return sum(_sizes(folder))
+
+
+def _sizes(folder: Path) -> Iterator[int]:
+    """Of what it takes on the disk: a file with holes can be of any length."""
+    with contextlib.suppress(OSError), os.scandir(folder) as entries:
+        for entry in entries:
+            with contextlib.suppress(OSError):
+                if entry.is_file(follow_symlinks=False):
+                    yield entry.stat(follow_symlinks=False).st_blocks * 512  # stat(2): in units of 512 bytes
+
+
+def _free(folder: Path) -> int:
+    try:
+        return shutil.disk_usage(folder).free
+    except OSError:  # not made yet, or deleted by the subject
+        return 1 << 62
+
+
+def _size(size_bytes: int) -> str:
+    return f"{size_bytes / MEBIBYTE:,.0f} MiB"

@@ -1,0 +1,155 @@
+"""Subjects that do their worst: the trial ends with the right verdict, in time, inside its budget, nobody left."""
+
+from __future__ import annotations
+
+import resource
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from pytest_ocrepro.harness import Session, Trial
+from pytest_ocrepro.history import Swept
+from pytest_ocrepro.judge.judgement import Judgement, Result, Verdict
+from pytest_ocrepro.observe.procfs import Reader
+from pytest_ocrepro.publish.bundle import RunDir, TrialBundle, TrialInfo
+from pytest_ocrepro.stage.budget import MEBIBYTE, Budget
+from pytest_ocrepro.stage.subject import Build
+from pytest_ocrepro.stage.supervisor import MARKER
+
+DEADLINE_S = 4.0
+HEAD = """
+import itertools, os, pathlib, resource, shutil, signal, sys
+def fail():
+    print("Error: it went wrong", file=sys.stderr, flush=True)
+    os._exit(1)
+"""
+FAILING = {
+    "forks 200 children": """
+for number in range(200):
+    if os.fork() == 0:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        while True: signal.pause()
+fail()
+""",
+    "prints 100 MB without a newline": """
+for _ in range(100): os.write(1, b"x" * (1 << 20))
+fail()
+""",
+    "replaces its own binary": """
+program = shutil.which("opencode")
+os.unlink(program)
+pathlib.Path(program).write_text("#!/bin/sh\\nexit 0\\n")
+fail()
+""",
+    "deletes its home": """
+for name in ("HOME", "XDG_DATA_HOME", "XDG_STATE_HOME", "XDG_CONFIG_HOME", "XDG_CACHE_HOME", "TMPDIR"):
+    shutil.rmtree(os.environ[name], ignore_errors=True)
+fail()
+""",
+}
+HANGING = {
+    "ignores every signal": """
+for number in range(1, 65):
+    try: signal.signal(number, signal.SIG_IGN)
+    except (OSError, ValueError): pass
+while True: signal.pause()
+""",
+    "opens 10,000 descriptors": """
+most = min(10_000, resource.getrlimit(resource.RLIMIT_NOFILE)[0] - 50)
+held = [os.open("/dev/null", os.O_RDONLY) for _ in range(most)]
+while True: signal.pause()
+""",
+}
+GREEDY = {
+    "writes a log without end": (
+        """
+log = pathlib.Path(os.environ["XDG_DATA_HOME"], "opencode/log/a.log")
+log.parent.mkdir(parents=True)
+with log.open("w") as file:
+    for number in itertools.count():
+        file.write(f"INFO  2026-11-21T00:00:00 +0ms service=x line {number}\\n" * 1000)
+        file.flush()
+        if file.tell() > 2 << 30: os._exit(3)
+""",
+        "its files have",
+    ),
+    "eats memory": (
+        """
+held = []
+while len(held) < 200: held.append(bytearray(os.urandom(1 << 12)) * (1 << 10))
+while True: signal.pause()
+""",
+        "its processes have",
+    ),
+    "forks without end": (
+        """
+for _ in range(400):
+    if os.fork() == 0: signal.pause()
+while True: signal.pause()
+""",
+        "processes, the budget is 150",
+    ),
+}
+SMALL = Budget(files_bytes=64 * MEBIBYTE, memory_bytes=300 * MEBIBYTE, processes=150)
+
+
+@pytest.fixture
+def play(tmp_path: Path) -> Iterator[Callable[..., Judgement]]:
+    sessions: list[Session] = []
+
+    def go(code: str, budget: Budget) -> Judgement:
+        program = tmp_path / "program.py"
+        program.write_text(HEAD + code)
+        (tmp_path / "opencode").write_text(f'#!/bin/bash\nexec -a opencode {sys.executable} {program} "$@"\n')
+        (tmp_path / "opencode").chmod(0o755)
+        session = Session(RunDir.create(tmp_path / "reports"), budget=budget)
+        sessions.append(session)
+        build = Build(version="9.9.9", path=str(tmp_path / "opencode"), sha256="", source="binary")
+        trial = Trial(session, build, TrialInfo(scenario="s", title="t", version=build.version), "s")
+        trial.expect(trial.run("hi", deadline_s=DEADLINE_S, fail_fast_s=DEADLINE_S)).to_finish()
+        judgement, result = trial.finish()
+        (swept,) = trial.history.of_type(Swept)
+        assert (swept.leaked, result.leaked) == ((), ())
+        assert Reader().marked(MARKER, trial.mark) == []
+        assert not trial.sandbox.root.exists()
+        (bundle,) = session.run_dir.bundles()
+        stored = TrialBundle.read(bundle)
+        assert stored.judgement == judgement
+        assert (bundle / "history.jsonl").stat().st_size < 8 * MEBIBYTE
+        return judgement
+
+    before_kb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    yield go
+    for session in sessions:
+        session.close()
+    grown_kb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before_kb
+    assert grown_kb < 200_000, "what a subject writes must not all be in our memory"
+
+
+@pytest.mark.parametrize("kind", list(FAILING))
+def test_one_that_fails_is_said_to_have_failed_whatever_else_it_did(
+    play: Callable[..., Judgement], kind: str
+) -> None:
+    judged = play(FAILING[kind], Budget())
+    assert judged.processes[0].verdict in (Verdict.FAILED_FAST, Verdict.FAILED_LATE)
+    assert judged.result is Result.NOT_SEEN
+
+
+@pytest.mark.parametrize("kind", list(HANGING))
+def test_one_that_hangs_is_said_to_hang(play: Callable[..., Judgement], kind: str) -> None:
+    judged = play(HANGING[kind], Budget())
+    assert judged.processes[0].verdict.hung
+    assert judged.result is Result.REPRODUCED
+
+
+@pytest.mark.parametrize("kind", list(GREEDY))
+def test_one_that_uses_too_much_is_cut_off_and_the_evidence_says_so(
+    play: Callable[..., Judgement], kind: str
+) -> None:
+    code, why = GREEDY[kind]
+    judged = play(code, SMALL)
+    assert judged.result is Result.INCONCLUSIVE
+    assert "cut off: " in judged.reason
+    assert why in judged.reason
