@@ -33,9 +33,12 @@ def merge(runs: tuple[Path, ...], output: Path) -> None:
 @click.option("--across", is_flag=True, help="Compare each scenario on FIRST's versions with it on SECOND's others.")
 @click.option("--markdown", "form", flag_value="markdown", help="Print a Markdown table.")
 @click.option("--json", "form", flag_value="json", help="Print the record.")
+@click.option("--news", "form", flag_value="news", help="Print the issue text of what is new in SECOND, a run.")
 @click.pass_context
 def diff(context: click.Context, first: Path, second: Path, *, across: bool, form: str | None) -> None:
     """Compare two run sets (each a run, or a folder of them); exit 1 where something got worse beyond chance."""
+    if form == "news":
+        context.exit(_tell_news(first, second))
     from pytest_ocrepro.publish import comparison as room
 
     found = room.compare_paths([first], [second], across=across)
@@ -44,6 +47,16 @@ def diff(context: click.Context, first: Path, second: Path, *, across: bool, for
         complain(f"left out: {line}")
     click.echo(shown)
     context.exit(int(bool(found.worse)))
+
+
+def _tell_news(first: Path, second: Path) -> int:
+    from pytest_ocrepro.publish.bundle import RunDir
+    from pytest_ocrepro.publish.news import issue_texts, news
+
+    found = news(first, second)
+    for text in issue_texts(found, RunDir.read(second)):
+        click.echo(text)
+    return int(found.worse)
 
 
 @main.command()
