@@ -410,6 +410,7 @@ def test_bombs_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         (gzip.compress(gzip.decompress(build("1.0.0"))[:2000]), "is damaged"),
         (tarball(member("package/package.json", b"{}")), "is refused: it has no package/bin/opencode"),
     ],
+    ids=["empty", "no gzip", "cut", "no tar", "cut inside", "no executable"],  # gzip's bytes hold the time of day
 )
 def test_a_damaged_package_is_one_line(tmp_path: Path, data: bytes, words: str) -> None:
     file = tmp_path / "damaged.tgz"
