@@ -32,7 +32,7 @@ class Budget(msgspec.Struct, frozen=True, kw_only=True):
 
     files_bytes: int = 1024 * MEBIBYTE
     processes: int = 1000
-    memory_bytes: int = 16 * 1024 * MEBIBYTE
+    memory_bytes: int = 32 * 1024 * MEBIBYTE
     disk_left_bytes: int = 200 * MEBIBYTE
     memory_left_bytes: int = 200 * MEBIBYTE
 

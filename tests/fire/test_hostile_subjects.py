@@ -73,6 +73,7 @@ with log.open("w") as file:
         file.flush()
         if file.tell() > 2 << 30: os._exit(3)
 """,
+        Budget(files_bytes=64 * MEBIBYTE),
         "its files have",
     ),
     "eats memory": (
@@ -81,6 +82,7 @@ held = []
 while len(held) < 200: held.append(bytearray(os.urandom(1 << 12)) * (1 << 10))
 while True: signal.pause()
 """,
+        Budget(memory_bytes=300 * MEBIBYTE),
         "its processes have",
     ),
     "forks without end": (
@@ -89,10 +91,10 @@ for _ in range(400):
     if os.fork() == 0: signal.pause()
 while True: signal.pause()
 """,
+        Budget(processes=150),
         "processes, the budget is 150",
     ),
 }
-SMALL = Budget(files_bytes=64 * MEBIBYTE, memory_bytes=300 * MEBIBYTE, processes=150)
 
 
 @pytest.fixture
@@ -148,8 +150,8 @@ def test_one_that_hangs_is_said_to_hang(play: Callable[..., Judgement], kind: st
 def test_one_that_uses_too_much_is_cut_off_and_the_evidence_says_so(
     play: Callable[..., Judgement], kind: str
 ) -> None:
-    code, why = GREEDY[kind]
-    judged = play(code, SMALL, 60.0)  # it is not the deadline that ends it
+    code, budget, why = GREEDY[kind]
+    judged = play(code, budget, 60.0)  # it is not the deadline that ends it
     assert judged.result is Result.INCONCLUSIVE
     assert "cut off: " in judged.reason
     assert why in judged.reason

@@ -22,7 +22,7 @@ LITTLE = Used(files_bytes=0, processes=1, memory_bytes=0, disk_left_bytes=1 << 4
         ({}, ""),
         ({"files_bytes": 2 << 30}, "its files have 2,048 MiB, the budget is 1,024 MiB"),
         ({"processes": 1001}, "it has 1001 processes, the budget is 1000"),
-        ({"memory_bytes": 20 << 30}, "its processes have 20,480 MiB resident, the budget is 16,384 MiB"),
+        ({"memory_bytes": 40 << 30}, "its processes have 40,960 MiB resident, the budget is 32,768 MiB"),
         ({"disk_left_bytes": 0}, ""),
         ({"disk_left_bytes": 0, "files_bytes": 300 << 20}, "the disk has 0 MiB left and its files have 300 MiB"),
         ({"memory_left_bytes": 0}, ""),
