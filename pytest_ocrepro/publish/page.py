@@ -43,7 +43,7 @@ from pytest_ocrepro.publish.evidence import gather
 from pytest_ocrepro.publish.first_screen import clearest_of, first_screen
 from pytest_ocrepro.publish.issue import write_issues
 from pytest_ocrepro.publish.packing import index, packed
-from pytest_ocrepro.publish.progress_times import progress_times
+from pytest_ocrepro.publish.progress_times import CAPTION, progress_times
 from pytest_ocrepro.publish.records import TrialResult
 from pytest_ocrepro.publish.redaction import Masked
 from pytest_ocrepro.publish.takeaway import takeaways
@@ -110,6 +110,7 @@ class _Page:
                 windows=[drawing.section(part) for part in window_parts(self._entries)],
                 compared=[Markup(drawing.block(one)) for one in self._compared],  # noqa: S704 - escaped
                 progress=[drawing.section(part) for part in progress_times(self._entries)],
+                progress_caption=CAPTION,
                 evidence=evidence,
                 entries=self._entries[:ROWS],
                 index=packed(index(self._entries, evidence.where, _template("pictures.css"))),

@@ -37,7 +37,7 @@ class Times(msgspec.Struct, frozen=True, kw_only=True):
 def progress_times(entries: Sequence[Entry]) -> list[Part]:
     """A part a (scenario, version) that reproduced and whose trials tell times.
 
-    The first that can be compared with trials which did not reproduce is open, else the first.
+    The first that can be compared with trials which did not reproduce is open.
     """
     trials: dict[tuple[str, str], list[Entry]] = defaultdict(list)
     for entry in entries:
@@ -46,7 +46,7 @@ def progress_times(entries: Sequence[Entry]) -> list[Part]:
     telling = [group for group in trials.values() if any(entry.says is Result.REPRODUCED for entry in group)]
     telling.sort(key=lambda group: (scenario_of(group[0].result), version_key(group[0].result.version)))
     both = [number for number, group in enumerate(telling) if any(one.says is Result.NOT_SEEN for one in group)]
-    parts = [_part(group, opened=number == (both or [0])[0]) for number, group in enumerate(telling[:MOST_PARTS])]
+    parts = [_part(group, opened=number in both[:1]) for number, group in enumerate(telling[:MOST_PARTS])]
     return [part for part in parts if part.blocks]
 
 
@@ -79,7 +79,7 @@ def _drawn(times: Times) -> Iterator[Block]:
     end_s = max((one.watched_s for one in (*times.bad, *times.good)), default=0.0) or 1.0
     title = f"{times.role}: share that has reached each milestone, by seconds since its start"
     yield Paragraph(text=said(title), css="strong")
-    yield Picture(svg=survival(panels, end_s, title), title=title, caption=CAPTION)
+    yield Picture(svg=survival(panels, end_s, title), title=title)
     heads = [
         "milestone",
         "trials",

@@ -144,13 +144,17 @@ def test_a_fragment_leads_into_a_folded_trial(browser: Browser, page: str) -> No
     assert browser.evaluate(f"document.getElementById('{anchor}-timeline').getBoundingClientRect().top") < 900
 
 
-def test_printing_shows_what_is_folded(browser: Browser, page: str) -> None:
+def test_a_print_has_all_of_the_trial_that_is_open_and_a_line_of_each_other(browser: Browser, page: str) -> None:
     browser.open(page)
-    trial = "document.querySelector('details.trial:not([open])')"
-    folded = f"getComputedStyle({trial}, '::details-content').contentVisibility"
-    assert browser.evaluate(folded) == "hidden"
+    shown = "getComputedStyle(document.querySelector('{}'), '::details-content').contentVisibility"
+    part = shown.format("details.trial[open] details.part:not([open])")
+    trial = shown.format("details.trial:not([open])")
+    assert (browser.evaluate(part), browser.evaluate(trial)) == ("hidden", "hidden")
     browser.send("Emulation.setEmulatedMedia", media="print")
-    assert browser.evaluate(folded) == "visible"
+    assert (browser.evaluate(part), browser.evaluate(trial)) == ("visible", "hidden")
+    assert browser.evaluate("document.querySelectorAll('.toolbar button').length") > 0
+    seen = "[...document.querySelectorAll('.toolbar button')].filter(one => one.checkVisibility()).length"
+    assert browser.evaluate(seen) == 0, "nobody presses a button on paper"
 
 
 def test_every_stop_of_the_tab_key_can_be_seen(browser: Browser, page: str) -> None:

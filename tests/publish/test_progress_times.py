@@ -83,9 +83,11 @@ def test_without_times_of_a_reproduction_there_is_no_section(entries: list[Entry
     assert progress_times(entries) == []
 
 
-def test_each_version_has_its_own_part_and_the_first_is_open() -> None:
-    parts = progress_times([entry("reproduced", STUCK, version=v) for v in ("1.10.0", "1.9.0")])
+def test_each_version_has_its_own_part_and_the_first_that_can_be_compared_is_open() -> None:
+    bad = [entry("reproduced", STUCK, version=v) for v in ("1.10.0", "1.9.0")]
+    parts = progress_times([*bad, entry("not-seen", WELL, version="1.10.0")])
     assert [(part.note.split(" · ")[0], part.opened) for part in parts] == [
-        ("opencode 1.9.0", True),
-        ("opencode 1.10.0", False),
+        ("opencode 1.9.0", False),
+        ("opencode 1.10.0", True),
     ]
+    assert not any(part.opened for part in progress_times(bad))
