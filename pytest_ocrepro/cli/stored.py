@@ -71,7 +71,11 @@ def show(directory: Path, *, opened: bool) -> None:
     help="Of the whole text; what has no room is left out, and the text says so.",
 )
 def issue(directory: Path, scenario: str | None, max_characters: int) -> None:
-    """Print the text for a bug tracker (DIRECTORY: a run, a dump, or a folder of them: its newest)."""
+    """Print the text for a bug tracker (DIRECTORY: a run, a dump, or a folder of them: its newest).
+
+    What has no room goes in this order: log lines before the last 10, the timeline, the machine, the calls to the
+    server, the logs, the evidence of each link, the steps in words, and last the script.
+    """
     from pytest_ocrepro.publish import cases as room
     from pytest_ocrepro.publish.bundle import RunDir, TrialBundle
     from pytest_ocrepro.publish.handout import entries_in
