@@ -73,7 +73,10 @@ class Build(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Stored(msgspec.Struct, frozen=True, kw_only=True):
-    """``build.json`` of one entry of the cache; size and mtime are the executable's."""
+    """``build.json`` of one entry of the cache; size and times are the executable's.
+
+    A subject may overwrite its own executable and set the time back; ctime (inode(7)) it cannot set. 0: not stored.
+    """
 
     package: str
     version: str
@@ -82,6 +85,7 @@ class Stored(msgspec.Struct, frozen=True, kw_only=True):
     size_bytes: int
     mtime_ns: int
     fetched_at: str
+    ctime_ns: int = 0
 
 
 def resolve(
@@ -125,6 +129,7 @@ def fetch(
     the cache has become larger. Raises BuildError.
     """
     root = cache_root(cache_dir)
+    _check_owner(root)
     if limit_bytes is None and os.environ.get("OCREPRO_CACHE_LIMIT"):
         limit_bytes = cache.parse_size(os.environ["OCREPRO_CACHE_LIMIT"], "OCREPRO_CACHE_LIMIT")
     for _ in range(TRIES):
@@ -224,6 +229,19 @@ def _no_progress(done_bytes: int, total_bytes: int, what: str) -> None:
     pass
 
 
+def _check_owner(root: Path) -> None:
+    """What everybody may write there, we would run. A cache that is not there yet is made for us alone."""
+    try:
+        root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        status = root.stat()
+    except OSError:  # told by whoever needs it first
+        return
+    if status.st_mode & stat.S_IWOTH and not status.st_mode & stat.S_ISVTX:
+        raise BuildError(f"everybody may write to the cache {root}: chmod o-w it, or set OCREPRO_CACHE_DIR elsewhere")
+    if status.st_uid not in (0, os.getuid()):
+        raise BuildError(f"the cache {root} belongs to user {status.st_uid}: set OCREPRO_CACHE_DIR to one of yours")
+
+
 def _folder(root: Path, package: str, version: str) -> Path:
     return root / "builds" / package / version
 
@@ -262,17 +280,18 @@ def _in_cache(root: Path, package: str, version: str) -> Build | None:
 
 
 def _verified(entry: Path) -> Stored | None:
-    """The entry's record if its executable is what was stored: by size and mtime, else by content."""
+    """The entry's record if its executable is what was stored: by size and times, else by content."""
     record, file = _record(entry), entry / _EXECUTABLE
     if record is None:
         return None
     try:
         now = file.stat()
-        same = (now.st_size, now.st_mtime_ns) == (record.size_bytes, record.mtime_ns)
+        told = record.size_bytes, record.mtime_ns, record.ctime_ns
+        same = (now.st_size, now.st_mtime_ns, now.st_ctime_ns) == told
         if not os.access(file, os.X_OK) or (not same and _sha256(file) != record.sha256):
             return None
         if not same:
-            touched = msgspec.structs.replace(record, mtime_ns=now.st_mtime_ns)
+            touched = msgspec.structs.replace(record, mtime_ns=now.st_mtime_ns, ctime_ns=now.st_ctime_ns)
             with contextlib.suppress(OSError):  # a cache that is only readable is still good
                 releases.replace_file(entry / "build.json", msgspec.json.encode(touched))
     except OSError:
@@ -335,7 +354,7 @@ def _make_entry(entry: Path, tarball: Path, progress: Progress, **npm: str) -> P
     """``npm``: package, version, integrity."""
     sha256 = unpack(tarball, entry, progress)
     file = entry / _EXECUTABLE
-    file.chmod(0o755)
+    file.chmod(0o555)
     _check_format(file)
     _ask_version(file)
     now = file.stat()
@@ -344,6 +363,7 @@ def _make_entry(entry: Path, tarball: Path, progress: Progress, **npm: str) -> P
         sha256=sha256,
         size_bytes=now.st_size,
         mtime_ns=now.st_mtime_ns,
+        ctime_ns=now.st_ctime_ns,
         fetched_at=datetime.now(UTC).isoformat(),
     )
     releases.replace_file(entry / "build.json", msgspec.json.encode(record))

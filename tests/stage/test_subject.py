@@ -298,6 +298,15 @@ def altered(file: Path) -> None:
     os.utime(file, ns=(0, 0))
 
 
+def altered_with_its_times(file: Path) -> None:
+    """As a subject could do it to its own executable."""
+    times = file.stat()
+    file.chmod(0o755)
+    file.write_bytes(file.read_bytes()[:-1] + b"!")
+    file.chmod(0o555)
+    os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))
+
+
 def not_executable(file: Path) -> None:
     file.chmod(0o644)
 
@@ -310,7 +319,9 @@ def without_record(file: Path) -> None:
     (file.parents[2] / "build.json").write_bytes(b'{"package": ')
 
 
-@pytest.mark.parametrize("damage", [truncated, altered, not_executable, removed, without_record])
+@pytest.mark.parametrize(
+    "damage", [truncated, altered, altered_with_its_times, not_executable, removed, without_record]
+)
 def test_a_damaged_entry_is_fetched_anew(registry: Path, damage: Callable[[Path], None]) -> None:
     first = subject.fetch("1.2.0")
     damage(Path(first.path))
@@ -330,6 +341,25 @@ def test_a_touched_entry_is_read_once_and_believed(registry: Path, monkeypatch: 
     monkeypatch.setattr(subject, "_sha256", lambda file: pytest.fail("read again"))
     assert subject.fetch("1.2.0") == first
     assert downloads(registry) == 1
+
+
+def test_a_cache_is_made_for_us_alone_and_one_for_everybody_is_refused(
+    registry: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = subject.fetch("1.2.0")
+    root = tmp_path / "cache"
+    assert root.stat().st_mode & 0o777 == 0o700
+    assert Path(first.path).stat().st_mode & 0o222 == 0
+    root.chmod(0o777)
+    with pytest.raises(BuildError, match=r"^everybody may write to the cache .*: chmod o-w it"):
+        subject.fetch("1.2.0")
+    root.chmod(0o1777)
+    assert subject.fetch("1.2.0") == first, "a directory like /tmp"
+    root.chmod(0o700)
+    monkeypatch.setattr(os, "getuid", lambda: 4711)
+    os.chown(root, 4712 if os.geteuid() == 0 else os.geteuid(), -1)
+    with pytest.raises(BuildError, match=r"belongs to user \d+: set OCREPRO_CACHE_DIR"):
+        subject.fetch("1.2.0")
 
 
 def test_a_republished_version_is_another_entry(registry: Path) -> None:
