@@ -80,19 +80,22 @@ class Field:
             argv, cwd=self.root, env={**os.environ, **own}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
 
-    def survivors(self, pytest_pid: int) -> list[int]:
-        """Whoever has a part of this place in its arguments, a supervisor and its helper too."""
-        mine = {one.pid for one in READER.marked(MARKER, f"{pytest_pid}-*")}
-        named = (str(self.root), f"{pytest_pid}-")
-        for pid in READER.pids():
-            argv = READER.argv(pid) or ()
-            if any(word.startswith(named) for word in argv):
-                mine.add(pid)
-        return sorted(pid for pid in mine - {os.getpid()} if READER.state(pid) not in (None, "Z"))
+    def survivors(self, pid: int, *, worker: bool = False) -> list[int]:
+        """Whoever has the mark of this session, or its supervisor's arguments, or a part of this place in its own.
 
-    def until_nobody_is_left(self, pytest_pid: int) -> None:
+        The last is not asked for a ``worker``: the others of its run go on.
+        """
+        mine = {one.pid for one in READER.marked(MARKER, f"{pid}-*")}
+        named = (f"{pid}-",) if worker else (str(self.root), f"{pid}-")
+        for one in READER.pids():
+            argv = READER.argv(one) or ()
+            if any(word.startswith(named) for word in argv):
+                mine.add(one)
+        return sorted(one for one in mine - {os.getpid()} if READER.state(one) not in (None, "Z"))
+
+    def until_nobody_is_left(self, pid: int, *, worker: bool = False) -> None:
         begun = time.monotonic()
-        until(lambda: not self.survivors(pytest_pid), timeout_s=20, what="the end of all that was started")
+        until(lambda: not self.survivors(pid, worker=worker), timeout_s=20, what="the end of all that was started")
         self.seconds.append(time.monotonic() - begun)
 
     def check_evidence(self) -> None:
@@ -156,10 +159,10 @@ def kill_a_worker(place: Field, seed: int, longest_s: float) -> None:
         if process.poll() is None and workers:
             victim = chance.choice(workers)
             os.kill(victim.pid, signal.SIGKILL)  # a child of our child, whose parent has not reaped it yet
-            place.until_nobody_is_left(victim.pid)
+            place.until_nobody_is_left(victim.pid, worker=True)
         process.wait(LONGEST_S)
     assert place.survivors(process.pid) == []
-    if (place.root / "reports/latest").exists():
+    if (place.root / "reports/latest").exists() and RunDir.read(place.root / "reports").results():
         assert (place.root / "reports/latest/report.html").exists(), "a killed worker cost the page"
 
 
