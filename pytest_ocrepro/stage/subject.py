@@ -30,6 +30,7 @@ from typing import IO, TYPE_CHECKING, Final, NoReturn, cast
 
 import filelock
 import msgspec
+import psutil
 import semver
 
 from pytest_ocrepro.errors import BuildError, UnfitBuildError
@@ -49,6 +50,7 @@ VERSION_TIMEOUT_S = 20.0
 LOCK_TIMEOUT_S = 900.0
 TRIES: Final = 3
 _CHUNK_BYTES: Final = 1 << 20
+_HOME: Final = "ocrepro-version-"
 _EXECUTABLE: Final = "package/bin/opencode"
 _CPUS: Final = {3: "x86", 40: "ARM", 62: "x86-64", 183: "ARM64", 243: "RISC-V", 21: "PowerPC64", 22: "S/390"}
 _OUR_CPU: Final = {"x86_64": 62, "amd64": 62, "aarch64": 183, "arm64": 183}  # elf.h: EM_X86_64, EM_AARCH64
@@ -635,7 +637,8 @@ def _ask_version(file: Path) -> str:
         raise UnfitBuildError(
             f"{file} is not opencode: nothing in it says so; give the path of an opencode executable"
         )
-    with tempfile.TemporaryDirectory(prefix="ocrepro-version-", ignore_cleanup_errors=True) as home:
+    _remove_homes_of_the_dead()
+    with tempfile.TemporaryDirectory(prefix=f"{_HOME}{os.getpid()}-", ignore_cleanup_errors=True) as home:
         try:
             done = releases.run_bounded(
                 [str(file), "--version"], timeout_s=VERSION_TIMEOUT_S, env=_closed(home), cwd=Path(home)
@@ -648,6 +651,14 @@ def _ask_version(file: Path) -> str:
     if done.cut or done.code != 0 or not semver.Version.is_valid(printed):
         raise UnfitBuildError(f"{file} is not an opencode that runs here: --version {_what_it_did(done)}")
     return printed
+
+
+def _remove_homes_of_the_dead() -> None:
+    """Empty homes that a process left behind which was killed while it asked."""
+    for place in Path(tempfile.gettempdir()).glob(f"{_HOME}*-*"):
+        pid = place.name.removeprefix(_HOME).partition("-")[0]
+        if pid.isdecimal() and not psutil.pid_exists(int(pid)):
+            shutil.rmtree(place, ignore_errors=True)
 
 
 def _what_it_did(done: releases.Finished) -> str:

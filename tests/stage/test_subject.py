@@ -574,6 +574,19 @@ def test_version_is_asked_in_a_closed_world(cache: Path, tmp_path: Path, monkeyp
     assert not Path(home).exists()
 
 
+def test_the_home_of_a_question_that_was_killed_goes_with_the_next_one(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "tmp"))
+    with subprocess.Popen(["true"]) as gone:
+        gone.wait()
+    left, others = tmp_path / f"tmp/ocrepro-version-{gone.pid}-x", tmp_path / "tmp/ocrepro-version-mine"
+    for place in (left / "deep", tmp_path / f"tmp/ocrepro-version-{os.getpid()}-x", others):
+        place.mkdir(parents=True)
+    subject.from_binary(executable(tmp_path / "opencode", script("1.2.3")))
+    assert sorted((tmp_path / "tmp").iterdir()) == [tmp_path / f"tmp/ocrepro-version-{os.getpid()}-x", others]
+
+
 def test_a_program_is_asked_once_and_a_changed_one_again(
     cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
