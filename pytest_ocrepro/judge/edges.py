@@ -16,7 +16,7 @@ from pytest_ocrepro.judge.foreign import foreign_waits
 from pytest_ocrepro.judge.judgement import Edge, Graph, Node
 from pytest_ocrepro.judge.life import Life, lives, tail_of
 from pytest_ocrepro.judge.outputs import kept_outputs
-from pytest_ocrepro.judge.outsiders import Outsiders
+from pytest_ocrepro.judge.outsiders import Outsiders, ServerWait
 from pytest_ocrepro.judge.progress import progress_of
 from pytest_ocrepro.judge.sessions import asks_permission, open_questions, pending_tool
 from pytest_ocrepro.judge.signs import (
@@ -36,6 +36,7 @@ from pytest_ocrepro.judge.signs import (
     timeout_of,
     told_at,
 )
+from pytest_ocrepro.judge.staleness import beats, heart_in_words, stale_in_s
 from pytest_ocrepro.judge.traced import tries_of
 from pytest_ocrepro.readings import (
     MILESTONES,
@@ -49,9 +50,6 @@ from pytest_ocrepro.readings import (
 
 # opencode waits for its own lock directories between reading its configuration and starting its services
 STARTING = frozenset({"bootstrapping", "config-loading", "plugins-loading"})
-STALE_AFTER_S = 60.0  # `staleMs:60000`, read from the builds: the next waiter breaks a lock whose heartbeat is older
-BEAT_EVERY_S = 20.0  # a third of it, the same source
-MISSED_BEATS = 1.5  # of them, and it does not beat
 BUSY_TIMEOUT_S = 5.0  # set by every build measured (1.14.48 to 1.18.34)
 NPM_TIMEOUT_S = 300.0  # npm's own default of fetch-timeout
 STOPPED = ("T", "t")
@@ -247,26 +245,36 @@ class EdgeBuilder:
         opencode also installs in the background while it works, so an open request alone says nothing about a
         process that is past its start, or whose place in its start is not known.
         """
+        asks = self._install_of(process)
+        if asks is None:
+            return False
+        wait, facts = asks
+        fault = wait.fault
+        if fault is None:
+            return False
+        key = self._node("registry", "registry", f"the npm registry at {wait.address}")
+        left_s = NPM_TIMEOUT_S - wait.age_s
+        waiter = self._process(process.id.pid)
+        self._edge(waiter, key, "proved", "waits for an answer of", *facts, ends_in_s=left_s)
+        kind = "fault" if fault.silent_for_good else "outsider"
+        end = self._node("fault:registry", kind, fault.detail, for_good=fault.silent_for_good)
+        fact = "the scenario keeps it so" if fault.silent_for_good else "the scenario slows it; it will answer"
+        if not self._has_edges(key):
+            self._edge(key, end, "declared", "is", fact)
+        return True
+
+    def _install_of(self, process: ProcessReading) -> tuple[ServerWait, tuple[str, ...]] | None:
+        """The request to our registry that its start waits for, and the facts; None: it waits for no such thing."""
         life = self._lives.get(process.id.pid)
         wait = self._outsiders.registry_wait(life) if life else None
         socket = self._outsiders.socket_to(process.id.pid, wait.address) if wait else ""
         if wait is None or wait.fault is None or not socket:
-            return False
+            return None
         tail = tail_of(self._snapshot, process.id.pid)
         holds = [lock for lock in self._snapshot.lock_directories if lock.holder_pid == process.id.pid]
-        installs = tail is not None and tail.milestone in STARTING and bool(holds)
-        if not installs:
-            return False
-        key = self._node("registry", "registry", f"the npm registry at {wait.address}")
-        facts = (socket, wait.fact, f"it holds {name_of(holds[0])} for the install")
-        left_s = NPM_TIMEOUT_S - wait.age_s
-        self._edge(self._process(life.pid), key, "proved", "waits for an answer of", *facts, ends_in_s=left_s)  # type: ignore[union-attr]
-        kind = "fault" if wait.fault.silent_for_good else "outsider"
-        end = self._node("fault:registry", kind, wait.fault.detail, for_good=wait.fault.silent_for_good)
-        fact = "the scenario keeps it so" if wait.fault.silent_for_good else "the scenario slows it; it will answer"
-        if not self._has_edges(key):
-            self._edge(key, end, "declared", "is", fact)
-        return True
+        if tail is None or tail.milestone not in STARTING or not holds:
+            return None
+        return wait, (socket, wait.fact, f"it holds {name_of(holds[0])} for the install")
 
     def _lock_directories(self, process: ProcessReading) -> None:
         tail = tail_of(self._snapshot, process.id.pid)
@@ -301,27 +309,36 @@ class EdgeBuilder:
                 self._lock_holder(key, lock)
 
     def _lock_holder(self, key: str, lock: LockDirectory) -> None:
-        beat_s = lock.heartbeat_age_s if lock.heartbeat_age_s is not None else lock.age_s or 0.0
-        heart = f", heartbeat {beat_s:.1f} s old" if lock.heartbeat_age_s is not None else ", no heartbeat"
-        left_s = max(0.0, STALE_AFTER_S - beat_s)
-        pid = lock.holder_pid
+        heart, left_s, pid = heart_in_words(lock), stale_in_s(lock), lock.holder_pid
         if pid is not None and lock.holder_alive:
-            fact = f"meta.json names pid {pid}, which lives{heart}"
-            reading = self._processes.get(pid)
-            beats = beat_s < MISSED_BEATS * BEAT_EVERY_S and not (reading and reading.state in STOPPED)
-            ends_in_s = None if beats else left_s  # the lock of one that shows no sign of life is broken as stale
-            self._edge(key, self._process(pid), "proved", "is held by", fact, ends_in_s=ends_in_s)
+            fact = f"meta.json names pid {pid}, which lives, {heart}"
+            ends_in_s, end = self._end_of_hold(lock, pid)
+            self._edge(key, self._process(pid), "proved", "is held by", fact, *end, ends_in_s=ends_in_s)
         elif pid is not None and lock.holder_alive is False:
             lent = " and has lent its pid to another process" if lock.pid_reused else ""
             label = f"pid {pid}, which is dead{lent}; the lock breaks itself in about {left_s:.0f} s"
             dead = self._node(f"dead:{pid}", "dead-holder", label, for_good=True)
             now = "is another, younger process now" if lock.pid_reused else "is gone or has another process now"
-            fact = f"meta.json names pid {pid}, which {now}{heart}"
+            fact = f"meta.json names pid {pid}, which {now}, {heart}"
             self._edge(key, dead, "proved", "is held by", fact, ends_in_s=left_s)
         else:
             who = "nobody by name" if pid is None else f"pid {pid} of another machine or of an unreadable process"
             unknown = self._node(f"unknown:{lock.path}", "outsider", "a holder that cannot be told")
-            self._edge(key, unknown, "inferred", "is held by", f"meta.json names {who}{heart}", binding=False)
+            self._edge(key, unknown, "inferred", "is held by", f"meta.json names {who}, {heart}", binding=False)
+
+    def _end_of_hold(self, lock: LockDirectory, pid: int) -> tuple[float | None, tuple[str, ...]]:
+        """When a living holder loses the lock, and that in words.
+
+        It is no way out where the holder waits for a registry that is silent for good: who takes the lock from it
+        installs the same, from the same registry (measured, see staleness).
+        """
+        if beats(lock):
+            return None, ()
+        left_s, holder = stale_in_s(lock), self._processes.get(pid)
+        asks = self._install_of(holder) if holder is not None and holder.state not in STOPPED else None
+        if asks is not None and asks[0].fault is not None and asks[0].fault.silent_for_good:
+            return None, (f"lock turns stale in about {left_s:.0f} s; who takes it then waits for the same registry",)
+        return left_s, (f"ends by itself in about {left_s:.0f} s: lock turns stale",)
 
     def _input(self, process: ProcessReading) -> None:
         life = self._lives.get(process.id.pid)

@@ -358,11 +358,11 @@ def test_a_retry_that_is_not_asleep_at_the_last_look_is_still_one() -> None:
     assert {node.key for node in told.graph.nodes} >= {"pid:20", "fault:database-lock"}
 
 
-def held_by_silent(beat: float, *, state: str = "S", deadline: float = 45.0) -> h.History:
-    """20 waits for the lock of 10, which waits for a registry that is silent for good."""
+def held(beat: float, *, state: str = "S", deadline: float = 45.0, registry: bool = True) -> h.History:
+    """20 waits for the lock that 10 took ``beat`` seconds ago, and 10 for a registry that is silent for good."""
     seen: dict[str, Any] = {
         "lock_directories": (w.lock_directory(10, age=beat),),
-        "sockets": (w.connection(10),),
+        "sockets": (w.connection(10),) if registry else (),
         "logs": (w.tail(10, "config-loading"), w.tail(20, "config-loading")),
     }
     looks = w.twice(5.0, w.process(10, "first", state=state), w.process(20, "second"), **seen)
@@ -374,14 +374,41 @@ def held_by_silent(beat: float, *, state: str = "S", deadline: float = 45.0) -> 
     return w.of(known, stop, looks)
 
 
-def test_the_lock_of_a_living_holder_breaks_too_when_it_shows_no_sign_of_life() -> None:
-    assert verdict(held_by_silent(12.0)) is Verdict.BLOCKED
-    assert verdict(held_by_silent(12.0, deadline=300.0)) is Verdict.BLOCKED, "it beats"
-    assert verdict(held_by_silent(35.0)) is Verdict.ALIVE
-    assert "ends by itself in at most about 25 s" in judge_process(held_by_silent(35.0), 20).because[-1]
-    assert verdict(held_by_silent(12.0, state="T")) is Verdict.BLOCKED
-    assert verdict(held_by_silent(12.0, state="T", deadline=300.0)) is Verdict.ALIVE, "a suspended one does not beat"
-    assert verdict(held_by_silent(35.0, state="T")) is Verdict.ALIVE
+def test_the_lock_of_a_living_holder_turns_stale_and_says_when() -> None:
+    """Measured on three builds: a living holder's heartbeat stays where it was, the waiter takes the lock at 60 s."""
+    working = judge_process(held(20.0, registry=False), 20)
+    assert working.verdict is Verdict.ALIVE
+    assert "ends by itself in about 40 s: lock turns stale" in working.chain[1]
+    late = judge_process(held(20.0, registry=False, deadline=1000.0), 20)
+    assert late.because[-1] == "the wait ends by itself in at most about 40 s"
+    assert verdict(held(12.0, state="T")) is Verdict.BLOCKED, "suspended for good, and stale behind the deadline"
+    assert verdict(held(12.0, state="T", deadline=300.0)) is Verdict.ALIVE
+    assert verdict(held(35.0, state="T")) is Verdict.ALIVE
+
+
+def test_a_stale_lock_is_no_way_out_where_who_takes_it_waits_for_the_same_registry() -> None:
+    for age, deadline in ((12.0, 45.0), (35.0, 45.0), (12.0, 290.0)):
+        judged = judge_process(held(age, deadline=deadline), 20)
+        assert judged.verdict is Verdict.BLOCKED, (age, deadline)
+        assert f"turns stale in about {60 - age:.0f} s; who takes it then waits for the same" in judged.chain[1]
+
+
+def test_a_heartbeat_that_was_seen_to_move_keeps_the_lock() -> None:
+    history = held(20.0, registry=False)
+    moved = [
+        msgspec.structs.replace(
+            event,
+            snapshot=msgspec.structs.replace(
+                event.snapshot, lock_directories=(w.lock_directory(10, age=90.0, heartbeat_age_s=12.0),)
+            ),
+        )
+        if isinstance(event, h.SnapshotTaken)
+        else event
+        for event in history
+    ]
+    judged = judge_process(w.of(moved), 20)
+    assert "heartbeat 12.0 s old" in judged.chain[1]
+    assert "stale" not in judged.chain[1]
 
 
 def waits_for_dead(beat: float, *, deadline: float = 45.0) -> h.History:
