@@ -9,13 +9,10 @@ from __future__ import annotations
 import contextlib
 import os
 import platform
-import re
 import shlex
 import shutil
-import signal
 import sys
 import tempfile
-import threading
 import traceback
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
@@ -29,14 +26,16 @@ import pytest
 
 from pytest_ocrepro import __version__
 from pytest_ocrepro.baseline import Verdict, compare, read_baseline, run_of
-from pytest_ocrepro.catalogue import CATALOGUE, catalogue
-from pytest_ocrepro.errors import BundleError, NotReachedError, OcreproError, UsageError
+from pytest_ocrepro.catalogue import catalogue
+from pytest_ocrepro.errors import BundleError, OcreproError, UsageError
+from pytest_ocrepro.guard import GUARD, TRIAL, Guard
 from pytest_ocrepro.harness import Session, Trial, secrets_around_us
+from pytest_ocrepro.items import choose_paths, labels, scenario_of_item, slug_of, title_of, without_ours
 from pytest_ocrepro.judge.judgement import Judgement
 from pytest_ocrepro.observe.procfs import Reader
 from pytest_ocrepro.outcome import Decision, Outcome, decide, section
 from pytest_ocrepro.progress import progress_on
-from pytest_ocrepro.publish.bundle import Fact, RunDir, RunInfo, Subject, TrialInfo, TrialResult, slug
+from pytest_ocrepro.publish.bundle import Fact, RunDir, RunInfo, Subject, TrialInfo, TrialResult
 from pytest_ocrepro.publish.danger_window import danger_windows, in_lines
 from pytest_ocrepro.publish.document import Block
 from pytest_ocrepro.publish.github import inert
@@ -48,16 +47,14 @@ from pytest_ocrepro.publish.redaction import Redactor
 from pytest_ocrepro.publish.rules import read_rules
 from pytest_ocrepro.publish.text import cut, flat
 from pytest_ocrepro.schedule import Schedule, parse
-from pytest_ocrepro.settings import PROFILES, Mark, Settings, check_root, read_mark, read_settings
+from pytest_ocrepro.settings import PROFILES, Settings, read_mark, read_settings
 from pytest_ocrepro.sharing import Share, build_here, for_node, outlive_lost_machines, paths_here
 from pytest_ocrepro.stage import subject
 from pytest_ocrepro.stage.subject import Build
 from pytest_ocrepro.stage.supervisor import rung
 from pytest_ocrepro.versions.releases import cache_root
 
-TRIAL: pytest.StashKey[Trial] = pytest.StashKey()
 PROPERTIES = ("result", "verdict", "grade", "version", "signature")
-SOFT_SHARE = 0.8  # of pytest-timeout's time: our own waits end there, so that a report is left
 SHOWN_BYTES = 1_000_000
 ATTACHABLE_BYTES = 24_000_000
 
@@ -109,7 +106,7 @@ class OcreproSession:
         settings = read_settings(self.config)
         self._baseline = read_baseline(Path(settings.baseline)) if settings.baseline else ()
         self._baseline_run = run_of(Path(settings.baseline)) if settings.baseline else None
-        paths = _choose_paths(self.config)
+        paths = choose_paths(self.config)
         reports = Path(settings.reports)
         getattr(self.config.option, "rsyncignore", []).append(settings.reports)  # no worker needs them
         self._latest_before = _newest(reports)
@@ -169,7 +166,7 @@ class OcreproSession:
     def parametrize(self, metafunc: pytest.Metafunc) -> None:
         """Every build, and every trial of it, is an item of its own."""
         trials = self.share.settings.trials
-        names = _labels(self.share.builds)
+        names = labels(self.share.builds)
         params = [(build, trial) for build in self.share.builds for trial in range(1, trials + 1)]
         ids = [name if trials == 1 else f"{name}-t{trial}" for name in names for trial in range(1, trials + 1)]
         metafunc.parametrize("ocrepro", params, indirect=True, ids=ids)
@@ -213,7 +210,7 @@ class OcreproSession:
         item = request.node
         try:
             build = build_here(self.share, build)
-            info, slug = self._info(item, build, number), _slug(item, build, number)
+            info, slug = self._info(item, build, number), slug_of(item, build, number)
             trial = Trial(self._running(), build, info, slug, schedule=self._schedule(item))
         except BundleError as error:
             _give_up(error)
@@ -251,8 +248,8 @@ class OcreproSession:
         seed = self.share.settings.seed + number - 1
         docstring = (item.function.__doc__ or "").strip()
         return TrialInfo(
-            scenario=_scenario(item),
-            title=_title(item, mark),
+            scenario=scenario_of_item(item),
+            title=title_of(item, mark),
             issue=mark.issue,
             version=build.version,
             binary_sha256=build.sha256,
@@ -266,9 +263,13 @@ class OcreproSession:
 
     def _replay(self, item: Any, build: Build, seed: int) -> str:
         which = ["--ocrepro-version", build.version] if build.package else [f"--ocrepro-binary={build.path}"]
-        own = _without_ours(item, "")
-        name = _labels((build,))[0]
-        node = _scenario(item) if not own else f"{_scenario(item).split('[', 1)[0]}[{_without_ours(item, name)}]"
+        own = without_ours(item, "")
+        name = labels((build,))[0]
+        node = (
+            scenario_of_item(item)
+            if not own
+            else f"{scenario_of_item(item).split('[', 1)[0]}[{without_ours(item, name)}]"
+        )
         asked = self.share.settings.schedule
         moves = [] if asked is None else [f"--ocrepro-schedule={'; '.join(asked)}"]
         return shlex.join(["pytest", "--ocrepro", *which, "--ocrepro-seed", str(seed), *moves, node])
@@ -496,41 +497,6 @@ def _is_scenario(frames: traceback.StackSummary) -> bool:
     return Path(frames[-1].filename).is_relative_to(catalogue())
 
 
-class Guard:
-    """pytest-timeout's time for one scenario: at 80 % our waits end, at 100 % the scenario's own code."""
-
-    def __init__(self, item: pytest.Item, timeout_s: float) -> None:
-        self._item = item
-        self._timer = threading.Timer(timeout_s * SOFT_SHARE, self._expire)
-        self._timer.daemon = True
-        self._timer.start()
-        self._alarm = threading.current_thread() is threading.main_thread()
-        if self._alarm:
-            self._before = signal.signal(signal.SIGALRM, self._interrupt)
-            signal.setitimer(signal.ITIMER_REAL, timeout_s)
-
-    def cancel(self) -> None:
-        """The item is over in time."""
-        self._timer.cancel()
-        if self._alarm:
-            signal.setitimer(signal.ITIMER_REAL, 0)
-            signal.signal(signal.SIGALRM, self._before)
-            self._alarm = False
-
-    def _expire(self) -> None:
-        trial = self._item.stash.get(TRIAL, None)
-        if trial is not None:
-            trial.expire()
-
-    def _interrupt(self, *_: object) -> None:
-        trial = self._item.stash.get(TRIAL, None)
-        if trial is None or not trial.judging:
-            raise NotReachedError("pytest-timeout's time is up; raise --timeout or shorten the scenario")
-
-
-GUARD: pytest.StashKey[Guard] = pytest.StashKey()
-
-
 def _raise(decision: Decision, result: TrialResult, text: str) -> None:
     if decision.outcome is Outcome.XFAILED:
         raise pytest.xfail.Exception(_line(f"{decision.why}: {result.verdict} ({result.grade}); {result.reason}"))
@@ -547,62 +513,6 @@ def _line(text: str) -> str:
 def _give_up(error: BundleError) -> NoReturn:
     """Evidence cannot be stored (a full disk): no further trial could keep its own."""
     pytest.exit(f"ocrepro: {error}", returncode=pytest.ExitCode.USAGE_ERROR)
-
-
-def _choose_paths(config: pytest.Config) -> tuple[str, ...]:
-    """With no path given: the project's scenarios, else the catalogue that came with us."""
-    if config.args_source is pytest.Config.ArgsSource.ARGS:
-        return _found_in_the_catalogue(config)
-    check_root(config)
-    own = tuple(str(config.rootpath / path) for path in config.getini("ocrepro_scenarios") or ())
-    return own or (str(catalogue()),)
-
-
-def _found_in_the_catalogue(config: pytest.Config) -> tuple[str, ...]:
-    """The given paths; those of a replay line that are not here are the installed catalogue's."""
-    here, moved = config.invocation_params.dir, []
-    for argument in config.args:
-        place, colons, name = argument.partition("::")
-        inside = catalogue().parent / place
-        absent = place.startswith(f"{CATALOGUE}/") and not (here / place).exists() and inside.exists()
-        moved.append(f"{inside}{colons}{name}" if absent else argument)
-    return tuple(moved) if moved != config.args else ()
-
-
-def _scenario(item: Any) -> str:
-    """The node id with the test's own parameters, and without ours: build and trial are told apart from it.
-
-    The catalogue's own files are named from its folder on, wherever it lies.
-    """
-    path = Path(item.path)
-    bare = str(item.nodeid).split("[", 1)[0]
-    if path.is_relative_to(catalogue()):
-        bare = f"{CATALOGUE}/{path.relative_to(catalogue())}::{item.originalname}"
-    own = _without_ours(item, "")
-    return f"{bare}[{own}]" if own else bare
-
-
-def _without_ours(item: Any, instead: str) -> str:
-    """What stands in the item's brackets, our part of it replaced."""
-    build, number = item.callspec.params["ocrepro"]
-    ours = "|".join(re.escape(name) for name in sorted({build.version, build.label}, key=len, reverse=True))
-    pattern = rf"(?:^|(?<=-))(?:{ours})(?:-t{number})?(?:$|(?=-))"
-    return re.sub(pattern, lambda _: instead, item.callspec.id, count=1).strip("-")
-
-
-def _title(item: Any, mark: Mark) -> str:
-    title = mark.title or item.originalname.removeprefix("test_").replace("_", " ")
-    own = _without_ours(item, "")
-    return f"{title}: {own}" if own else title
-
-
-def _slug(item: Any, build: Build, number: int) -> str:
-    return slug(_scenario(item), build.version, number)
-
-
-def _labels(builds: tuple[Build, ...]) -> list[str]:
-    versions = [build.version for build in builds]
-    return [build.version if versions.count(build.version) == 1 else build.label for build in builds]
 
 
 def _newest(reports: Path) -> Path | None:

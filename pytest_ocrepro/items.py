@@ -1,0 +1,73 @@
+"""Which tests a run collects, and what each item is called: the test's own words apart from build and trial."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pytest_ocrepro.catalogue import CATALOGUE, catalogue
+from pytest_ocrepro.publish.bundle import slug
+from pytest_ocrepro.settings import Mark, check_root
+from pytest_ocrepro.stage.subject import Build
+
+
+def choose_paths(config: pytest.Config) -> tuple[str, ...]:
+    """With no path given: the project's scenarios, else the catalogue that came with us."""
+    if config.args_source is pytest.Config.ArgsSource.ARGS:
+        return _found_in_the_catalogue(config)
+    check_root(config)
+    own = tuple(str(config.rootpath / path) for path in config.getini("ocrepro_scenarios") or ())
+    return own or (str(catalogue()),)
+
+
+def scenario_of_item(item: Any) -> str:
+    """The node id with the test's own parameters, and without ours: build and trial are told apart from it.
+
+    The catalogue's own files are named from its folder on, wherever it lies.
+    """
+    path = Path(item.path)
+    bare = str(item.nodeid).split("[", 1)[0]
+    if path.is_relative_to(catalogue()):
+        bare = f"{CATALOGUE}/{path.relative_to(catalogue())}::{item.originalname}"
+    own = without_ours(item, "")
+    return f"{bare}[{own}]" if own else bare
+
+
+def without_ours(item: Any, instead: str) -> str:
+    """What stands in the item's brackets, our part of it replaced."""
+    build, number = item.callspec.params["ocrepro"]
+    ours = "|".join(re.escape(name) for name in sorted({build.version, build.label}, key=len, reverse=True))
+    pattern = rf"(?:^|(?<=-))(?:{ours})(?:-t{number})?(?:$|(?=-))"
+    return re.sub(pattern, lambda _: instead, item.callspec.id, count=1).strip("-")
+
+
+def title_of(item: Any, mark: Mark) -> str:
+    """What a person reads: the mark's title, else the test's name; with the test's own parameters."""
+    title = mark.title or item.originalname.removeprefix("test_").replace("_", " ")
+    own = without_ours(item, "")
+    return f"{title}: {own}" if own else title
+
+
+def slug_of(item: Any, build: Build, number: int) -> str:
+    """The name of the trial's bundle."""
+    return slug(scenario_of_item(item), build.version, number)
+
+
+def labels(builds: tuple[Build, ...]) -> list[str]:
+    """The version of each build; where two have the same, what tells them apart."""
+    versions = [build.version for build in builds]
+    return [build.version if versions.count(build.version) == 1 else build.label for build in builds]
+
+
+def _found_in_the_catalogue(config: pytest.Config) -> tuple[str, ...]:
+    """The given paths; those of a replay line that are not here are the installed catalogue's."""
+    here, moved = config.invocation_params.dir, []
+    for argument in config.args:
+        place, colons, name = argument.partition("::")
+        inside = catalogue().parent / place
+        absent = place.startswith(f"{CATALOGUE}/") and not (here / place).exists() and inside.exists()
+        moved.append(f"{inside}{colons}{name}" if absent else argument)
+    return tuple(moved) if moved != config.args else ()
