@@ -49,11 +49,11 @@ class Reader:
             self.until(READY)
         return self.page
 
-    def until(self, condition: str) -> None:
+    def until(self, condition: str, *, seconds: float = 60) -> None:
         """Wait until the page says so. Playwright's own way evaluates text later, which the policy stops."""
         self.page.evaluate(
             f"""() => new Promise((done, fail) => {{
-              const latest = performance.now() + 60_000;
+              const latest = performance.now() + {seconds * 1000};
               const ask = () => ({condition}) ? done() : performance.now() > latest
                 ? fail(new Error("waited in vain: " + document.getElementById("said")?.textContent))
                 : setTimeout(ask, 10);

@@ -1,0 +1,179 @@
+"""Our page beside pytest-html's and Playwright's, of as many results: built, stored, opened. Printed, as ratios.
+
+``pip install -e '.[test,benchmark]'`` brings pytest-html, npm brings Playwright's own runner; what cannot be had is
+told in the output. Every result carries forty lines of text, as the logs of a trial of ours; Playwright's all pass,
+since it starts a process anew after each failure. Some five minutes on a quiet machine, for 5,011 results:
+``pytest tests/benchmarks/test_page_side_by_side.py -m benchmark -s``.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+import msgspec
+import pytest
+
+from pytest_ocrepro.publish.bundle import RunDir
+
+if TYPE_CHECKING:
+    from tests.data.publish import driven, sample_run
+else:
+
+    def _loaded(name: str) -> ModuleType:
+        path = Path(__file__).parents[1] / "data" / "publish" / f"{name}.py"
+        spec = importlib.util.spec_from_file_location(f"ocrepro_{name}", path)
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module
+
+    driven, sample_run = _loaded("driven"), _loaded("sample_run")
+
+pytestmark = [pytest.mark.benchmark, pytest.mark.browser]
+
+TRIALS = int(os.environ.get("OCREPRO_BENCHMARK_TRIALS", "334"))  # of each of 15 cells, and one more: 5,011 results
+TIMEOUT_S = 900
+LINES = [
+    f"timestamp=2026-11-21T00:30:{n:02}.123Z level=INFO run=f33d45b2 message=loading path=x/{n}" for n in range(40)
+]
+PYTHON = """
+import pytest
+LINES = {lines!r}
+@pytest.mark.parametrize("n", range({count}))
+def test_it(n):
+    print("\\n".join(LINES))
+    assert n % 5 > 2, "second answers or fails fast: blocked (strong) after 4.4 s"
+"""
+SPEC = """
+const {{ test, expect }} = require("@playwright/test");
+const LINES = {lines};
+for (let n = 0; n < {count}; n++) {{
+  test(`result ${{n}}`, () => {{
+    console.log(LINES.join("\\n"));
+    expect(n % 5).toBeLessThan(5);
+  }});
+}}
+"""
+BUILD = """
+import sys
+from pathlib import Path
+from pytest_ocrepro.publish.bundle import RunDir
+from pytest_ocrepro.publish.page import write_report
+print(write_report(RunDir.read(Path(sys.argv[1]))))
+"""
+
+
+class Built(msgspec.Struct, frozen=True, kw_only=True):
+    """A page. ``seconds``: what making it adds to the run; ``ready``: true once its results can be seen."""
+
+    name: str
+    path: Path
+    seconds: float
+    ready: str
+
+
+def timed(command: Sequence[str | Path], folder: Path, **environment: str) -> float:
+    """Seconds; failing tests are what the command is for."""
+    begun = time.monotonic()
+    done = subprocess.run(
+        [*map(str, command)],
+        cwd=folder,
+        env={**os.environ, **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        timeout=TIMEOUT_S,
+        check=False,
+    )
+    assert done.returncode in (0, 1), done.stdout[-2000:]
+    return time.monotonic() - begun
+
+
+def ours(folder: Path, run: RunDir) -> Built:
+    seconds = timed([sys.executable, "-c", BUILD, run.path], folder)
+    return Built(name="ours", path=run.path / "report.html", seconds=seconds, ready=driven.READY)
+
+
+def pytest_html(folder: Path, count: int) -> Built | str:
+    if importlib.util.find_spec("pytest_html") is None:
+        return "pytest-html is not installed: pip install 'pytest-ocrepro[benchmark]'"
+    (folder / "test_it.py").write_text(PYTHON.format(lines=LINES, count=count))
+    plain = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:ocrepro", "--tb=short"]
+    without = timed([*plain, "test_it.py"], folder)
+    whole = timed([*plain, "--html=page.html", "--self-contained-html", "test_it.py"], folder)
+    return Built(
+        name="pytest-html",
+        path=folder / "page.html",
+        seconds=whole - without,
+        ready="document.querySelectorAll('#results-table tbody tr').length > 0",
+    )
+
+
+def playwright(folder: Path, count: int) -> Built | str:
+    npm = shutil.which("npm")
+    if npm is None:
+        return "Playwright's runner is not compared: no npm on PATH"
+    install = [npm, "install", "--no-save", "--no-audit", "--no-fund", "@playwright/test"]
+    done = subprocess.run(install, cwd=folder, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
+    if done.returncode:
+        return f"Playwright's runner is not compared: npm could not install it: {done.stderr.strip()[-200:]}"
+    (folder / "it.spec.js").write_text(SPEC.format(lines=msgspec.json.encode(LINES).decode(), count=count))
+    command: list[str | Path] = [folder / "node_modules/.bin/playwright", "test", "--workers=1", "--max-failures=0"]
+    without = timed([*command, "--reporter=null"], folder)
+    whole = timed([*command, "--reporter=html"], folder, PLAYWRIGHT_HTML_OPEN="never")
+    return Built(
+        name="Playwright's",
+        path=folder / "playwright-report/index.html",
+        seconds=whole - without,
+        ready="document.querySelectorAll('.test-file-test').length > 0",
+    )
+
+
+def opened_ms(page: Built) -> float:
+    """From the start of the navigation until results can be seen, in a browser of its own."""
+    with driven.browser() as browser:
+        reader = driven.Reader(browser)
+        reader.page.goto(page.path.as_uri(), wait_until="commit")
+        reader.until(page.ready, seconds=TIMEOUT_S)
+        return float(reader.page.evaluate("performance.now()"))
+
+
+def rivals(folder: Path, count: int) -> Iterator[Built | str]:
+    for make in (pytest_html, playwright):
+        place = folder / make.__name__
+        place.mkdir()
+        yield make(place, count)
+
+
+def test_pages_of_as_many_results(tmp_path: Path) -> None:
+    run = sample_run.make_run(tmp_path / "reports", trials=TRIALS)
+    count = len(run.bundles())
+    mine = ours(tmp_path, run)
+    mine_ms = opened_ms(mine)
+    told = [
+        f"{mine.name}: built in {mine.seconds:.1f} s, {megabytes_of(mine):.1f} MB, results after {mine_ms:.0f} ms"
+    ]
+    for other in rivals(tmp_path, count):
+        if isinstance(other, str):
+            told.append(other)
+            continue
+        other_ms = opened_ms(other)
+        told.append(
+            f"{other.name}: adds {other.seconds:.1f} s to its run, {megabytes_of(other):.1f} MB, results after "
+            f"{other_ms:.0f} ms: ratio of ours to it {mine_ms / other_ms:.2f} in opening, "
+            f"{megabytes_of(mine) / megabytes_of(other):.2f} in size"
+        )
+    for line in told:
+        print(f"\nbenchmark: page of {count:,} results, {line}")
+    assert len(told) == 3
+
+
+def megabytes_of(page: Built) -> float:
+    return page.path.stat().st_size / 1e6
