@@ -542,7 +542,16 @@ def _withdraw(run: RunDir, reports: Path, before: Path | None) -> None:
 def _run_info(run: RunDir, share: Share) -> RunInfo:
     settings = share.settings
     options = [Fact(name=name, value=str(getattr(settings, name))) for name in Settings.__struct_fields__]
-    subjects = [Subject(version=build.version, sha256=build.sha256, source=build.source) for build in share.builds]
+    subjects = [
+        Subject(
+            version=build.version,
+            sha256=build.sha256,
+            source=build.source,
+            package=build.package,
+            integrity=build.integrity,
+        )
+        for build in share.builds
+    ]
     return RunInfo(
         run_id=run.info.run_id,
         started=run.info.started,

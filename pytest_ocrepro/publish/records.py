@@ -23,11 +23,20 @@ class Fact(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Subject(msgspec.Struct, frozen=True, kw_only=True):
-    """One build that was run."""
+    """One build that was run. ``package`` and ``integrity`` are npm's, "" for one that was not fetched."""
 
     version: str
     sha256: str
     source: str = ""  # path, PATH, npm, cache
+    package: str = ""
+    integrity: str = ""
+
+    @property
+    def provenance(self) -> str:
+        """Where it is from, and what it was checked against, in words."""
+        if not self.integrity:
+            return self.source
+        return f"{self.source} · {self.package} of npm, checked as announced and as packed: {self.integrity}"
 
 
 class RunInfo(msgspec.Struct, frozen=True, kw_only=True):

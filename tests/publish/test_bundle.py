@@ -16,7 +16,16 @@ import pytest
 from pytest_ocrepro import history as h
 from pytest_ocrepro.errors import BundleError, UsageError
 from pytest_ocrepro.publish import storage
-from pytest_ocrepro.publish.bundle import MAX_SLUG, RunDir, RunInfo, TrialBundle, TrialInfo, TrialResult, slug
+from pytest_ocrepro.publish.bundle import (
+    MAX_SLUG,
+    RunDir,
+    RunInfo,
+    Subject,
+    TrialBundle,
+    TrialInfo,
+    TrialResult,
+    slug,
+)
 from pytest_ocrepro.publish.redaction import Redactor
 
 if TYPE_CHECKING:
@@ -138,6 +147,13 @@ def test_a_newer_schema_is_refused_with_advice(tmp_path: Path) -> None:
         RunDir.read(run.path)
 
 
+def test_where_a_build_is_from_is_told_in_one_line() -> None:
+    own = Subject(version="1.2.0", sha256="ab", source="binary")
+    assert own.provenance == "binary"
+    fetched = msgspec.structs.replace(own, source="cache", package="opencode-linux-x64", integrity="sha512-Zm9v")
+    assert fetched.provenance == "cache · opencode-linux-x64 of npm, checked as announced and as packed: sha512-Zm9v"
+
+
 # --- results ----------------------------------------------------------------------------------------------------
 
 
@@ -149,7 +165,7 @@ def test_results_come_back_in_order_with_the_fields_that_were_promised(tmp_path:
     line = msgspec.json.decode((run.path / "results.jsonl").read_bytes().splitlines()[0])
     assert " ".join(line) == (
         "schema run_id scenario title issue version binary_sha256 trial seed result reason verdict grade "
-        "seconds_to_verdict chain processes findings leaked signature bundle expected known passages"
+        "seconds_to_verdict chain processes findings leaked signature bundle expected known passages offset"
     )
     assert list(line["processes"][0]) == ["role", "pid", "argv", "exit", "verdict", "milestone", "seconds"]
 
