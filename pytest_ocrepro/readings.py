@@ -98,6 +98,12 @@ class SocketReading(Reading, frozen=True, kw_only=True):
     rx_queue_bytes: int  # for LISTEN: connections not yet accepted
     tx_queue_bytes: int
     peer_pid: int | None = None  # who holds the other end on loopback
+    # From TCP_INFO; None: not told (another network namespace, an old kernel). Both ages begin at the connection.
+    received_bytes: int | None = None
+    sent_bytes: int | None = None
+    received_ago_s: float | None = None
+    sent_ago_s: float | None = None
+    waiting_s: float | None = None  # for LISTEN: the age of the oldest connection that nobody has accepted
 
 
 class UnixSocketReading(Reading, frozen=True, kw_only=True):

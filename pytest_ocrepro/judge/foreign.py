@@ -19,6 +19,7 @@ from pytest_ocrepro.readings import MILESTONES, FdKind, ProcessReading, Snapshot
 OPEN = ("ESTABLISHED", "SYN_SENT")
 LOOPBACK = ("127.", "[::1]")
 TOOL_RUNS = "waits for its tool"
+SILENT_S = 1.0  # without data; less is no silence
 
 
 class ForeignWait(Record, frozen=True, kw_only=True):
@@ -47,7 +48,7 @@ def foreign_waits(process: ProcessReading, snapshot: Snapshot) -> Iterator[Forei
     for sockets in _connections(pid, snapshot):
         first = sockets[0]
         where = "" if first.remote.startswith(LOOPBACK) else " on another machine"
-        label = f"{first.remote}{where} (silent)"
+        label = f"{first.remote}{where}{_silence(sockets)}"
         facts = (*(_in_words(socket) for socket in sockets), *holds)
         yield ForeignWait(
             key=f"address:{first.remote}",
@@ -58,6 +59,21 @@ def foreign_waits(process: ProcessReading, snapshot: Snapshot) -> Iterator[Forei
             server_pid=first.peer_pid,
         )
     yield from _input(process, snapshot)
+
+
+def last_talk(process: ProcessReading, snapshot: Snapshot) -> tuple[int, str] | None:
+    """When data last came or went on a connection that it made, and to whom; None: never, or not told."""
+    ages = [
+        (age_s, f"{what} {one.remote}")
+        for one in _asked(process.id.pid, snapshot)
+        for age_s, count, what in (
+            (one.received_ago_s, one.received_bytes, "data came from"),
+            (one.sent_ago_s, one.sent_bytes, "it sent data to"),
+        )
+        if age_s is not None and count
+    ]
+    age_s, what = min(ages, default=(0.0, ""))
+    return (snapshot.started_ns - round(age_s * 1e9), what) if what else None
 
 
 def is_blind(history: History, life: Life, until_ns: int) -> bool:
@@ -81,23 +97,48 @@ def _tools(process: ProcessReading, snapshot: Snapshot) -> Iterator[ForeignWait]
 
 def _connections(pid: int, snapshot: Snapshot) -> list[list[SocketReading]]:
     """By remote address: those on which it asked and has nothing to read; not its own clients', not to itself."""
-    own = [one for one in snapshot.sockets if one.pid == pid]
-    served = {one.local.rpartition(":")[2] for one in own if one.state == "LISTEN"}
     found: dict[str, list[SocketReading]] = {}
-    for one in own:
-        asks = one.state in OPEN and one.local.rpartition(":")[2] not in served and one.peer_pid != pid
-        if asks and one.rx_queue_bytes == 0:
+    for one in _asked(pid, snapshot):
+        if one.rx_queue_bytes == 0:
             found.setdefault(one.remote, []).append(one)
     return sorted(found.values(), key=lambda sockets: min(_telling(one) for one in sockets))
 
 
-def _telling(socket: SocketReading) -> tuple[bool, bool, str]:
-    return socket.state != "SYN_SENT", socket.tx_queue_bytes == 0, socket.remote
+def _asked(pid: int, snapshot: Snapshot) -> list[SocketReading]:
+    own = [one for one in snapshot.sockets if one.pid == pid]
+    served = {port_of(one) for one in own if one.state == "LISTEN"}
+    return [one for one in own if one.state in OPEN and port_of(one) not in served and one.peer_pid != pid]
+
+
+def port_of(socket: SocketReading) -> str:
+    """Of its own end."""
+    return socket.local.rpartition(":")[2]
+
+
+def _telling(socket: SocketReading) -> tuple[bool, bool, bool, str]:
+    return socket.state != "SYN_SENT", socket.tx_queue_bytes == 0, not owes_us(socket), socket.remote
+
+
+def owes_us(socket: SocketReading) -> bool:
+    """Whether this end has said the last word on it."""
+    received, sent = socket.received_ago_s, socket.sent_ago_s
+    nothing_back = bool(socket.sent_bytes) and socket.received_bytes == 0
+    return nothing_back or (received is not None and sent is not None and sent < received)
+
+
+def _silence(sockets: list[SocketReading]) -> str:
+    """For how long nothing has come from there; empty where that was not seen."""
+    ages = [one.received_ago_s for one in sockets if one.state != "SYN_SENT"]
+    known = [age_s for age_s in ages if age_s is not None]
+    return f" (silent for {min(known):.0f} s)" if known and len(known) == len(ages) and min(known) >= SILENT_S else ""
 
 
 def _in_words(socket: SocketReading) -> str:
     unread = f", {socket.tx_queue_bytes} bytes not taken by the other side" if socket.tx_queue_bytes else ""
-    return f"fd {socket.fd} is {socket.state} to {socket.remote}, receive queue 0 bytes{unread}"
+    came = ""
+    if socket.received_ago_s is not None:
+        came = f", {socket.received_bytes} bytes came on it, nothing for {socket.received_ago_s:.1f} s"
+    return f"fd {socket.fd} is {socket.state} to {socket.remote}, receive queue 0 bytes{unread}{came}"
 
 
 def _input(process: ProcessReading, snapshot: Snapshot) -> Iterator[ForeignWait]:

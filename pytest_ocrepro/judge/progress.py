@@ -25,6 +25,7 @@ from pytest_ocrepro.history import (
     SignalSent,
     SnapshotTaken,
 )
+from pytest_ocrepro.judge.foreign import last_talk
 from pytest_ocrepro.judge.judgement import Record
 from pytest_ocrepro.judge.life import Life, beneath, life_of, tail_of
 from pytest_ocrepro.readings import FdKind, LockChange, ProcessReading, Snapshot
@@ -215,10 +216,17 @@ def _slept(pair: Pair) -> bool:
 def _changes(history: History, life: Life, until_ns: int) -> Iterator[tuple[int, str]]:
     """Steps that only the snapshots show, each at the later of two looks."""
     looks = [one for one in looks_of(history, life) if one.started_ns <= until_ns]
+    if life.started.foreign:  # of our own ones the servers tell it
+        yield from (step for look in looks if (step := _talked(life, look)) is not None)
     for before, after in pairwise(looks):
         what = _change(life, before, after)
         if what:
             yield after.started_ns, what
+
+
+def _talked(life: Life, look: Snapshot) -> tuple[int, str] | None:
+    reading = life.reading(look)
+    return last_talk(reading, look) if reading else None
 
 
 def _change(life: Life, before: Snapshot, after: Snapshot) -> str:

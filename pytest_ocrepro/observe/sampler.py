@@ -314,7 +314,7 @@ class Sampler:
             boottime_ns=boottime_ns,
             full=full,
             processes=processes,
-            sockets=sockets(self._reader, processes, harness_pids=places.harness_pids) if full else (),
+            sockets=sockets(self._reader, processes, missing, harness_pids=places.harness_pids) if full else (),
             unix_sockets=unix_sockets(self._reader, processes, missing) if full else (),
             locks=self._locks(processes, places.databases, missing) if full else (),
             wal_indexes=self._wal_indexes(places.databases, missing) if full else (),

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from msgspec import structs
+
 from pytest_ocrepro.observe.proctext import parse_net_tcp
+from pytest_ocrepro.observe.socket_diag import tcp_infos
 from pytest_ocrepro.readings import FdKind, SocketReading
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from pytest_ocrepro.observe.procfs import Reader
     from pytest_ocrepro.observe.proctext import TcpRow
+    from pytest_ocrepro.observe.socket_diag import TcpInfo
     from pytest_ocrepro.readings import ProcessReading
 
 _LISTEN = "LISTEN"
@@ -19,11 +23,18 @@ _ANY_ADDRESS = ("0.0.0.0", "[::]")  # noqa: S104 compared with, never bound
 
 
 def sockets(
-    reader: Reader, processes: Sequence[ProcessReading], *, harness_pids: Iterable[int] = ()
+    reader: Reader,
+    processes: Sequence[ProcessReading],
+    missing: list[str] | None = None,
+    *,
+    harness_pids: Iterable[int] = (),
+    ask: Callable[[], Sequence[TcpInfo]] = tcp_infos,
 ) -> tuple[SocketReading, ...]:
     """TCP sockets of ``processes`` (which need their ``fds``) and the listeners of ``harness_pids``.
 
-    ``peer_pid`` is who has the other end open, or, where nobody has accepted yet, who listens there.
+    ``peer_pid`` is who has the other end open, or, where nobody has accepted yet, who listens there. ``ask`` tells
+    what the kernel counts of the connections of our own network namespace; where it is refused, and for processes in
+    another one, bytes and ages are unknown (told in ``missing``).
     """
     owners = {
         fd.inode: (process.id.pid, fd.fd)
@@ -35,7 +46,8 @@ def sockets(
     owning_pids = {pid for pid, _ in owners.values()}
     found: list[SocketReading] = []
     for pid in _one_of_each_namespace(reader, owning_pids or set(ours.values())):
-        found.extend(_Table(reader, parse_net_tcp(reader.net(pid)), owners, ours).readings())
+        here = list(_Table(reader, parse_net_tcp(reader.net(pid)), owners, ours).readings())
+        found.extend(_counted(here, _infos(reader, pid, missing, ask) if here else ()))
     return tuple(dict.fromkeys(found))
 
 
@@ -102,6 +114,40 @@ class _Table:
             pids = self._reader.pids()
             self._others = {found: pid for pid in reversed(pids) for found in _socket_inodes(self._reader, pid)}
         return self._others.get(inode)
+
+
+def _infos(
+    reader: Reader, pid: int, missing: list[str] | None, ask: Callable[[], Sequence[TcpInfo]]
+) -> Sequence[TcpInfo]:
+    told: Sequence[TcpInfo] = ()
+    namespace, why = reader.net_namespace(pid), ""
+    if namespace is None or namespace != reader.net_namespace("self"):
+        why = "another network namespace"
+    else:
+        try:
+            told = ask()
+        except OSError as error:
+            why = error.strerror or str(error)
+    if why and missing is not None:
+        missing.append(f"pid {pid}: TCP connections: when they last had data: {why}")
+    return told
+
+
+def _counted(readings: Iterable[SocketReading], infos: Sequence[TcpInfo]) -> Iterable[SocketReading]:
+    """With what the kernel counts of each, and of a listener's connections that nobody has accepted."""
+    by_inode = {info.inode: info for info in infos}
+    waiting: dict[int, float] = {}
+    for waits in (info for info in infos if info.inode == 0):  # its own end has never sent anything
+        waiting[waits.port] = max(waits.sent_ago_s, waiting.get(waits.port, 0.0))
+    for one in readings:
+        info = by_inode.get(one.inode) if one.inode else None
+        if one.state == _LISTEN and one.rx_queue_bytes:
+            yield structs.replace(one, waiting_s=waiting.get(int(one.local.rpartition(":")[2])))
+        elif info is not None:
+            names = ("received_bytes", "sent_bytes", "received_ago_s", "sent_ago_s")
+            yield structs.replace(one, **{name: getattr(info, name) for name in names})
+        else:
+            yield one
 
 
 def _reading(row: TcpRow, pid: int, fd: int | None, peer_pid: int | None) -> SocketReading:

@@ -68,7 +68,7 @@ def test_the_chain_ends_at_the_address_that_is_silent() -> None:
     assert links == [
         f"second (pid 20) waits for lock directory {made.LOCKED}",
         f"lock directory {made.LOCKED} is held by first (pid 10)",
-        f"first (pid 10) waits for an answer of {made.REGISTRY} (silent)",
+        f"first (pid 10) waits for an answer of {made.REGISTRY}",
     ]
     assert f"it holds {made.LOCKED}" in process.chain[2]
 
@@ -88,6 +88,42 @@ def test_an_hour_old_process_with_a_step_a_moment_ago_is_not_hung() -> None:
         made.twice(3599.0, seen(10)),
     )
     assert judged(history, 10).verdict is Verdict.ALIVE
+
+
+def talking(at: float, *, received_s: float | None, sent_s: float | None = 500.0) -> h.History:
+    """A turn of 500 s whose log said its last word at its begin; its provider's last data is so old at the look."""
+    connected = msgspec.structs.replace(
+        made.connection(10), received_bytes=900, sent_bytes=900, received_ago_s=received_s, sent_ago_s=sent_s
+    )
+    later = {"received_ago_s": None if received_s is None else received_s + 0.6} | {"sent_ago_s": 500.6}
+    tails: dict[str, Any] = {"logs": (made.tail(10, "model-asked"),)}
+    return made.of(
+        stranger(10, 1.0),
+        made.progress(10, "run", at - 500.0, "its last log line"),
+        made.samples((10,), at - 3, at),
+        made.look(at - 1.0, seen(10), sockets=(connected,), **tails),
+        made.look(at - 0.4, seen(10), sockets=(msgspec.structs.replace(connected, **later),), **tails),
+    )
+
+
+def test_data_that_comes_in_is_a_step_although_each_look_finds_an_empty_queue() -> None:
+    process = judged(talking(600.0, received_s=3.0), 10)
+    assert process.verdict is Verdict.ALIVE
+    assert f"no progress for 4.0 s; the last step: data came from {made.REGISTRY}" in process.because
+
+
+def test_a_connection_is_called_silent_for_as_long_as_that_was_seen() -> None:
+    process = judged(talking(600.0, received_s=100.0), 10)
+    assert (process.verdict, process.grade) == (Verdict.BLOCKED, Grade.STRONG)
+    assert f"waits for an answer of {made.REGISTRY} (silent for 101 s)" in process.chain[0]
+    assert "900 bytes came on it, nothing for 100.6 s" in process.chain[0]
+    unknown = judged(talking(600.0, received_s=None, sent_s=None), 10)
+    assert "silent" not in unknown.chain[0]
+
+
+def test_a_question_that_it_sent_is_a_step() -> None:
+    process = judged(talking(600.0, received_s=100.0, sent_s=5.0), 10)
+    assert f"the last step: it sent data to {made.REGISTRY}" in process.because[0]
 
 
 def test_a_dead_holder_whose_lock_breaks_itself_in_time_is_not_hung_yet() -> None:
@@ -111,7 +147,7 @@ def test_the_server_of_the_address_is_named_and_its_work_is_no_hang() -> None:
         made.look(until - 0.4, seen(10), after, **looks),
     )
     process = judged(history, 10)
-    assert process.chain[-1].startswith(f"{made.REGISTRY} (silent) is served by ollama-30 (pid 30) [proved")
+    assert process.chain[-1].startswith(f"{made.REGISTRY} is served by ollama-30 (pid 30) [proved")
     assert process.grade is Grade.WEAK
 
 
@@ -180,7 +216,7 @@ def test_connections_that_say_nothing_about_a_wait_are_left_out() -> None:
     graph = judge(made.of(history, made.claim("run", 100.5))).graph
     assert [edge.holder for edge in graph.edges] == ["address:10.0.0.8:443", "address:10.0.0.9:443"]
     assert "5 bytes not taken by the other side" in graph.edges[1].evidence[0]
-    assert graph.nodes[0].label == "10.0.0.8:443 on another machine (silent)"
+    assert graph.nodes[0].label == "10.0.0.8:443 on another machine", "unseen is not silent"
 
 
 def test_a_turn_of_somebody_who_is_gone_is_a_finding_and_that_of_a_living_session_is_none() -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import subprocess
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pytest_ocrepro.observe.procfs import Reader
+from pytest_ocrepro.observe.socket_diag import TcpInfo, parse_tcp_diag
 from pytest_ocrepro.observe.sockets import owner_of_address, sockets
 
 if TYPE_CHECKING:
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
 
     from pytest_ocrepro.readings import ProcessReading, SocketReading
 
+DEADLINE_S = 60.0
 CLIENT = """
 import socket, sys
 family = socket.AF_INET6 if ':' in sys.argv[1] else socket.AF_INET
@@ -144,3 +147,42 @@ def test_which_process_asks() -> None:
                     assert owner_of_address(reader, f"{host}:{port}", [os.getpid()]) is None
     assert owner_of_address(reader, "127.0.0.1:1", [os.getpid()]) is None
     assert owner_of_address(reader, "nonsense", [os.getpid()]) is None
+
+
+def test_when_data_last_came_and_went_and_how_much() -> None:
+    with (
+        socket.create_server(("127.0.0.1", 0)) as server,
+        stand_in(CLIENT, "127.0.0.1", str(server.getsockname()[1])) as (child, port),
+    ):
+        (waiting,) = [one for one in of(os.getpid(), child.pid) if one.fd == server.fileno()]
+        assert waiting.rx_queue_bytes == 1
+        assert waiting.waiting_s is not None
+        accepted, _ = server.accept()
+        with accepted:
+            (silent,) = of(child.pid)
+            accepted.sendall(b"unread")
+            until(lambda: of(child.pid)[0].rx_queue_bytes)
+            (told,) = of(child.pid)
+    assert (silent.received_bytes, silent.sent_bytes) == (0, 0)
+    assert (told.received_bytes, told.sent_bytes, told.local) == (6, 0, f"127.0.0.1:{port}")
+    ages = [told.received_ago_s, told.sent_ago_s, silent.received_ago_s]
+    assert all(age_s is not None and 0 <= age_s < DEADLINE_S for age_s in ages), ages
+
+
+def test_where_the_kernel_does_not_tell_the_ages_are_unknown() -> None:
+    def refuse() -> list[TcpInfo]:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    missing: list[str] = []
+    with (
+        socket.create_server(("127.0.0.1", 0)) as server,
+        stand_in(CLIENT, "127.0.0.1", str(server.getsockname()[1])) as (child, _),
+    ):
+        (reading,) = sockets(Reader(), observed(child.pid), missing, ask=refuse)
+    assert (reading.received_bytes, reading.received_ago_s, reading.sent_ago_s) == (None, None, None)
+    assert missing == [f"pid {child.pid}: TCP connections: when they last had data: Operation not permitted"]
+
+
+@pytest.mark.parametrize("body", [b"", bytes(72), bytes(71), bytes(72) + b"\x04\0\x02\0", b"\xff" * 300])
+def test_an_answer_of_a_kernel_that_counts_less_is_none(body: bytes) -> None:
+    assert parse_tcp_diag(body) is None
