@@ -32,6 +32,7 @@ from pytest_ocrepro.history import (
 )
 from pytest_ocrepro.intrusion import intrude
 from pytest_ocrepro.judge.judgement import Judgement, ProcessJudgement, Verdict
+from pytest_ocrepro.judge.serving import OWES_NOTHING
 from pytest_ocrepro.judge.verdict import judge, judge_process, last_progress
 from pytest_ocrepro.observe.database import read_database
 from pytest_ocrepro.observe.deputy import Deputy
@@ -207,7 +208,7 @@ class Attachment:
         if process.verdict is not Verdict.ALIVE:
             return None
         if one.obligation == "serve":
-            return not process.chain or None
+            return any(OWES_NOTHING in fact for fact in process.because) or None
         return now_ns() - last_progress(self.history, one.id.pid, now_ns())[0] < MOVES_S * 1e9 or None
 
     # -- the past

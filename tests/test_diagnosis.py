@@ -231,9 +231,9 @@ def test_an_interactive_session_owes_nothing(machine: Machine) -> None:
     assert f"opencode-{process.pid} (pid {process.pid})" in machine.text
 
 
-@pytest.mark.parametrize(("callers", "code"), [(0, 0), (2, 1)])
-def test_a_server_owes_answers_to_those_in_its_backlog(
-    machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, callers: int, code: int
+@pytest.mark.parametrize(("callers", "deadline_s", "code"), [(0, 1.6, 0), (2, 1.6, 1), (2, 900.0, 2)])
+def test_a_server_owes_answers_to_those_in_its_backlog(  # each argument is one side of the case
+    machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, callers: int, deadline_s: float, code: int
 ) -> None:
     monkeypatch.setattr(serving, "STILL_S", 1.0)
     monkeypatch.setattr(attach, "STILL_LOOKS_S", (0.6,))
@@ -242,7 +242,7 @@ def test_a_server_owes_answers_to_those_in_its_backlog(
     address = ("127.0.0.1", int(file.read_text()))
     clients = [socket.create_connection(address) for _ in range(callers)]
     try:
-        assert machine.diagnose(server.pid) == code
+        assert machine.diagnose(server.pid, deadline_s=deadline_s) == code
     finally:
         for client in clients:
             client.close()
@@ -274,6 +274,8 @@ def test_standard_input_that_is_kept_open_and_by_whom(machine: Machine) -> None:
         timeout_s=10,
         what="it reads",
     )
+    assert machine.diagnose(process.pid, deadline_s=900.0) == 2, "it may yet be written"
+    assert "verdict: alive" in machine.text
     assert machine.diagnose(process.pid) == 1
     assert "verdict: waiting-for-input (proved)" in machine.text
     assert f"(pid {os.getpid()})" in machine.text

@@ -19,6 +19,7 @@ from pytest_ocrepro.readings import MILESTONES, FdKind, ProcessReading, Snapshot
 OPEN = ("ESTABLISHED", "SYN_SENT")
 LOOPBACK = ("127.", "[::1]")
 TOOL_RUNS = "waits for its tool"
+BLIND = "its descriptors cannot be read: whether it makes progress cannot be told"
 SILENT_S = 1.0  # without data; less is no silence
 
 
@@ -74,6 +75,20 @@ def last_talk(process: ProcessReading, snapshot: Snapshot) -> tuple[int, str] | 
     ]
     age_s, what = min(ages, default=(0.0, ""))
     return (snapshot.started_ns - round(age_s * 1e9), what) if what else None
+
+
+def clients_of(pid: int, snapshot: Snapshot) -> list[SocketReading]:
+    """The connections that others have made to it."""
+    own = [one for one in snapshot.sockets if one.pid == pid]
+    served = {port_of(one) for one in own if one.state == "LISTEN"}
+    return [one for one in own if one.state == "ESTABLISHED" and port_of(one) in served and one.peer_pid != pid]
+
+
+def unanswered(client: SocketReading) -> bool | None:
+    """Whether the last word on it is the client's; None: not told. An event stream is answered at once (measured)."""
+    if client.received_ago_s is None or client.sent_ago_s is None:
+        return None
+    return bool(client.received_bytes) and (client.sent_bytes == 0 or client.sent_ago_s > client.received_ago_s)
 
 
 def is_blind(history: History, life: Life, until_ns: int) -> bool:
@@ -160,5 +175,4 @@ def _input(process: ProcessReading, snapshot: Snapshot) -> Iterator[ForeignWait]
         verb="waits for",
         facts=(how,),
         grade="proved",
-        binding=True,
     )

@@ -13,7 +13,7 @@ from itertools import takewhile
 
 from pytest_ocrepro.history import FaultHealed, History, ProviderReply, ProviderRequest, SignalSent
 from pytest_ocrepro.judge import waitgraph
-from pytest_ocrepro.judge.foreign import TOOL_RUNS, is_blind
+from pytest_ocrepro.judge.foreign import BLIND, TOOL_RUNS, is_blind
 from pytest_ocrepro.judge.judgement import Edge, Grade, Graph, Node, Record, Verdict
 from pytest_ocrepro.judge.life import Life, asked, life_of, stopped_by_us, suspended_s
 from pytest_ocrepro.judge.progress import (
@@ -33,6 +33,8 @@ from pytest_ocrepro.judge.progress import (
 STILL_S = 10.0  # so long without a visible step, at the deadline, is a stall; less is a slow process
 STILL_SHARE = 0.25  # or this share of a short deadline
 REPEATS = 3  # of one request, each answered with an error
+STOPPED = ("T", "t")
+SUSPENDED_BY_OTHERS = "somebody else has suspended it: that is no hang"
 GOES_ON_S = 1.0  # what is seen so soon after a verdict may have happened before it
 
 
@@ -95,8 +97,7 @@ class View(Record, frozen=True, kw_only=True):
 def living(history: History, life: Life, cut_ns: int) -> Living:
     """The process as it was at ``cut_ns``."""
     if life.started.foreign and life.started.obligation and is_blind(history, life, cut_ns):
-        why = "its descriptors cannot be read: whether it makes progress cannot be told"
-        return Living(named=(Verdict.INCONCLUSIVE, Grade.WEAK, why))
+        return Living(named=(Verdict.INCONCLUSIVE, Grade.WEAK, BLIND))
     if not life.started.obligation:
         return Living(named=(Verdict.ALIVE, Grade.WEAK, "it owes nothing"))
     view = _view(history, life, cut_ns)
@@ -178,11 +179,10 @@ def suspended(history: History, view: View) -> Named | None:
     """A suspended process is no hung one, whoever suspended it."""
     reading = view.life.reading(view.pair.after) if view.pair else None
     ours = stopped_by_us(history, view.life, view.cut_ns)
-    if not ours and (reading is None or reading.state not in ("T", "t")):
+    if not ours and (reading is None or reading.state not in STOPPED):
         return None
-    who = "the scenario" if ours else "somebody else"
     verdict = Verdict.INCONCLUSIVE if view.late else Verdict.ALIVE
-    return verdict, Grade.WEAK, f"{who} has suspended it: that is no hang"
+    return verdict, Grade.WEAK, "the scenario has suspended it: that is no hang" if ours else SUSPENDED_BY_OTHERS
 
 
 def early(view: View) -> Named:
@@ -194,7 +194,8 @@ def early(view: View) -> Named:
         return Verdict.ALIVE, Grade.WEAK, "it waits for a core: the machine is slow"
     if not rest.idle:
         return Verdict.ALIVE, Grade.WEAK, "it is at work"
-    if root is not None and root.kind == "input" and view.stable and len(_ways_of(view)) == 1:
+    ours = not view.life.started.foreign  # what somebody else has piped into his, he may yet write
+    if ours and root is not None and root.kind == "input" and view.stable and len(_ways_of(view)) == 1:
         return Verdict.WAITING_FOR_INPUT, view.grade, root.label
     if view.stable and waitgraph.has_no_way_out(view.graph, view.key, view.left_s):
         cycle = waitgraph.cycle_on(view.chain)

@@ -12,15 +12,29 @@ from itertools import takewhile
 
 from pytest_ocrepro.history import HEALTH_PROBE, History, HttpAsked, HttpCall
 from pytest_ocrepro.judge import waitgraph
+from pytest_ocrepro.judge.foreign import BLIND, clients_of, is_blind, unanswered
 from pytest_ocrepro.judge.judgement import Grade, Record, Verdict
 from pytest_ocrepro.judge.life import Life
-from pytest_ocrepro.judge.living import STILL_S, Living, Named, View, at_deadline, early, suspended, with_chain
+from pytest_ocrepro.judge.living import (
+    STILL_S,
+    STOPPED,
+    SUSPENDED_BY_OTHERS,
+    Living,
+    Named,
+    View,
+    at_deadline,
+    early,
+    suspended,
+    with_chain,
+)
 from pytest_ocrepro.judge.progress import looks_of, pair_of, progress_of, spent_s
 from pytest_ocrepro.judge.sessions import open_questions, session_in
 from pytest_ocrepro.judge.signs import event_loop_of, outside_of_its_loop
 from pytest_ocrepro.readings import Snapshot
 
 REFUSED = 400  # and above: a status that says no
+NOBODY_WAITS = "nobody is seen to wait for it"
+OWES_NOTHING = "it owes nothing that can be seen"
 
 
 class Call(Record, frozen=True, kw_only=True):
@@ -55,13 +69,15 @@ def calls(history: History, life: Life) -> list[Call]:
 
 def serving(history: History, life: Life, cut_ns: int) -> Living:
     """The server as it was at ``cut_ns``: by the call that was open then, or had just timed out."""
+    if life.started.foreign:
+        return _foreign(history, life, cut_ns)
     made = [call for call in calls(history, life) if call.begun_ns <= cut_ns]
     latest = max(made, key=lambda call: call.end_ns or cut_ns, default=None)
     by_the_user = _by_the_user(history, life, latest, cut_ns) if latest else None
     if by_the_user is not None:
         return by_the_user
     if latest is None or not (latest.timed_out or latest.end_ns is None):
-        return _by_its_backlog(history, life, cut_ns) or Living(named=_by_answers(life, made))
+        return _by_its_backlog(history, life, cut_ns) or Living(named=_by_answers(made))
     return owing(history, life, latest, cut_ns)
 
 
@@ -112,33 +128,81 @@ def _by_the_user(history: History, life: Life, call: Call, cut_ns: int) -> Livin
     return Living(named=(Verdict.WAITING_FOR_INPUT, Grade.PROVED, why), chain=(words,))
 
 
-def _by_answers(life: Life, made: list[Call]) -> Named:
-    if life.started.foreign:
-        return Verdict.ALIVE, Grade.WEAK, "nobody is seen to wait for it: it owes nothing that can be seen"
+def _by_answers(made: list[Call]) -> Named:
     missing = list(dict.fromkeys(call.words for call in made if call.status <= 0))
     none_to = f"; none to {', '.join(missing)}"[:200] if missing else ""
     got = sum(call.status > 0 for call in made)
     return Verdict.ALIVE, Grade.PROVED if got else Grade.WEAK, f"it answered {got} of {len(made)} calls{none_to}"
 
 
+def _foreign(history: History, life: Life, cut_ns: int) -> Living:
+    """One that nobody of ours has called: what it owes is seen by who is connected to it."""
+    if is_blind(history, life, cut_ns):
+        return Living(named=(Verdict.INCONCLUSIVE, Grade.WEAK, BLIND))
+    looks = [look for look in looks_of(history, life) if look.started_ns <= cut_ns]
+    if not looks:
+        return Living(named=(Verdict.INCONCLUSIVE, Grade.WEAK, "no full look at it"))
+    found = _suspended(history, life, looks[-1]) or _by_its_backlog(history, life, cut_ns)
+    return found or _by_its_clients(history, life, looks[-1], cut_ns)
+
+
+def _suspended(history: History, life: Life, look: Snapshot) -> Living | None:
+    reading = life.reading(look)
+    if reading is None or reading.state not in STOPPED:
+        return None
+    queued = sum(one.rx_queue_bytes for one in look.sockets if one.pid == life.pid and one.state == "LISTEN")
+    facts = (f"{queued} connection(s) wait to be accepted",) if queued else ()
+    graph = waitgraph.build(history, look)
+    chain = waitgraph.in_words(graph, waitgraph.chain_from(graph, f"pid:{life.pid}"))
+    return Living(named=(Verdict.ALIVE, Grade.WEAK, SUSPENDED_BY_OTHERS), facts=facts, chain=chain)
+
+
 def _by_its_backlog(history: History, life: Life, cut_ns: int) -> Living | None:
-    """Nobody of ours called, but somebody's connection waits to be accepted."""
+    """Nobody of ours called, but somebody's connection waits to be accepted. Of others the user's deadline rules."""
     looks = [look for look in looks_of(history, life) if look.started_ns <= cut_ns]
     stuck = list(takewhile(lambda look: _backlog(look, life), reversed(looks)))
-    waited_s = (stuck[0].started_ns - stuck[-1].started_ns) / 1e9 if stuck else 0.0
+    if not stuck:
+        return None
+    begun_ns = stuck[-1].started_ns - (round(_waiting_s(stuck[-1], life) * 1e9) if life.started.foreign else 0)
+    waited_s = (stuck[0].started_ns - begun_ns) / 1e9
     if waited_s < STILL_S:
         return None
-    call = Call(method="accept", path="a connection", begun_ns=stuck[-1].started_ns, timeout_s=waited_s)
+    timeout_s = life.started.deadline_s if life.started.foreign else waited_s
+    call = Call(method="accept", path="a connection", begun_ns=begun_ns, timeout_s=timeout_s)
     view = _view(history, life, call, cut_ns)
     facts = (f"connections wait to be accepted for {waited_s:.1f} s", _loop(view))
     return Living(named=_named(history, view, call), facts=facts, chain=waitgraph.in_words(view.graph, view.chain))
+
+
+def _waiting_s(look: Snapshot, life: Life) -> float:
+    """How long the oldest connection in its backlog has waited, as far as the kernel tells."""
+    return max((one.waiting_s or 0.0 for one in look.sockets if one.pid == life.pid), default=0.0)
+
+
+def _by_its_clients(history: History, life: Life, look: Snapshot, cut_ns: int) -> Living:
+    """By the requests that have come in on its connections and that nothing has gone out for."""
+    clients = clients_of(life.pid, look)
+    waiting = [one for one in clients if unanswered(one)]
+    if waiting:
+        oldest = max(waiting, key=lambda one: one.received_ago_s or 0.0)
+        peer = next((one for one in look.processes if one.id.pid == oldest.peer_pid), None)
+        who = f"{peer.role} (pid {peer.id.pid})" if peer else oldest.remote
+        begun_ns = look.started_ns - round((oldest.received_ago_s or 0.0) * 1e9)
+        call = Call(method="the request", path=f"of {who}", begun_ns=begun_ns, timeout_s=life.started.deadline_s)
+        return owing(history, life, call, cut_ns)
+    if any(unanswered(one) is None for one in clients):
+        why = f"{len(clients)} connection(s) of clients; whether it owes them an answer cannot be told"
+        return Living(named=(Verdict.INCONCLUSIVE, Grade.WEAK, why))
+    none = f"no request on {len(clients)} connection(s) of clients is without an answer" if clients else NOBODY_WAITS
+    return Living(named=(Verdict.ALIVE, Grade.WEAK, f"{none}: {OWES_NOTHING}"))
 
 
 def _view(history: History, life: Life, call: Call, cut_ns: int) -> View:
     last_ns, what = progress_of(history, life, cut_ns)
     if last_ns < call.begun_ns:
         last_ns, what = call.begun_ns, f"it was sent {call.words}"
-    left_s = call.timeout_s - (cut_ns - call.begun_ns) / 1e9
+    since_ns = last_ns if life.started.foreign else call.begun_ns
+    left_s = call.timeout_s - (cut_ns - since_ns) / 1e9
     view = View(
         life=life,
         cut_ns=cut_ns,

@@ -11,6 +11,7 @@ import pytest
 
 from pytest_ocrepro import history as h
 from pytest_ocrepro import readings as r
+from pytest_ocrepro.judge.foreign import BLIND
 from pytest_ocrepro.judge.judgement import Grade, ProcessJudgement, Verdict
 from pytest_ocrepro.judge.verdict import judge, judge_process
 
@@ -176,7 +177,11 @@ def test_a_server_that_opencode_keeps_is_no_tool() -> None:
     assert f"waits for an answer of {made.REGISTRY}" in process.chain[0]
 
 
-def test_standard_input_that_somebody_keeps_open() -> None:
+@pytest.mark.parametrize(("quiet_s", "verdict"), [(59.0, Verdict.ALIVE), (61.0, Verdict.WAITING_FOR_INPUT)])
+def test_standard_input_that_somebody_keeps_open_may_be_written_until_the_deadline(
+    quiet_s: float, verdict: Verdict
+) -> None:
+    until = 1.0 + quiet_s
     pipe: dict[str, Any] = {"kind": r.FdKind.PIPE, "target": "pipe:[77]", "inode": 77}
     reader = r.FdReading(fd=0, writable=False, **pipe)
     poll = r.FdReading(fd=4, kind=r.FdKind.EVENTPOLL, target="anon_inode:[eventpoll]", detail="watches fds 0 7")
@@ -184,11 +189,11 @@ def test_standard_input_that_somebody_keeps_open() -> None:
     history = made.of(
         stranger(10, 1.0),
         stranger(9, 0.5, "make-9", is_subject=False, obligation="", argv=("make",)),
-        made.samples((9, 10), 7.0, 10.0),
-        made.twice(9.0, seen(10, fds=(reader, poll)), writer),
+        made.samples((9, 10), until - 3, until),
+        made.twice(until - 1, seen(10, fds=(reader, poll)), writer),
     )
     process = judged(history, 10)
-    assert (process.verdict, process.grade) == (Verdict.WAITING_FOR_INPUT, Grade.PROVED)
+    assert (process.verdict, process.grade) == (verdict, Grade.PROVED if quiet_s > LIMIT_S else Grade.WEAK)
     assert "standard input (pipe:[77]), kept open by make-9 (pid 9)" in process.chain[0]
 
 
@@ -231,3 +236,79 @@ def test_a_turn_of_somebody_who_is_gone_is_a_finding_and_that_of_a_living_sessio
     assert [finding.kind for finding in judge(made.of(frame, young, read)).findings] == ["stuck-session"]
     interactive = stranger(10, 1.0, "opencode", obligation="", argv=("opencode",))
     assert judge(made.of(frame, interactive, young, read)).findings == ()
+
+
+def server(
+    until: float, *sockets: r.SocketReading, waiting: int = 0, waiting_s: float | None = None, **more: Any
+) -> h.History:
+    """One that listens, looked at three times in its last 12 s; its last step was at 1 s."""
+    listens: dict[str, Any] = {"local": "127.0.0.1:4096", "remote": "0.0.0.0:0", "state": "LISTEN"}
+    listener = msgspec.structs.replace(made.connection(10), **listens, rx_queue_bytes=waiting, waiting_s=waiting_s)
+    curl = made.process(30, "curl-30", is_subject=False)
+    return made.of(
+        stranger(10, 1.0, "serve", obligation="serve"),
+        stranger(30, 2.0, "curl-30", is_subject=False, obligation=""),
+        made.samples((10, 30), until - 14, until),
+        [
+            made.look(at, seen(10, "serve", **more), curl, sockets=(listener, *sockets))
+            for at in (until - 12.0, until - 6.0, until - 0.5)
+        ],
+    )
+
+
+def client(*, received_s: float | None, sent_s: float | None, sent: int | None = 0) -> r.SocketReading:
+    values: dict[str, Any] = {"received_ago_s": received_s, "sent_ago_s": sent_s, "sent_bytes": sent}
+    ends = {"local": "127.0.0.1:4096", "remote": "127.0.0.1:50001"}
+    told = None if received_s is None else 200
+    return msgspec.structs.replace(made.connection(10), **values, **ends, received_bytes=told, peer_pid=30)
+
+
+FLOCK = (made.thread(10, syscall="flock", wchan="locks_lock_inode_wait"),)
+
+
+@pytest.mark.parametrize(
+    ("waiting_s", "verdict"), [(None, Verdict.ALIVE), (40.0, Verdict.ALIVE), (80.0, Verdict.STALLED)]
+)
+def test_a_server_that_pauses_is_not_hung_before_the_deadline(waiting_s: float | None, verdict: Verdict) -> None:
+    """A backlog is seen for 11.5 s; how long it was there before the kernel may tell."""
+    process = judged(server(200.0, waiting=1, waiting_s=waiting_s, threads=FLOCK), 10)
+    assert process.verdict is verdict
+    assert f"connections wait to be accepted for {11.5 + (waiting_s or 0.0):.1f} s" in process.because
+
+
+def test_a_suspended_server_is_said_to_be_suspended() -> None:
+    process = judged(server(100.0, waiting=3, state="T"), 10)
+    assert process.verdict is Verdict.ALIVE
+    assert "3 connection(s) wait to be accepted" in process.because
+    assert "somebody else has suspended it" in process.because[-1]
+    assert process.chain[0].startswith("serve (pid 10) is suspended by somebody else [proved: state T")
+
+
+@pytest.mark.parametrize(("until", "verdict"), [(31.0, Verdict.ALIVE), (100.0, Verdict.BLOCKED)])
+def test_a_request_that_nothing_was_sent_back_for_is_owed(until: float, verdict: Verdict) -> None:
+    asked = made.connection(10, "127.0.0.1:9")
+    process = judged(server(until, client(received_s=until - 5.0, sent_s=until - 5.0), asked), 10)
+    assert process.verdict is verdict
+    assert f"it owes an answer to the request of curl-30 (pid 30) for {until - 4.5:.1f} s" in process.because
+    assert process.chain[0].startswith("serve (pid 10) waits for an answer of 127.0.0.1:9")
+
+
+@pytest.mark.parametrize(
+    ("sockets", "verdict", "words"),
+    [
+        ((), Verdict.ALIVE, "nobody is seen to wait for it"),
+        ((client(received_s=90.0, sent_s=3.0, sent=900),), Verdict.ALIVE, "without an answer"),
+        ((client(received_s=None, sent_s=None, sent=None),), Verdict.INCONCLUSIVE, "cannot be told"),
+    ],
+)
+def test_a_server_that_is_not_seen_to_owe_anything(
+    sockets: tuple[r.SocketReading, ...], verdict: Verdict, words: str
+) -> None:
+    process = judged(server(100.0, *sockets, made.connection(10, "127.0.0.1:9")), 10)
+    assert process.verdict is verdict
+    assert words in process.because[-1]
+
+
+def test_a_server_whose_descriptors_cannot_be_read_is_unknown() -> None:
+    process = judged(server(100.0, fds=()), 10)
+    assert (process.verdict, process.because) == (Verdict.INCONCLUSIVE, (BLIND,))
