@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
+import tomllib
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -226,3 +228,14 @@ def test_the_wheel_holds_the_package_and_the_catalogue_and_nothing_else(wheel: P
     assert names == wanted
     assert f"{NAME}/py.typed" in names
     assert any(name.endswith(".j2") for name in names)
+
+
+def test_ci_installs_exact_versions_of_all_that_we_ask_for() -> None:
+    project = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text())["project"]
+    asked = [*project["dependencies"], *(one for extra in project["optional-dependencies"].values() for one in extra)]
+    lines = (PACKAGE.parent / ".ci/constraints.txt").read_text().splitlines()
+    pinned = dict(line.split("==") for line in lines if not line.startswith("#"))
+    named = {re.split("[><=]", one)[0].lower().replace("_", "-") for one in asked} - {"pip"}
+    assert named <= {name.lower().replace("_", "-") for name in pinned}
+    assert all(re.fullmatch(r"[0-9][0-9a-z.]*", version) for version in pinned.values())
+    assert "PIP_CONSTRAINT" in (PACKAGE.parent / ".ci/run").read_text()
