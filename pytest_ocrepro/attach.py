@@ -93,6 +93,7 @@ class Attachment:
     def stop(self) -> None:
         """Look no more: what is judged after this is judged by all that there is. May be called twice."""
         self.sampler.stop()
+        self.history.pass_again()  # the sampler may have said something while the gate learned
         self._deputy.close()
         if self._deputy_process is not None:  # its input is closed: it ends by itself
             with contextlib.suppress(subprocess.TimeoutExpired):
@@ -108,6 +109,8 @@ class Attachment:
             self._read_database(path)
         for one in found:
             self._tell_the_past(one, told.get(one.id, ()))
+        if found:
+            self.history.pass_again()  # what was said before they were known may hold their secrets
         return found
 
     def look(self) -> Snapshot:

@@ -496,6 +496,15 @@ class History:
             self._changed.notify_all()
         return kept  # type: ignore[no-any-return]
 
+    def pass_again(self) -> None:
+        """Put all that is kept through the gate once more, because it has learned; nothing may have been streamed."""
+        if self._gate is None or self._sink is not None:
+            return
+        with self._changed:
+            for place, event in enumerate(self._events):
+                through = _through(msgspec.json.decode(_encoder.encode(event)), self._gate)
+                self._events[place] = _decoder.decode(_encoder.encode(through))
+
     def excerpt(self, text: str, limit: int) -> str:
         """The first ``limit`` characters, or the last ones where it is negative, as the gate lets them through.
 

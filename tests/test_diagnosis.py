@@ -204,6 +204,35 @@ def test_secrets_of_a_foreign_environment_are_secrets(machine: Machine) -> None:
     )
 
 
+SERVER = "import socket; s = socket.create_server(('127.0.0.1', 0)); print(s.getsockname()[1], flush=True); input()"
+
+
+def test_what_was_said_before_a_secret_was_known_is_masked_too(machine: Machine, tmp_path: Path) -> None:
+    """Only a full look shows who serves a connection, and what is secret in that one's environment."""
+    bob = tmp_path / "bob"
+    server = subprocess.Popen(
+        [sys.executable, "-c", SERVER],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env={"HOME": str(bob), "A_TOKEN": SECRET},
+    )
+    try:
+        assert server.stdout is not None
+        line = ("log", f"message=loading path={bob}/x {SECRET}", 60.0)
+        plan = (line, ("connect", int(server.stdout.readline())))
+        process = machine.start(*plan, command=("run", f"compare {bob}/y with {SECRET}"))
+        assert machine.diagnose(process.pid) == 1
+    finally:
+        server.kill()
+        server.communicate()
+    files = [path for path in machine.reports.rglob("*") if path.is_file()]
+    assert len(files) > 5
+    assert not [path for path in files if SECRET.encode() in path.read_bytes()]
+    assert SECRET not in machine.text
+    assert "compare ~/y with [masked:A_TOKEN]" in " ".join(machine.text.split())
+    assert rejudge(machine.bundle()).encoded == (machine.bundle() / "judgement.json").read_bytes()
+
+
 def test_one_that_works_is_not_called_hung(machine: Machine) -> None:
     process = machine.start(("log", STARTING.format(home=machine.home), 600.0), ("beat",))
     assert machine.diagnose(process.pid) == 0
