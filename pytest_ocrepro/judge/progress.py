@@ -28,6 +28,7 @@ from pytest_ocrepro.history import (
 from pytest_ocrepro.judge.foreign import last_talk
 from pytest_ocrepro.judge.judgement import Record
 from pytest_ocrepro.judge.life import Life, beneath, life_of, tail_of
+from pytest_ocrepro.judge.signs import is_its_own, name_of
 from pytest_ocrepro.readings import FdKind, LockChange, ProcessReading, Snapshot
 
 QUIET_S = 1.5  # no visible change for so long, and idle, before a snapshot can count against a process
@@ -217,7 +218,7 @@ def _changes(history: History, life: Life, until_ns: int) -> Iterator[tuple[int,
     """Steps that only the snapshots show, each at the later of two looks."""
     looks = [one for one in looks_of(history, life) if one.started_ns <= until_ns]
     if life.started.foreign:  # of our own ones the servers tell it
-        yield from (step for look in looks if (step := _talked(life, look)) is not None)
+        yield from (step for look in looks for step in (_talked(life, look), *_locked(life, look)) if step)
     for before, after in pairwise(looks):
         what = _change(life, before, after)
         if what:
@@ -227,6 +228,13 @@ def _changes(history: History, life: Life, until_ns: int) -> Iterator[tuple[int,
 def _talked(life: Life, look: Snapshot) -> tuple[int, str] | None:
     reading = life.reading(look)
     return last_talk(reading, look) if reading else None
+
+
+def _locked(life: Life, look: Snapshot) -> Iterator[tuple[int, str]]:
+    """When it took the lock directories that it has, which may have been before we came."""
+    for lock in look.lock_directories:
+        if lock.age_s is not None and is_its_own(lock, life.pid):
+            yield look.started_ns - round(lock.age_s * 1e9), f"took the lock directory {name_of(lock)}"
 
 
 def _change(life: Life, before: Snapshot, after: Snapshot) -> str:

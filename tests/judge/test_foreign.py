@@ -127,6 +127,16 @@ def test_a_question_that_it_sent_is_a_step() -> None:
     assert f"the last step: it sent data to {made.REGISTRY}" in process.because[0]
 
 
+def test_a_lock_that_it_took_itself_is_a_step_although_nobody_saw_it() -> None:
+    """It broke the lock of a dead holder, logged nothing, and went on to the next."""
+    mine = made.lock_directory(20, age=30.0)
+    process = judged(overlap(80.0, lock_directories=(mine, made.lock_directory(10, age=90.0, path="b", key="b"))))
+    assert process.verdict is Verdict.ALIVE
+    assert f"no progress for 30.4 s; the last step: took the lock directory {made.LOCKED}" in process.because
+    reused = msgspec.structs.replace(mine, holder_alive=False, pid_reused=True)
+    assert judged(overlap(80.0, lock_directories=(reused,))).verdict is Verdict.BLOCKED
+
+
 def test_a_dead_holder_whose_lock_breaks_itself_in_time_is_not_hung_yet() -> None:
     assert judged(overlap(5.0, lock_directories=(made.lock_directory(3, alive=False),))).verdict is Verdict.ALIVE
 
