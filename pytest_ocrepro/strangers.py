@@ -244,7 +244,8 @@ class Strangers:
             if theirs is not None and ours is not None and theirs != ours:
                 inner = self._reader.inner_pids(pid)[-1:]
                 inside = f", where it is pid {inner[0]}" if kind == "pid" and inner else ""
-                return f"it has {what} of its own (a container){inside}; its files were not read, look inside of it"
+                told = "but for an open log its files were not read, look inside of it"
+                return f"it has {what} of its own (a container){inside}; {told}"
         return "" if self._reader.root_of(pid) in ("/", None) else "it has a root directory of its own (chroot)"
 
     def _home_of(self, pid: int) -> Path | None:

@@ -20,8 +20,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
 from pytest_ocrepro import attach, diagnosis
+from pytest_ocrepro.cli import main
 from pytest_ocrepro.diagnosis import Wish, diagnose, targets, version_of
 from pytest_ocrepro.errors import UsageError
 from pytest_ocrepro.history import IntrusionBegun
@@ -246,6 +248,14 @@ def test_a_silence_short_of_the_deadline_cannot_be_told(machine: Machine) -> Non
     assert "no progress for " in machine.text
     assert "silence alone is called a hang after 100 s of it (--deadline)" in machine.text
     assert "inconclusive: could not be told" in machine.text
+
+
+@pytest.mark.parametrize("option", ["--deadline", "--timeout"])
+@pytest.mark.parametrize("value", ["nan", "inf", "0", "-1"])
+def test_what_is_no_length_of_time_is_refused(option: str, value: str) -> None:
+    result = CliRunner().invoke(main, ["dump", "--pid", str(os.getpid()), option, value])
+    assert result.exit_code == 2
+    assert f"{value} is no length of time; give seconds above 0" in " ".join(result.output.split())
 
 
 def test_what_a_process_did_before_we_came_may_not_be_known(machine: Machine) -> None:
@@ -477,7 +487,7 @@ def test_a_container_is_told_and_its_files_are_not_mistaken_for_ours(machine: Ma
     text = " ".join(machine.text.split())
     what = "file system" if proc else "process numbers"
     assert f"pid {inner}: it has {what} of its own (a container)" in text
-    assert "its files were not read, look inside of it" in text
+    assert "but for an open log its files were not read, look inside of it" in text
     assert f"run-{inner} (pid {inner})" in text
     assert "threads: 1, looked at 3 times" in text
     assert "waits for lock directory" not in text

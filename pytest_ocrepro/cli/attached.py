@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import signal
 import sys
 from pathlib import Path
@@ -11,18 +12,32 @@ import click
 from pytest_ocrepro.cli.group import complain, main
 
 
+def _some_seconds(_context: click.Context, _parameter: click.Parameter, value: float) -> float:
+    if not math.isfinite(value) or value <= 0:
+        raise click.BadParameter(f"{value:g} is no length of time; give seconds above 0")
+    return value
+
+
 @main.command()
 @click.option(
     "--pid", "pids", type=click.IntRange(min=1), multiple=True, help="This process; may be given several times."
 )
 @click.option("--all", "everything", is_flag=True, help="Every opencode process that can be seen.")
 @click.option("--watch", is_flag=True, help="Wait for a hang; new processes are taken in.")
-@click.option("--timeout", "timeout_s", default=3600.0, show_default=True, help="Seconds that --watch waits at most.")
+@click.option(
+    "--timeout",
+    "timeout_s",
+    default=3600.0,
+    show_default=True,
+    callback=_some_seconds,
+    help="Seconds that --watch waits at most.",
+)
 @click.option(
     "--deadline",
     "deadline_s",
     default=120.0,
     show_default=True,
+    callback=_some_seconds,
     help="Seconds without a visible step after which silence alone is called a hang.",
 )
 @click.option(

@@ -311,7 +311,7 @@ class EdgeBuilder:
     def _lock_holder(self, key: str, lock: LockDirectory) -> None:
         heart, left_s, pid = heart_in_words(lock), stale_in_s(lock), lock.holder_pid
         if pid is not None and lock.holder_alive:
-            fact = f"meta.json names pid {pid}, which lives, {heart}"
+            fact = f"meta.json names pid {pid}, which lives{self._if_no_opencode(pid)}, {heart}"
             ends_in_s, end = self._end_of_hold(lock, pid)
             self._edge(key, self._process(pid), "proved", "is held by", fact, *end, ends_in_s=ends_in_s)
         elif pid is not None and lock.holder_alive is False:
@@ -325,6 +325,10 @@ class EdgeBuilder:
             who = "nobody by name" if pid is None else f"pid {pid} of another machine or of an unreadable process"
             unknown = self._node(f"unknown:{lock.path}", "outsider", "a holder that cannot be told")
             self._edge(key, unknown, "inferred", "is held by", f"meta.json names {who}, {heart}", binding=False)
+
+    def _if_no_opencode(self, pid: int) -> str:
+        reading = self._processes.get(pid)
+        return " and is no opencode" if reading is not None and not reading.is_subject else ""
 
     def _end_of_hold(self, lock: LockDirectory, pid: int) -> tuple[float | None, tuple[str, ...]]:
         """When a living holder loses the lock, and that in words.

@@ -137,6 +137,23 @@ def test_a_lock_that_it_took_itself_is_a_step_although_nobody_saw_it() -> None:
     assert judged(overlap(80.0, lock_directories=(reused,))).verdict is Verdict.BLOCKED
 
 
+def test_a_holder_that_is_no_opencode_is_told_to_be_none() -> None:
+    """The file may name a pid that never was its holder's."""
+    sleeper = seen(30, "sleep-30", is_subject=False)
+    looks: dict[str, Any] = {
+        "lock_directories": (made.lock_directory(30),),
+        "logs": (made.tail(20, "config-loading"),),
+    }
+    history = made.of(
+        stranger(20, 2.0, "second"),
+        stranger(30, 1.0, "sleep-30", is_subject=False, obligation="", argv=("sleep", "99")),
+        made.samples((20, 30), 7.0, 10.0),
+        made.twice(9.0, seen(20, "second"), sleeper, **looks),
+    )
+    assert "meta.json names pid 30, which lives and is no opencode, " in judged(history).chain[1]
+    assert "no opencode" not in judged(overlap(5.0)).chain[1]
+
+
 def test_a_dead_holder_whose_lock_breaks_itself_in_time_is_not_hung_yet() -> None:
     assert judged(overlap(5.0, lock_directories=(made.lock_directory(3, alive=False),))).verdict is Verdict.ALIVE
 
