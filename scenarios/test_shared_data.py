@@ -24,8 +24,8 @@ TAKEN_UP_WITHIN_S = 15.0
 def test_two_servers_on_one_session(ocrepro: Trial) -> None:
     """While one server answers in a session, another one on the same data must refuse or wait.
 
-    Refuted by requests of one process only, as long as its turn is held. What we found: 1.14.48 lets both work on the
-    session at once; each knows of its own turns only.
+    Refuted by requests of one process only, as long as its turn is held. What we found: in one trial of an earlier
+    form of this scenario, not counted here, 1.14.48 let both work on the session at once.
     """
     barrier = ocrepro.provider.barrier()
     ocrepro.provider.script(for_ever(held(barrier, text("done"))))
