@@ -74,11 +74,19 @@ class Groups:
         if own is None or not os.access(own, os.W_OK):
             return None
         groups = cls(Path(own))
+        groups.remove_those_of_the_dead(reader)
         group = groups.of(f"{mark}*")
         if group.make() and (group.path / "cgroup.kill").exists() and can_enter(group):
             return groups
         group.remove()
         return None
+
+    def remove_those_of_the_dead(self, reader: Reader) -> None:
+        """Empty ones of sessions whose harness is gone: killed before its supervisor began, or while it ended."""
+        for path in self.base.glob(f"{PREFIX}*-*"):
+            pid = path.name.removeprefix(PREFIX).partition("-")[0]
+            if pid.isdecimal() and reader.state(int(pid)) is None:
+                Group(path).remove()  # not one with somebody in it: the kernel refuses
 
     def of(self, mark: str) -> Group:
         """The group of a mark; of all that begin so, for one that ends in ``*``."""

@@ -55,6 +55,19 @@ def test_where_groups_do_not_work_nothing_is_left_and_nobody_falls(tmp_path: Pat
     assert not Group(tmp_path / "file/x").make()
 
 
+def test_empty_groups_of_the_dead_go_and_no_others(tmp_path: Path) -> None:
+    with subprocess.Popen(["true"]) as gone:
+        gone.wait()
+    dead, living = tmp_path / f"{PREFIX}{gone.pid}-ab", tmp_path / f"{PREFIX}{os.getpid()}-ab"
+    held = tmp_path / f"{PREFIX}{gone.pid}-cd"
+    for path in (dead / f"{gone.pid}-ab.1", living, held, tmp_path / "somebody-s", tmp_path / f"{PREFIX}x-y"):
+        path.mkdir(parents=True)
+    (held / "cgroup.procs").touch()  # rmdir refuses it, as it refuses a group with a process
+    Groups(tmp_path).remove_those_of_the_dead(READER)
+    assert not dead.exists()
+    assert len(list(tmp_path.iterdir())) == 4
+
+
 needed = pytest.mark.skipif(rung(READER) != WITH_GROUPS, reason="no control group of version 2 may be made here")
 
 
