@@ -72,6 +72,20 @@ def listen(file: str) -> None:
     Path(file).write_text(str(server.getsockname()[1]))
 
 
+def accept(file: str) -> None:
+    """A server that reads what it is sent and answers nobody; its port goes into the file."""
+    server = socket.create_server(("127.0.0.1", 0))
+
+    def go_on() -> None:
+        while True:
+            client, _ = server.accept()
+            client.recv(4096)
+            KEPT.append(client)
+
+    threading.Thread(target=go_on, daemon=True).start()
+    Path(file).write_text(str(server.getsockname()[1]))
+
+
 def database(*, exclusive: bool = False, rubbish: bool = False) -> None:
     """Open as a build opens it; or as one that keeps everybody out; or no database at all."""
     DATA.mkdir(parents=True, exist_ok=True)
@@ -135,7 +149,7 @@ def say(text: str) -> None:
 
 VERBS = {
     function.__name__: function
-    for function in (log, take, poll, connect, listen, database, large, rubbish, threads, beat, tool, say)
+    for function in (log, take, poll, connect, listen, accept, database, large, rubbish, threads, beat, tool, say)
 }
 for verb, *arguments in json.loads(os.environ["PLAN"]):
     options = arguments.pop() if arguments and isinstance(arguments[-1], dict) else {}
