@@ -43,9 +43,12 @@ SHOWN = 300
 
 
 def verdict_of_exit(
-    started: ProcessStarted, exited: ProcessExited, *, seconds: float, answered: bool | None
+    started: ProcessStarted, exited: ProcessExited, *, seconds: float, starved_s: float, answered: bool | None
 ) -> tuple[Verdict, Grade, str]:
-    """A process that ended by itself. ``seconds``: how long it lived, the time that we suspended it left out."""
+    """A process that ended by itself.
+
+    ``seconds``: how long it lived, the time that we suspended it left out; ``starved_s`` of them it waited for a core.
+    """
     code = exited.code
     if code < 0:
         name = SIGNALS.get(-code, f"signal {-code}")
@@ -57,7 +60,7 @@ def verdict_of_exit(
         said = _exit_zero(started, exited, answered=answered)
         if said is not None:
             return said
-    late = 0 < started.fail_fast_s < seconds
+    late = 0 < started.fail_fast_s < seconds - starved_s
     limit = f", limit {started.fail_fast_s:g} s" if late else ""
     verdict = Verdict.FAILED_LATE if late else Verdict.FAILED_FAST
     return verdict, Grade.PROVED, f"exit {code} after {seconds:.1f} s{limit}"

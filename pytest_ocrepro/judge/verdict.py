@@ -135,7 +135,10 @@ def _end_signal(history: History, life: Life) -> SignalSent | None:
 
 def _ended(history: History, life: Life, exited: ProcessExited) -> ProcessJudgement:
     seconds = (exited.at_ns - life.started.at_ns) / 1e9 - suspended_s(history, life, exited.at_ns)
-    verdict, grade, why = verdict_of_exit(life.started, exited, seconds=seconds, answered=answered(history, life))
+    starved = starved_s(history, life, exited.at_ns)
+    verdict, grade, why = verdict_of_exit(
+        life.started, exited, seconds=seconds, starved_s=starved, answered=answered(history, life)
+    )
     said = last_words(exited.output)
     facts = (why, f"it said: {said}" if said else "it said nothing")
     return _judgement(history, life, Living(named=(verdict, grade, ""), facts=facts), exited.at_ns, exited)

@@ -108,6 +108,12 @@ def test_time_that_we_suspended_it_counts_against_no_limit() -> None:
     assert verdict(w.of(late, slept)) is Verdict.FAILED_FAST
 
 
+@pytest.mark.parametrize(("waited_s", "expected"), [(7.0, Verdict.FAILED_FAST), (5.0, Verdict.FAILED_LATE)])
+def test_time_that_it_waited_for_a_core_counts_against_no_limit(waited_s: float, expected: Verdict) -> None:
+    slow = w.process(20, "run", threads=(w.thread(20, runqueue_wait_ns=w.ns(waited_s)),))
+    assert verdict(w.of(w.started(20, "run"), w.look(24.0, slow), w.exited(20, "run", 25.0, 1))) is expected
+
+
 def test_a_found_process_that_is_gone_is_never_said_to_have_failed() -> None:
     child = w.found(30, 20, 1.0, "opencode-30", obligation="answer", deadline_s=45.0, fail_fast_s=20.0)
     gone = h.ProcessGone(at_ns=w.ns(3.0), pid=30, role="opencode-30")
