@@ -31,10 +31,15 @@ def claimed_kinds(history: History, main: ProcessJudgement | None) -> Iterator[s
         yield SILENT_EXIT
 
 
+def not_so(claim: Expectation) -> str:
+    """A claim that did not hold, so that it cannot be read as if it did."""
+    return f'"{claim.claim}" does not hold: {claim.because}'
+
+
 def _found(history: History, judged: Judged) -> Iterator[Finding]:
     for claim in history.of_type(Expectation):
         if claim.held is False and claim.finding not in ("", UNANSWERED):  # those come with their cause, below
-            yield Finding(kind=claim.finding, text=f"{claim.claim}: {claim.because}")
+            yield Finding(kind=claim.finding, text=not_so(claim))
     for _, process in judged:
         if process.verdict is Verdict.SILENT:
             yield Finding(kind=SILENT_EXIT, text=f"{process.role}: {process.because[0]}")

@@ -22,7 +22,7 @@ from pytest_ocrepro.history import (
 )
 from pytest_ocrepro.judge import waitgraph
 from pytest_ocrepro.judge.ending import last_words, verdict_of_exit
-from pytest_ocrepro.judge.findings import claimed_kinds, findings_of
+from pytest_ocrepro.judge.findings import claimed_kinds, findings_of, not_so
 from pytest_ocrepro.judge.judgement import (
     Grade,
     Graph,
@@ -46,6 +46,7 @@ from pytest_ocrepro.judge.living import Living, Named, living, went_on
 from pytest_ocrepro.judge.progress import QUIET_S, cpu_share, last_progress, starved_s
 from pytest_ocrepro.judge.serving import serving
 from pytest_ocrepro.judge.signature import signature_of
+from pytest_ocrepro.judge.waitgraph import in_one_sentence
 
 __all__ = ["QUIET_S", "cpu_share", "judge", "judge_process", "last_progress", "seconds_starved"]
 
@@ -57,6 +58,20 @@ REFUTED_BY = {
     Verdict.LIVELOCK: "an answer, or a request that differs from the last ones",
     Verdict.SILENT: "an answer in the output or in the stored session",
     Verdict.WAITING_FOR_INPUT: "the process goes on although nothing was written to its input",
+}
+
+
+# What became of a process, for the first sentence; where it hangs its chain says it, if there is one
+PLAIN = {
+    Verdict.BLOCKED: "hangs",
+    Verdict.DEADLOCK: "hangs in a deadlock",
+    Verdict.STALLED: "hangs, and what it waits for could not be seen",
+    Verdict.LIVELOCK: "is busy without getting anywhere",
+    Verdict.WAITING_FOR_INPUT: "waits for input that nobody gives",
+    Verdict.OVERRAN: "was not done at its deadline",
+    Verdict.CRASHED: "crashed",
+    Verdict.SILENT: "ended without an answer and without an error",
+    Verdict.FAILED_LATE: "failed late",
 }
 
 
@@ -225,13 +240,25 @@ def _result(history: History, main: Judged | None) -> tuple[Result, str]:
         return Result.INCONCLUSIVE, f"nothing was started, so this says nothing of opencode: {broken[0].claim}"
     if broken:
         more = f" (and {len(broken) - 1} more)" if len(broken) > 1 else ""
-        return Result.REPRODUCED, f"{broken[0].claim}: {broken[0].because}{more}"
+        cause = _cause(broken[0], main)
+        return Result.REPRODUCED, f"{cause}{not_so(broken[0])}{more}"
     unknown = [claim for claim in claims if claim.held is None]
     if unknown:
         return Result.INCONCLUSIVE, f"could not be told: {unknown[0].claim}: {unknown[0].because}"
     if not claims:
         return Result.INCONCLUSIVE, "the scenario demanded nothing of the subject"
     return Result.NOT_SEEN, f"{len(claims)} claim(s) held: {claims[0].claim}"
+
+
+def _cause(claim: Expectation, main: Judged | None) -> str:
+    """Why the claim is broken, in one plain sentence: what its process waits for, or how it ended."""
+    if main is None or main.claim != claim:
+        return ""
+    process = main.process
+    waits = process.verdict.hung or process.verdict is Verdict.WAITING_FOR_INPUT
+    told = in_one_sentence(process.chain) if waits else ""
+    ends = f"{process.role} (pid {process.pid}) {PLAIN[process.verdict]}" if process.verdict in PLAIN else ""
+    return f"{told or ends}; so " if told or ends else ""
 
 
 def _refuted(history: History, main: Judged | None) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 
 import msgspec
@@ -13,6 +14,7 @@ from pytest_ocrepro.readings import Snapshot
 
 MAX_CHAIN = 12
 # A resource lets its waiter go only when all holders do; a process goes on when any of its waits may be none.
+_EVIDENCE = re.compile(r" \[(?:proved|inferred|declared): ")  # what in_words has behind a link
 RESOURCES = frozenset({"lock-directory", "sqlite-byte", "file-lock", "provider", "registry"})
 
 
@@ -116,6 +118,25 @@ def in_words(graph: Graph, chain: tuple[Edge, ...]) -> tuple[str, ...]:
     """The chain as sentences, waiter first, root last."""
     labels = {node.key: node.label for node in graph.nodes}
     return tuple(f"{sentence(edge, labels)} [{edge.grade}: {'; '.join(_facts(edge))}]" for edge in chain)
+
+
+def in_one_sentence(chain: Iterable[str]) -> str:
+    """The root cause in one sentence, from a chain in words; empty where there is none.
+
+    ``second (pid 20) waits for lock directory x, which is held by first (pid 10), which is suspended by somebody``.
+    """
+    told, before = "", ""
+    for link in chain:
+        words = _EVIDENCE.split(link, maxsplit=1)[0].replace("; ", ", ")
+        told += f", which {words[_shared(before, words) :].lstrip()}" if told else words
+        before = words
+    return told
+
+
+def _shared(before: str, words: str) -> int:
+    """How many characters at the end of one link begin the next: the name of who is waited for, and then waits."""
+    ends = (at for at in range(len(words), 0, -1) if words[at : at + 1] == " " and before.endswith(words[:at]))
+    return next(ends, 0)
 
 
 def sentence(edge: Edge, labels: Mapping[str, str]) -> str:

@@ -14,6 +14,7 @@ from pytest_ocrepro.judge.rates import excludes, wilson
 from pytest_ocrepro.publish.records import TrialInfo, TrialResult
 
 TORN = "pytest ended before this trial was judged"
+DUMP = "dump"  # the scenario of what `ocrepro dump` has seen
 GLYPHS = {Result.REPRODUCED: "●", Result.NOT_SEEN: "○", Result.INCONCLUSIVE: "?"}
 WORDS = {Result.REPRODUCED: "reproduced", Result.NOT_SEEN: "not seen", Result.INCONCLUSIVE: "inconclusive"}
 _ORDER = (Result.REPRODUCED, Result.INCONCLUSIVE, Result.NOT_SEEN)
@@ -235,6 +236,8 @@ def headline(rows: Sequence[Row]) -> str:
     claims = [row for row in rows if not row.control] or list(rows)
     if not claims:
         return "Nothing was run"
+    if len(claims) == 1 and claims[0].scenario == DUMP:
+        return _dumped(claims[0])
     bad = [row for row in claims if row.result is Result.REPRODUCED]
     if not bad:
         versions = listed({cell.version for row in claims for cell in row.cells if cell})
@@ -247,6 +250,14 @@ def headline(rows: Sequence[Row]) -> str:
         n = sum(cell.n for cell in bad[0].cells if cell)
         return f"Reproduced in {k} of {plural(n, 'trial')} on opencode {where}: {bad[0].title}"
     return f"{len(bad)} of {plural(len(claims), 'scenario')} reproduced on opencode {where}"
+
+
+def _dumped(row: Row) -> str:
+    """One look at processes that ran already is no trial."""
+    where = f"{row.title} ({listed({cell.version for cell in row.cells if cell})})"
+    verdicts = sorted({cell.verdict for cell in row.cells if cell and cell.k})
+    said = {Result.NOT_SEEN: "nothing is seen to hang", Result.INCONCLUSIVE: "whether they hang could not be told"}
+    return f"{where}: {said.get(row.result) or ', '.join(verdicts)}"
 
 
 def plural(count: int, noun: str) -> str:

@@ -11,7 +11,7 @@ from markupsafe import Markup
 from pytest_ocrepro.judge.judgement import Result
 from pytest_ocrepro.judge.rates import Rate
 from pytest_ocrepro.publish import drawing, trace
-from pytest_ocrepro.publish.counting import Cell, Entry, Row, clarity, scenario_of, shows
+from pytest_ocrepro.publish.counting import DUMP, Cell, Entry, Row, clarity, scenario_of, shows
 from pytest_ocrepro.publish.pictures.outcomes import outcomes
 from pytest_ocrepro.publish.trial_document import View, first_look, parted
 
@@ -74,7 +74,7 @@ def first_screen(view: View, entries: Sequence[Entry], rows: Sequence[Row], kept
         lead=lead,
         rest=rest,
         blocks=tuple(Markup(drawing.block(one)) for one in first_look(view, uid="first")),  # noqa: S704 - escaped
-        rate=Rate(k=cell.k, n=cell.n).in_words() if cell else "",
+        rate=Rate(k=cell.k, n=cell.n).in_words() if cell and scenario_of(view.entry.result) != DUMP else "",
         order=Markup(outcomes(said) if len(said) >= ORDERED else ""),  # noqa: S704 - numbers alone
         companions=tuple(_companions(view.entry, alike, entries, kept)),
         trace=_trace(view),

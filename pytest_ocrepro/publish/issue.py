@@ -19,7 +19,7 @@ from pytest_ocrepro.judge.rates import Rate
 from pytest_ocrepro.publish import issue_evidence as evidence
 from pytest_ocrepro.publish.bundle import RunDir
 from pytest_ocrepro.publish.cases import FOLDER, Case, proof_of, script_of, trial_of
-from pytest_ocrepro.publish.counting import Row, plural
+from pytest_ocrepro.publish.counting import DUMP, Row, plural
 from pytest_ocrepro.publish.issue_steps import moves
 from pytest_ocrepro.publish.markdown import cell, code, fenced, prose, table
 from pytest_ocrepro.publish.records import Proof, RunInfo, StoredTrial
@@ -108,7 +108,7 @@ class _Draft:
     ) -> None:
         self._run, self._trial, self._case = run, trial, case
         self._script, self._proof, self._page = script, proof, page
-        self._dumped = trial.info.scenario == evidence.DUMP
+        self._dumped = trial.info.scenario == DUMP
         self._out: list[str] = []
 
     def within(self, most: int) -> str:
@@ -183,6 +183,9 @@ class _Draft:
         if not broken:
             yield prose(reason, 600)
             return
+        cause, follows, _ = reason.partition("; so ")
+        if follows:
+            yield f"{prose(cause, 600)}."
         yield "What does not hold:"
         lines = [f"- {prose(one.claim, 200)}: **no**: {prose(one.because, 300)}" for one in broken[:CLAIMS]]
         lines += [f"- and {len(broken) - CLAIMS} more" for _ in broken[CLAIMS : CLAIMS + 1]]

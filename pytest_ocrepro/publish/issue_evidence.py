@@ -16,6 +16,7 @@ from pytest_ocrepro.history import (
     TrialStarted,
 )
 from pytest_ocrepro.judge.judgement import ProcessJudgement, Verdict
+from pytest_ocrepro.publish.counting import DUMP
 from pytest_ocrepro.publish.markdown import cell, fenced, folded, prose, table
 from pytest_ocrepro.publish.moments import Moment, moments, origin_of
 from pytest_ocrepro.publish.plan import LOCK_HOLDER
@@ -25,7 +26,6 @@ from pytest_ocrepro.readings import LogTail
 
 LINKS, PROCESSES, FINDINGS, CALLS, LOGS = 8, 6, 10, 15, 2
 FIRST_MOMENTS, LAST_MOMENTS = 18, 12
-DUMP = "dump"  # the scenario of what `ocrepro dump` has seen
 LINE = 300  # characters of one line of log or output
 COLOURS = re.compile("\x1b\\[[0-9;]*m")
 STAGES = 5  # of the milestones that a process has reached, the last

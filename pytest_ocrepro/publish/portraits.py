@@ -22,13 +22,12 @@ def dump_in_words(history: History, judgement: Judgement) -> str:
     found = [event for event in history.of_type(ProcessFound) if event.is_subject]
     judged = {(one.role, one.pid): one for one in judgement.processes}
     end_ns = max((event.at_ns for event in history), default=0)
-    lines: list[str] = []
+    lines = paragraph(f"{judgement.result}: {judgement.reason}")
     for event in found:
         process = judged.get((event.role, event.id.pid))
         lines += ["", *_portrait(event, process, full, (end_ns - event.at_ns) / 1e9)]
     lines += ["", *findings_in_lines(judgement)] if judgement.findings else []
     lines += _unread(history, full)
-    lines += ["", *paragraph(f"{judgement.result}: {judgement.reason}")]
     return "\n".join(visible(line) for line in lines).strip("\n")
 
 

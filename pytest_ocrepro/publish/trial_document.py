@@ -149,9 +149,8 @@ def _blocks(view: View, uid: str) -> Iterator[Block]:
 
 def _claim(view: View) -> Iterator[Block]:
     result, info = view.entry.result, view.stored.info
-    broken = "Broken claim: " if result.result == "reproduced" else ""
     lead, rest = parted(result.reason)
-    yield Paragraph(text=said(broken + lead, Words(f"; {rest}", "rest") if rest else ""), css="reason")
+    yield Paragraph(text=said(lead, Words(f"; {rest}", "rest") if rest else ""), css="reason")
     for problem in view.stored.problems:
         yield Paragraph(text=said(problem), css="alarm")
     if info.docstring:

@@ -1052,3 +1052,27 @@ def test_more_progress_never_turns_alive_into_hung(drawn: list[h.Event], seed: i
     after = next((p for p in judge(h.History.of([*history, *more])).processes if p.role == "run"), None)
     if before is not None and after is not None and before.verdict is Verdict.ALIVE:
         assert not after.verdict.hung
+
+
+def test_the_first_sentence_is_the_root_cause_and_then_the_claim_that_it_breaks() -> None:
+    cause, _, rest = judge(w.of(w.overlap(), w.claim("second", 6.1))).reason.partition("; so ")
+    assert cause.startswith("second (pid 20) waits for lock directory npm-install:")
+    assert cause.endswith(
+        "which is held by first (pid 10), which waits for an answer of the npm registry at "
+        f"{w.REGISTRY}, which is registry is silent"
+    )
+    assert rest == '"second finishes" does not hold: so'
+
+
+def test_a_claim_that_did_not_hold_never_reads_as_if_it_did() -> None:
+    left = h.Expectation(
+        at_ns=w.ns(2.0), claim="no lock directory is left behind", held=False, because="left by pid 5", finding="left"
+    )
+    judged = judge(w.of(w.started(10, "first"), left))
+    assert judged.reason == '"no lock directory is left behind" does not hold: left by pid 5'
+    assert judged.findings[0].text == judged.reason
+
+
+def test_the_first_sentence_says_how_a_process_ended_that_waits_for_nothing() -> None:
+    judged = judge(w.of(w.started(10, "first"), w.exited(10, "first", 2.0, -11), w.claim("first", 2.1)))
+    assert judged.reason == 'first (pid 10) crashed; so "first finishes" does not hold: so'

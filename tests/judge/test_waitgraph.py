@@ -388,3 +388,17 @@ def test_one_wait_that_does_not_bind_is_a_way_out(pairs: list[tuple[str, str]]) 
         edges=(edge("pid:1", "a", binding=False), *(edge(*pair) for pair in pairs)),
     )
     assert not waitgraph.has_no_way_out(graph, "pid:1", 1.0)
+
+
+def test_the_chain_in_one_sentence_names_each_only_once() -> None:
+    chain = (
+        "run-2 (pid 20) waits for lock directory a [b] [inferred: its log ends; it has [proved: nothing]]",
+        "lock directory a [b] is held by run-1 (pid 10) [proved: meta.json]",
+        "run-1 (pid 10) waits for pid 5, which is dead; the lock breaks itself in about 9 s [proved: x]",
+    )
+    assert waitgraph.in_one_sentence(chain) == (
+        "run-2 (pid 20) waits for lock directory a [b], which is held by run-1 (pid 10), "
+        "which waits for pid 5, which is dead, the lock breaks itself in about 9 s"
+    )
+    assert waitgraph.in_one_sentence(chain[:1]) == "run-2 (pid 20) waits for lock directory a [b]"
+    assert waitgraph.in_one_sentence(()) == ""
