@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 import msgspec
 
 from pytest_ocrepro.history import History
+from pytest_ocrepro.judge import patience
 from pytest_ocrepro.judge.foreign import foreign_waits
 from pytest_ocrepro.judge.judgement import Edge, Graph, Node
 from pytest_ocrepro.judge.life import Life, lives, tail_of
@@ -233,8 +234,9 @@ class EdgeBuilder:
             key = self._node(f"provider:{wait.request}", "provider", f"the provider (model {wait.model})")
             socket = self._outsiders.socket_to(process.id.pid, wait.address)
             grade = "proved" if socket else "inferred"
-            facts = [*([socket] if socket else []), wait.fact]
-            self._edge(self._process(process.id.pid), key, grade, "waits for an answer of", *facts)
+            left_s = patience.provider_left_s(self._history, wait.quiet_s)
+            facts = [*([socket] if socket else []), wait.fact, *patience.in_words(left_s)]
+            self._edge(self._process(process.id.pid), key, grade, "waits for an answer of", *facts, ends_in_s=left_s)
             if wait.fault is not None:
                 end = self._node("fault:provider", "fault", wait.fault.detail, for_good=wait.fault.silent_for_good)
                 self._edge(key, end, "declared", "is", "the scenario keeps it so")
@@ -363,10 +365,27 @@ class EdgeBuilder:
         for wait in foreign_waits(process, self._snapshot) if life and life.started.foreign else ():
             tool = self._process(wait.tool_pid) if wait.tool_pid is not None else ""
             key = tool or self._node(wait.key, wait.kind, wait.label)
-            self._edge(self._process(process.id.pid), key, wait.grade, wait.verb, *wait.facts, binding=wait.binding)
+            left_s = self._patience_with(process, wait.key) if wait.kind == "outsider" and life else None
+            facts = (*wait.facts, *patience.in_words(left_s))
+            waiter = self._process(process.id.pid)
+            self._edge(waiter, key, wait.grade, wait.verb, *facts, binding=wait.binding, ends_in_s=left_s)
             if wait.server_pid is not None and not self._has_edges(key):
                 fact = f"the other end of the connection is open in pid {wait.server_pid}"
                 self._edge(key, self._process(wait.server_pid), "proved", "is served by", fact, binding=False)
+
+    def _patience_with(self, process: ProcessReading, key: str) -> float | None:
+        """How long it goes on waiting on this connection in its turn, where what it waits for is the model."""
+        tail = tail_of(self._snapshot, process.id.pid)
+        if tail is None or rank_of(tail.milestone) < MILESTONES.index("turn-started"):
+            return None
+        ages = [
+            age_s
+            for one in self._snapshot.sockets
+            if one.pid == process.id.pid and f"address:{one.remote}" == key
+            for age_s in (one.received_ago_s, one.sent_ago_s)
+            if age_s is not None
+        ]
+        return patience.provider_left_s(self._history, min(ages)) if ages else None
 
     def _answers_of_users(self, process: ProcessReading) -> None:
         """Questions and permissions: a run waits for them itself, of a server only the session that asked."""

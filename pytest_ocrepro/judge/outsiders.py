@@ -25,6 +25,7 @@ class ServerWait(Record, frozen=True, kw_only=True):
     model: str = ""
     fact: str
     age_s: float
+    quiet_s: float = 0.0  # since the last piece of an answer
     address: str = ""
     fault: FaultInjected | None = None
 
@@ -66,8 +67,11 @@ class Outsiders:
         """Requests that the provider has not finished; the fault belongs only to one that fell silent."""
         fault = self.fault("provider")
         replies: dict[int, str] = {}
+        pieces_ns: dict[int, int] = {}
         for event in self._past.of_type(ProviderReply):
             replies[event.request] = event.what
+            if event.what != "stalled":
+                pieces_ns[event.request] = event.at_ns
         for request in asked(self._past, life):
             what = replies.get(request.request, "")
             if what and what not in OPEN_REPLIES:
@@ -79,6 +83,7 @@ class Outsiders:
                 model=request.model,
                 fact=f"our own log: request {request.request} is {state} for {age_s:.1f} s",
                 age_s=age_s,
+                quiet_s=(self._now_ns - pieces_ns.get(request.request, request.at_ns)) / 1e9,
                 address=fault.address if fault else "",
                 fault=fault if what == "stalled" else None,
             )

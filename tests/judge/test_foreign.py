@@ -122,6 +122,17 @@ def test_a_connection_is_called_silent_for_as_long_as_that_was_seen() -> None:
     assert "silent" not in unknown.chain[0]
 
 
+def test_a_silent_model_says_when_the_wait_ends_by_itself_on_builds_with_a_timeout_of_their_own() -> None:
+    """Measured on 1.18.34: at 300 s of silence it logs a stream error and asks again."""
+    frame = h.TrialStarted(at_ns=0, scenario="dump", version="1.18.34", trial=1, seed=1, wall="", boot_id="")
+    process = judged(made.of(frame, talking(600.0, received_s=100.0)), 10)
+    assert process.verdict is Verdict.BLOCKED
+    assert "ends by itself in about 199 s: opencode's own provider timeout of 300 s" in process.chain[0]
+    assert process.because[-1].endswith("it would end by itself in about 199 s, behind the deadline")
+    older = msgspec.structs.replace(frame, version="1.15.4")
+    assert "by itself" not in judged(made.of(older, talking(600.0, received_s=100.0)), 10).chain[0]
+
+
 def test_a_question_that_it_sent_is_a_step() -> None:
     process = judged(talking(600.0, received_s=100.0, sent_s=5.0), 10)
     assert f"the last step: it sent data to {made.REGISTRY}" in process.because[0]

@@ -278,6 +278,22 @@ def test_a_provider_that_fell_silent_for_good_blocks_and_a_slow_one_does_not() -
     assert verdict(waits_for_provider("nothing yet")) is Verdict.ALIVE
 
 
+@pytest.mark.parametrize(("version", "told"), [("1.18.34", True), ("1.18.25", False), ("1.15.4", False), ("", False)])
+def test_a_wait_for_the_model_ends_by_itself_on_builds_with_a_timeout_of_their_own(
+    version: str, *, told: bool
+) -> None:
+    frame = h.TrialStarted(at_ns=0, scenario="s", version=version, trial=1, seed=1, wall="", boot_id="")
+    judged = judge_process(w.of(frame, waits_for_provider("stalled")), 20)
+    assert judged.verdict is Verdict.BLOCKED, "it ends behind the deadline"
+    words = "ends by itself in about 295 s: opencode's own provider timeout of 300 s"
+    assert (words in judged.chain[0]) is told
+    patient = [
+        msgspec.structs.replace(event, deadline_s=400.0) if isinstance(event, h.ProcessStarted) else event
+        for event in waits_for_provider("stalled")
+    ]
+    assert verdict(w.of(frame, patient)) is (Verdict.ALIVE if told else Verdict.BLOCKED)
+
+
 def test_the_silence_towards_another_run_is_not_held_against_this_one() -> None:
     assert verdict(waits_for_provider("begun", other="30")) is Verdict.ALIVE
 
