@@ -23,6 +23,7 @@ from pytest_ocrepro.judge.sessions import asks_permission, open_questions, pendi
 from pytest_ocrepro.judge.signs import (
     GIVES_UP_AFTER_S,
     TIMER_SLACK_S,
+    awaits,
     conflicts,
     is_its_own,
     is_younger,
@@ -434,16 +435,26 @@ class EdgeBuilder:
         life = self._lives.get(process.id.pid)
         if life is not None and life.started.foreign:  # a server that it keeps is a child too: see foreign_waits
             return
-        for child in self._snapshot.processes:
-            if child.parent_pid == process.id.pid and child.id.pid != process.id.pid and child.state != "Z":
-                self._edge(
-                    self._process(process.id.pid),
-                    self._process(child.id.pid),
-                    "inferred",
-                    "has a child that runs",
-                    " ".join(child.argv)[:120],
-                    binding=False,
-                )
+        children = [
+            child
+            for child in self._snapshot.processes
+            if child.parent_pid == process.id.pid and child.id.pid != process.id.pid and child.state != "Z"
+        ]
+        awaited = [(child, fact) for child in children for fact in [awaits(process, child)] if fact]
+        if awaited and not process.is_subject:
+            for child, fact in awaited:
+                ends = self._process(process.id.pid), self._process(child.id.pid)
+                self._edge(*ends, "proved", "waits for the end of", fact)
+            return
+        for child in children:
+            self._edge(
+                self._process(process.id.pid),
+                self._process(child.id.pid),
+                "inferred",
+                "has a child that runs",
+                " ".join(child.argv)[:120],
+                binding=False,
+            )
 
 
 def _is_wanted(lock: LockDirectory, pid: int, tail: LogTail | None, tried: Mapping[str, str]) -> bool:

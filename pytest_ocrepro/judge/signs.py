@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from pytest_ocrepro.judge.threads import wait_of
 from pytest_ocrepro.readings import (
     MILESTONES,
     FdKind,
@@ -148,6 +149,21 @@ def outside_of_its_loop(process: ProcessReading) -> str:
     if main is None or main.syscall in (None, "none", "running") or main.syscall in LOOPS:
         return ""
     return main.syscall or ""
+
+
+def awaits(process: ProcessReading, child: ProcessReading) -> str:
+    """Why a process can do nothing until its child ends, in words; empty where it may, or where that is not seen.
+
+    It has one thread, which sleeps in wait4(2) or waitid(2): these have no timeout. With more threads one of them
+    may have a timer for the child.
+    """
+    main = _main_thread(process)
+    if main is None or len(process.threads) != 1 or main.state != "S" or main.syscall not in ("wait4", "waitid"):
+        return ""
+    wait = wait_of(main, process.fds)
+    if not wait.for_ever or wait.pid not in (None, child.id.pid):
+        return ""
+    return f"its only thread {wait.words}"
 
 
 def reads_stdin(process: ProcessReading) -> str:

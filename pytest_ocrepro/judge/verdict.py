@@ -7,6 +7,8 @@ by itself, the trial says so and is inconclusive: our judgement was wrong.
 
 from __future__ import annotations
 
+import msgspec
+
 from pytest_ocrepro.history import (
     Event,
     Expectation,
@@ -208,7 +210,16 @@ def _judge_one(history: History, life: Life) -> Judged:
             then = next((one for one in lives(known) if one.started.id == life.started.id), None)
             if then is not None:
                 return Judged(life=life, process=judge_life(known, then), history=events[:at], claim=event)
-    return Judged(life=life, process=judge_life(history, life), history=events)
+    return Judged(life=life, process=_spared(history, life, judge_life(history, life)), history=events)
+
+
+def _spared(history: History, life: Life, process: ProcessJudgement) -> ProcessJudgement:
+    """A program of the scenario that nothing was demanded of may sleep as long as it likes: it holds a lock, say."""
+    demanded = any(claim.role == process.role for claim in history.of_type(Expectation))
+    if life.started.is_subject or demanded or process.verdict is not Verdict.STALLED:
+        return process
+    why = (*process.because[:-1], "it is no opencode, and nothing was demanded of it")
+    return msgspec.structs.replace(process, verdict=Verdict.ALIVE, grade=Grade.WEAK, because=why, refuted_by="")
 
 
 def _main(history: History, judged: tuple[Judged, ...]) -> Judged | None:

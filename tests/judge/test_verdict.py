@@ -271,6 +271,44 @@ def waits_for_provider(what: str, *, until: float = 6.0, other: str = "") -> h.H
     )
 
 
+def wrapped(*, threads: int = 1, waits_for: int = 20, declared: str = "stalled") -> h.History:
+    """40 started 20 and sleeps in wait4; 20 waits for the model."""
+    wait4 = {"syscall": "wait4", "arguments": (hex(waits_for & 0xFFFFFFFFFFFFFFFF), "0x7ffd", "0x0", "0x0")}
+    own = tuple(w.thread(40 + number, **wait4) for number in range(threads))
+    wrapper = w.process(40, "wrapper", is_subject=False, threads=own)
+    known = [event for event in waits_for_provider(declared) if not isinstance(event, h.SnapshotTaken)]
+    return w.of(
+        w.started(40, "wrapper", obligation="exit", is_subject=False),
+        known,
+        w.samples((20, 40), 0, 6.0),
+        w.twice(5.0, w.process(20, "run", parent_pid=40), wrapper, sockets=(w.connection(20, w.PROVIDER),)),
+    )
+
+
+def test_a_wrapper_that_can_only_wait_for_its_opencode_hangs_as_early_as_that() -> None:
+    for awaited in (20, -1):
+        judged = judge_process(wrapped(waits_for=awaited), 40)
+        assert (judged.verdict, judged.grade) == (Verdict.BLOCKED, Grade.PROVED), awaited
+        assert judged.chain[0].startswith(
+            "wrapper (pid 40) waits for the end of run (pid 20) [proved: its only thread"
+        )
+        assert judge_process(wrapped(waits_for=awaited), 20).verdict is Verdict.BLOCKED
+    assert verdict(wrapped(waits_for=77), 40) is Verdict.ALIVE, "it waits for another child"
+    assert verdict(wrapped(threads=2), 40) is Verdict.ALIVE, "the other thread may have a timer"
+    assert verdict(wrapped(declared="begun"), 40) is Verdict.ALIVE, "the model may go on"
+
+
+def test_a_program_of_the_scenario_that_nothing_is_demanded_of_is_not_called_hung() -> None:
+    asleep = w.thread(50, syscall="clock_nanosleep")
+    known = w.of(
+        w.started(50, "lock-hog", obligation="exit", is_subject=False, deadline_s=45.0),
+        w.samples((50,), 0, 46.0),
+        w.twice(45.5, w.process(50, "lock-hog", is_subject=False, threads=(asleep,))),
+    )
+    assert [one.verdict for one in judge(known).processes] == [Verdict.ALIVE]
+    assert [one.verdict for one in judge(w.of(known, w.claim("lock-hog", 47.0))).processes] == [Verdict.STALLED]
+
+
 def test_a_provider_that_fell_silent_for_good_blocks_and_a_slow_one_does_not() -> None:
     judged = judge_process(waits_for_provider("stalled"), 20)
     assert (judged.verdict, judged.grade) == (Verdict.BLOCKED, Grade.PROVED)
