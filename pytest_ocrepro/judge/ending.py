@@ -47,7 +47,7 @@ def verdict_of_exit(
 ) -> tuple[Verdict, Grade, str]:
     """A process that ended by itself.
 
-    ``seconds``: how long it lived, the time that we suspended it left out; ``starved_s`` of them it waited for a core.
+    ``seconds``: how long it lived, without the time that we suspended it; ``starved_s`` of them it waited for a core.
     """
     code = exited.code
     if code < 0:
