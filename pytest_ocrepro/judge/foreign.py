@@ -46,7 +46,7 @@ def foreign_waits(process: ProcessReading, snapshot: Snapshot) -> Iterator[Forei
     yield from _tools(process, snapshot)
     held = [name_of(lock) for lock in snapshot.lock_directories if lock.holder_pid == pid and lock.holder_alive]
     holds = (f"it holds {', '.join(held)}",) if held else ()
-    for sockets in _connections(pid, snapshot):
+    for sockets in _connections(pid, snapshot) if process.is_subject or not _serves(pid, snapshot) else ():
         first = sockets[0]
         where = "" if first.remote.startswith(LOOPBACK) else " on another machine"
         label = f"{first.remote}{where}{_silence(sockets)}"
@@ -117,6 +117,11 @@ def _connections(pid: int, snapshot: Snapshot) -> list[list[SocketReading]]:
         if one.rx_queue_bytes == 0:
             found.setdefault(one.remote, []).append(one)
     return sorted(found.values(), key=lambda sockets: min(_telling(one) for one in sockets))
+
+
+def _serves(pid: int, snapshot: Snapshot) -> bool:
+    """It does many things at a time: what it asks says nothing about whom it keeps waiting."""
+    return any(one.pid == pid and one.state == "LISTEN" for one in snapshot.sockets)
 
 
 def _asked(pid: int, snapshot: Snapshot) -> list[SocketReading]:

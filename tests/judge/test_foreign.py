@@ -350,3 +350,16 @@ def test_a_server_that_is_not_seen_to_owe_anything(
 def test_a_server_whose_descriptors_cannot_be_read_is_unknown() -> None:
     process = judged(server(100.0, fds=()), 10)
     assert (process.verdict, process.because) == (Verdict.INCONCLUSIVE, (BLIND,))
+
+
+@pytest.mark.parametrize(("serves", "verdict"), [(True, Verdict.BLOCKED), (False, Verdict.DEADLOCK)])
+def test_a_gateway_that_asks_the_server_and_is_its_model_closes_no_cycle(*, serves: bool, verdict: Verdict) -> None:
+    """What it asks as a client and what it is asked as a server have nothing to do with each other."""
+    to_gateway = msgspec.structs.replace(made.connection(10, "127.0.0.1:9"), peer_pid=30)
+    ends: dict[str, Any] = {"local": "127.0.0.1:50001", "remote": "127.0.0.1:4096", "peer_pid": 10}
+    its_own = msgspec.structs.replace(made.connection(30), **ends)
+    listener = msgspec.structs.replace(made.connection(30), local="127.0.0.1:9", remote="0.0.0.0:0", state="LISTEN")
+    sockets = (client(received_s=90.0, sent_s=90.0), to_gateway, its_own, *([listener] if serves else []))
+    process = judged(server(100.0, *sockets), 10)
+    assert process.verdict is verdict
+    assert ("is served by curl-30 (pid 30)" in process.chain[-1]) == serves
