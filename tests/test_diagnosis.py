@@ -616,7 +616,8 @@ def test_two_real_runs_that_hang_are_told_apart_and_left_as_they_are(tmp_path: P
     (path,) = RunDir.read(tmp_path / "r").bundles()
     judgement = rejudge(path).judgement
     assert rejudge(path).differs == ()
-    assert (judgement.verdict, judgement.grade) == ("blocked", "strong")
+    assert judgement.verdict == "blocked"
+    assert judgement.grade in ("strong", "weak"), "inferred; weak where a busy machine left no two comparable looks"
     waits, held, silent, served = [link.split(" [")[0] for link in judgement.chain]
     assert waits.startswith(f"run-{second.pid} (pid {second.pid}) waits for lock directory npm-install:~/")
     assert held.endswith(f"is held by run-{first.pid} (pid {first.pid})")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pytest_ocrepro.observe.procfs import Reader
-from pytest_ocrepro.readings import FdKind, ProcessId
+from pytest_ocrepro.readings import FdKind, ProcessId, ProcessReading
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -64,8 +64,13 @@ def test_a_process_with_threads_is_read_in_full() -> None:
     missing: list[str] = []
     reader = Reader()
     with stand_in(THREADS) as child:
-        until(lambda: reader.state(child.pid) == "S")
-        reading = reader.read_process(child.pid, role="first", is_subject=False, full=True, missing=missing)
+
+        def looked() -> ProcessReading | None:
+            return reader.read_process(child.pid, role="first", is_subject=False, full=True, missing=missing)
+
+        until(lambda: (seen := looked()) is not None and {thread.state for thread in seen.threads} == {"S"})
+        missing.clear()
+        reading = looked()
     assert reading is not None
     assert (reading.role, reading.parent_pid, reading.is_subject) == ("first", os.getpid(), False)
     assert reading.argv[0] == sys.executable
