@@ -1,8 +1,9 @@
 """When opencode's lock directory breaks itself: its next waiter takes one whose last sign of life is too old.
 
-Measured on 1.14.48 and 1.18.34, and the same code in 1.15.4: the holder of an ``npm-install`` lock sets its heartbeat
+Measured on 1.14.48, 1.15.4 and 1.18.34, the registry silent: who holds an ``npm-install`` lock sets its heartbeat
 every 20 s, but each time to the instant at which it took the lock (that date is made once, before the repetition). So
-the lock of a living holder turns stale like that of a dead one, 60 s after it was taken.
+the lock of a living holder turns stale like that of a dead one, and the waiter took it after 60 to 62 s. The earlier
+holder goes on beating in the same file, which then looks 80 s old from time to time.
 """
 
 from __future__ import annotations
