@@ -17,6 +17,7 @@ TORN = "pytest ended before this trial was judged"
 DUMP = "dump"  # the scenario of what `ocrepro dump` has seen
 GLYPHS = {Result.REPRODUCED: "●", Result.NOT_SEEN: "○", Result.INCONCLUSIVE: "?"}
 WORDS = {Result.REPRODUCED: "reproduced", Result.NOT_SEEN: "not seen", Result.INCONCLUSIVE: "inconclusive"}
+FEW = 3  # versions that a sentence tells one by one
 _ORDER = (Result.REPRODUCED, Result.INCONCLUSIVE, Result.NOT_SEEN)
 
 
@@ -232,23 +233,23 @@ def tally(rows: Iterable[Row]) -> list[Tally]:
 
 
 def headline(rows: Sequence[Row]) -> str:
-    """The run in one sentence."""
-    claims = [row for row in rows if not row.control] or list(rows)
-    if not claims:
+    """The run in one sentence; a rate stands beside the version that it was counted on."""
+    if not rows:
         return "Nothing was run"
+    claims = [row for row in rows if not row.control]
+    if not claims:
+        return _of_controls(rows)
     if len(claims) == 1 and claims[0].scenario == DUMP:
         return _dumped(claims[0])
+    if len(claims) == 1:
+        return f"{_of_one(claims[0])}: {claims[0].title}"
     bad = [row for row in claims if row.result is Result.REPRODUCED]
     if not bad:
-        versions = listed({cell.version for row in claims for cell in row.cells if cell})
         doubt = any(row.result is Result.INCONCLUSIVE for row in claims)
         what = "Inconclusive" if doubt else "Not seen"
+        versions = listed({cell.version for row in claims for cell in row.cells if cell})
         return f"{what}: none of {plural(len(claims), 'scenario')} reproduced on opencode {versions}"
     where = listed({cell.version for row in bad for cell in row.cells if cell and cell.k})
-    if len(claims) == 1:
-        k = sum(cell.k for cell in bad[0].cells if cell)
-        n = sum(cell.n for cell in bad[0].cells if cell)
-        return f"Reproduced in {k} of {plural(n, 'trial')} on opencode {where}: {bad[0].title}"
     return f"{len(bad)} of {plural(len(claims), 'scenario')} reproduced on opencode {where}"
 
 
@@ -258,6 +259,43 @@ def _dumped(row: Row) -> str:
     verdicts = sorted({cell.verdict for cell in row.cells if cell and cell.k})
     said = {Result.NOT_SEEN: "nothing is seen to hang", Result.INCONCLUSIVE: "whether they hang could not be told"}
     return f"{where}: {said.get(row.result) or ', '.join(verdicts)}"
+
+
+def _of_one(row: Row) -> str:
+    """Where it was seen and how often there, then where it was not, then where nobody could tell."""
+    cells = [cell for cell in row.cells if cell]
+    seen, unseen, untold = ([cell for cell in cells if cell.result is result] for result in GLYPHS)
+    parts = [_rate_on(*some) for some in ([[cell] for cell in seen] if len(seen) <= FEW else [seen])]
+    if unseen:
+        n = sum(cell.n for cell in unseen)
+        parts.append(f"in {f'none of {n}' if seen else plural(n, 'trial')} on {_where(unseen)}")
+    if untold and len(untold) == len(cells):
+        return f"Inconclusive on opencode {_where(untold)}"
+    if untold:
+        parts.append(f"inconclusive on {_where(untold)}")
+    words = ", ".join(parts).replace(" on ", " on opencode ", 1)
+    return f"{'Reproduced' if seen else 'Not seen'} {words}"
+
+
+def _rate_on(*cells: Cell) -> str:
+    k, n = sum(cell.k for cell in cells), sum(cell.n for cell in cells)
+    return f"in {k} of {plural(n, 'trial')} on {_where(cells)}"
+
+
+def _where(cells: Iterable[Cell]) -> str:
+    return listed({cell.version for cell in cells})
+
+
+def _of_controls(rows: Sequence[Row]) -> str:
+    """Of a run without any claim."""
+    failed = [row for row in rows if row.result is Result.REPRODUCED]
+    untold = [row for row in rows if row.result is Result.INCONCLUSIVE]
+    where = _where(cell for row in failed or rows for cell in row.cells if cell)
+    if len(rows) == 1:
+        said = "it failed" if failed else "it could not tell" if untold else "it did not fail"
+        return f"Only one control was run, and {said} on opencode {where}"
+    more = f", {len(untold)} inconclusive" if untold else ""
+    return f"Only controls were run: {len(failed) or 'none'} of {len(rows)} failed{more} on opencode {where}"
 
 
 def plural(count: int, noun: str) -> str:

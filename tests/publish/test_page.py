@@ -30,6 +30,7 @@ else:
     sample_run = importlib.util.module_from_spec(_spec)
     _spec.loader.exec_module(sample_run)
 
+WRITE_LOCK = "A run that finds the database locked says so in time"
 VOID = {"meta", "link", "br", "img", "input", "hr"}
 ALLOWED = re.compile(
     "html|head|meta|title|link|style|body|a|header|main|section|footer|p|h[1-4]|ul|ol|li|table|caption|thead|tbody|tr|th|td"
@@ -127,8 +128,9 @@ def test_one_scenario_is_named_in_the_headline(tmp_path: Path) -> None:
     ("cases", "says"),
     [
         ((), "Nothing was run"),
-        ((("write_lock", 1),), "Not seen: none of 1 scenario reproduced on opencode 1.15.4"),
-        ((("write_lock", 3),), "Inconclusive: none of 1 scenario reproduced on opencode 1.15.4"),
+        ((("write_lock", 1),), f"Not seen in 1 trial on opencode 1.15.4: {WRITE_LOCK}"),
+        ((("write_lock", 1), ("write_lock", 2)), f"Not seen in 2 trials on opencode 1.15.4: {WRITE_LOCK}"),
+        ((("write_lock", 3),), f"Inconclusive on opencode 1.15.4: {WRITE_LOCK}"),
     ],
 )
 def test_headlines_without_a_reproduction(tmp_path: Path, cases: tuple[tuple[str, int], ...], says: str) -> None:
@@ -280,7 +282,7 @@ def test_a_torn_trial_is_inconclusive_and_shows_what_there_is(tmp_path: Path) ->
     with (path / "history.jsonl").open("ab") as file:
         file.write(b'{"event":"note","at')
     outline = Outline(render(run))
-    assert outline.words("h1") == "Inconclusive: none of 1 scenario reproduced on opencode 1.15.4"
+    assert outline.words("h1") == f"Inconclusive on opencode 1.15.4: {info.title}"
     body = outline.words("main")
     assert "pytest ended before this trial was judged" in body
     assert "line 13 of history.jsonl was cut off" in body
