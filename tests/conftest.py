@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import io
 import json
 import os
@@ -11,17 +12,22 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hypothesis import settings
 
 pytest_plugins = ["pytester"]
 
-# by hand: pytest --hypothesis-profile=fuzz FILE; a property that sets its own number of examples looks for the name
-settings.register_profile("fuzz", max_examples=2_000, deadline=None)
 
-
+@pytest.hookimpl(tryfirst=True)
 def pytest_configure() -> None:
-    """What our tests start must not write into the job summary of the job that runs them."""
+    """What our tests start must not write into the job summary of the job that runs them.
+
+    By hand: ``pytest --hypothesis-profile=fuzz FILE``; a property that sets its own number of examples looks for the
+    name. ``pytest --ocrepro`` reads this file too, where nobody has installed what the tests need.
+    """
     os.environ.pop("GITHUB_STEP_SUMMARY", None)
+    if importlib.util.find_spec("hypothesis") is not None:
+        from hypothesis import settings  # noqa: PLC0415
+
+        settings.register_profile("fuzz", max_examples=2_000, deadline=None)
 
 
 # A stand-in for opencode, for tests of our own parts only. What it does is told by its model name.

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -23,6 +25,15 @@ def test_there_are_two_set_up_commands() -> None:
     assert len(commands) == 2
     assert commands[0].endswith("pytest --ocrepro")
     assert commands[1].endswith("pytest -n 2")
+
+
+def test_the_first_command_reads_nothing_that_only_the_tests_need() -> None:
+    """pytest reads the conftest below ``testpaths`` with ``--ocrepro`` too, and the extra ``test`` is not there then."""
+    tree = ast.parse((ROOT / "tests/conftest.py").read_text())
+    plain = [one.names[0].name for one in tree.body if isinstance(one, ast.Import)]
+    plain += [one.module or "" for one in tree.body if isinstance(one, ast.ImportFrom)]
+    foreign = {name.partition(".")[0] for name in plain} - sys.stdlib_module_names
+    assert foreign <= {"pytest", "pytest_ocrepro"}
 
 
 def test_every_module_is_in_the_list_of_rooms() -> None:
