@@ -28,7 +28,7 @@ def test_there_are_two_set_up_commands() -> None:
 
 
 def test_the_first_command_reads_nothing_that_only_the_tests_need() -> None:
-    """pytest reads the conftest below ``testpaths`` with ``--ocrepro`` too, and the extra ``test`` is not there then."""
+    """pytest reads the conftest below ``testpaths`` with ``--ocrepro`` too, without the extra ``test``."""
     tree = ast.parse((ROOT / "tests/conftest.py").read_text())
     plain = [one.names[0].name for one in tree.body if isinstance(one, ast.Import)]
     plain += [one.module or "" for one in tree.body if isinstance(one, ast.ImportFrom)]
