@@ -297,8 +297,11 @@ def test_a_lock_directory_of_a_dead_holder_is_a_finding(machine: Machine) -> Non
     process = machine.start(("log", STARTING.format(home=machine.home), 3.0), ("take", machine.key, gone.pid))
     assert machine.diagnose(process.pid, deadline_s=600.0) == 2, "it breaks itself before the deadline"
     text = " ".join(machine.text.split())
-    claim = "stale-lock-directory: no lock directory is left behind: npm-install:~/project/.opencode"
+    claim = '"no lock directory is left behind" does not hold: npm-install:~/project/.opencode'
     assert f"{claim}: left by pid {gone.pid}" in text
+    judgement = TrialBundle.read(machine.bundle()).judgement
+    assert judgement is not None
+    assert "stale-lock-directory" in [finding.kind for finding in judgement.findings]
     assert f"pid {gone.pid}, which is dead; the lock breaks itself in about" in text
 
 
