@@ -234,7 +234,7 @@ def _change(one: Sequence[Entry], two: Sequence[Entry]) -> Change:
         scenario=scenario_of(shown.result),
         title=shown.result.title or scenario_of(shown.result).rpartition("::")[2],
         issue=shown.result.issue,
-        control=any(entry.info.control for entry in (*one, *two) if entry.info),
+        control=any(entry.control for entry in (*one, *two)),
         first=first,
         second=second,
         direction=Direction.ONLY_FIRST if second is None else Direction.ONLY_SECOND,

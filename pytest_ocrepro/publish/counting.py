@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
@@ -32,6 +33,11 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     def anchor(self) -> str:
         """The fragment that leads to its evidence."""
         return f"trial-{self.path.name}" if self.path else ""
+
+    @property
+    def control(self) -> bool:
+        """Whether it is a control; its result tells where the rest cannot be read."""
+        return self.result.control or bool(self.info and self.info.control)
 
     @property
     def says(self) -> Result:
@@ -130,6 +136,7 @@ def unjudged(run_id: str, info: TrialInfo, path: Path) -> TrialResult:
         leaked=(),
         signature="",
         bundle=f"trials/{path.name}",
+        control=info.control,
     )
 
 
@@ -192,7 +199,7 @@ def _row(
         scenario=scenario,
         title=first.result.title or scenario.rpartition("::")[2],
         issue=first.result.issue,
-        control=bool(first.info and first.info.control),
+        control=any(entry.control for entry in itertools.chain(*by_version.values())),
         cells=tuple(_cell(v, by_version[v], drawn) if v in by_version else None for v in versions),
     )
 

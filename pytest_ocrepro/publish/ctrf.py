@@ -96,7 +96,7 @@ def _test(entry: Entry, *, unique: bool) -> dict[str, Any]:
             "grade": result.grade,
             "signature": result.signature,
             "known": result.known,
-            "control": bool(info and info.control),
+            "control": entry.control,
             "chain": list(result.chain),
             "findings": [finding.kind for finding in result.findings],
             "replay": info.replay if info else "",

@@ -100,6 +100,7 @@ class TrialResult(msgspec.Struct, frozen=True, kw_only=True):
     known: bool = False
     passages: tuple[Passage, ...] = ()  # of the subjects; empty: stored before they were told
     offset: Offset | None = None  # of a scenario that sweeps one
+    control: bool = False  # as TrialInfo has it, which may be unreadable
 
 
 class TrialInfo(msgspec.Struct, frozen=True, kw_only=True):
@@ -179,6 +180,7 @@ def result_of(run_id: str, info: TrialInfo, history: History, judged: Judgement,
         signature=judged.signature,
         bundle=bundle,
         offset=offset_of(history),
+        control=info.control,
     )
 
 

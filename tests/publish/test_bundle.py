@@ -165,7 +165,7 @@ def test_results_come_back_in_order_with_the_fields_that_were_promised(tmp_path:
     line = msgspec.json.decode((run.path / "results.jsonl").read_bytes().splitlines()[0])
     assert " ".join(line) == (
         "schema run_id scenario title issue version binary_sha256 trial seed result reason verdict grade "
-        "seconds_to_verdict chain processes findings leaked signature bundle expected known passages offset"
+        "seconds_to_verdict chain processes findings leaked signature bundle expected known passages offset control"
     )
     assert list(line["processes"][0]) == ["role", "pid", "argv", "exit", "verdict", "milestone", "seconds"]
 

@@ -305,6 +305,14 @@ def test_a_corrupt_bundle_is_named_and_the_others_are_there(tmp_path: Path, file
     assert outline.words("h1") == "2 of 2 scenarios reproduced on opencode 1.15.4"
 
 
+def test_a_control_whose_trial_cannot_be_read_is_still_a_control(tmp_path: Path) -> None:
+    run = one(tmp_path, sample_run.overlap("1.15.4", 1), sample_run.alone("1.15.4", 1))
+    (next(path for path in run.bundles() if "single" in path.name) / "trial.json").write_bytes(b"{")
+    outline = Outline(render(run))
+    assert outline.words("h1").startswith("Reproduced in 1 of 1 trial on opencode 1.15.4: A run that starts while")
+    assert "1 control: none failed" in outline.words("header")
+
+
 def test_corrupt_results_do_not_take_the_page_along(tmp_path: Path) -> None:
     run = one(tmp_path, sample_run.overlap("1.15.4", 1))
     (run.path / "results.jsonl").write_bytes(b"{}\n")

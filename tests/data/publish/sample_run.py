@@ -140,6 +140,7 @@ def result_of(run_id: str, info: TrialInfo, judgement: Judgement, bundle: str) -
         bundle=bundle,
         expected=f"xfailed: known on {info.version}" if known else "passed",
         known=known,
+        control=info.control,
     )
 
 
