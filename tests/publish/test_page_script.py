@@ -109,7 +109,7 @@ def search(browser: chromium.Browser, words: str) -> str:
         ("'is locked'", 9),
         ('"locked is"', 0),
         ("finds !v:1.14.48", 8),
-        ("nothing:like-this", 0),
+        ("test_overlap.py::test_later", 13),
     ],
 )
 def test_what_a_search_finds(browser: chromium.Browser, words: str, found: int) -> None:
@@ -118,6 +118,19 @@ def test_what_a_search_finds(browser: chromium.Browser, words: str, found: int) 
     assert rows == min(found, rows)
     assert bool(rows) == bool(found)
     assert browser.complaints() == []
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ("nothing:like-this", "0 of 61 trials; no key nothing: (searched as a word)"),
+        ("v:1.18 trial:two", "0 of 61 trials; trial:two is no number and no range"),
+        ("sec:>=8", "0 of 61 trials; sec:>=8 is no number and no range"),
+        ("trial:..x s:inc", "0 of 61 trials; trial:..x is no number and no range"),
+    ],
+)
+def test_a_search_that_is_not_understood_says_so(browser: chromium.Browser, words: str, told: str) -> None:
+    assert search(browser, words) == told
 
 
 def test_the_search_is_in_the_address_and_survives_a_reload(browser: chromium.Browser) -> None:
@@ -170,6 +183,34 @@ def test_a_row_opens_what_travels_compressed_and_the_link_survives_a_reload(brow
     pictures = "[...document.querySelectorAll('#opened img')].map(one => one.complete && one.naturalWidth)"
     browser.until("[...document.querySelectorAll('#opened img')].every(one => one.complete)")
     assert min(browser.evaluate(pictures)) > 100
+    assert browser.complaints() == []
+
+
+def test_a_click_anywhere_in_a_row_leads_to_its_evidence(browser: chromium.Browser) -> None:
+    anchor = OVERLAP.format("1.15.4", 3)
+    search(browser, "v:1.15.4 scn:installs trial:3")
+    browser.click("#grid tr[data-at] td:nth-child(8)")
+    opened(browser, anchor)
+    assert browser.evaluate("location.hash.slice(1).split('?')[0]") == anchor
+    assert browser.complaints() == []
+
+
+def test_a_row_whose_text_is_marked_stays_where_it_is(browser: chromium.Browser) -> None:
+    search(browser, "v:1.15.4 scn:installs trial:3")
+    cell = "document.querySelector('#grid tr[data-at] td:nth-child(8)')"
+    browser.evaluate(f"(getSelection().selectAllChildren({cell}), {cell}.click())")
+    assert browser.evaluate("location.hash").startswith("#?q=")
+
+
+@pytest.mark.parametrize("fragment", ["%ZZ", "q=%ZZ", "trial-nonexistent", "%E0%A4%A"])
+def test_an_address_that_leads_nowhere_says_so_and_the_page_is_whole(
+    browser: chromium.Browser, page: str, fragment: str
+) -> None:
+    fresh(browser, f"{page}#{fragment}")
+    said = browser.evaluate("document.getElementById('said').textContent")
+    assert said == f"Nothing in this file is called {fragment}: no such trial, or no such part of it."
+    assert browser.evaluate(FOUND) == "61 of 61 trials"
+    assert browser.evaluate("document.querySelectorAll('[data-scripted][hidden]').length") == 0
     assert browser.complaints() == []
 
 

@@ -176,6 +176,24 @@ def test_the_text_of_the_trial_that_is_open_is_copied(reader: driven.Reader, run
 
 
 @pytest.mark.browser
+def test_where_there_is_no_script_its_button_is_off_and_the_reason_stands_beside_it(
+    reader: driven.Reader, tmp_path: Path
+) -> None:
+    run = RunDir.create(tmp_path)
+    sample_run.store(run, sample_run.question("1.18.34", 1))
+    (told,) = taken_of(run)
+    assert told.why_not
+    page = reader.opens(write_report(run).resolve().as_uri())
+    button = page.locator("#clearest button", has_text="Copy repro script")
+    assert button.is_disabled()
+    assert button.is_visible()
+    beside = page.locator(f"#clearest #{button.get_attribute('aria-describedby')}")
+    assert beside.inner_text() == f"no script: {told.why_not}"
+    page.keyboard.press("r")
+    reader.said("There is no script without the harness: ")
+
+
+@pytest.mark.browser
 def test_where_nothing_lets_us_copy_the_text_lies_selected(reader: driven.Reader, run: RunDir, url: str) -> None:
     reader.page.add_init_script(f"{MISSING} document.execCommand = () => false;")
     page = reader.opens(url)

@@ -146,10 +146,19 @@
   let order = "";
   let target = "";
 
+  /* What is no encoding stays as it stands: the page is there, whatever leads to it. */
+  function decoded(text) {
+    try {
+      return decodeURIComponent(text);
+    } catch {
+      return text;
+    }
+  }
+
   function readAddress() {
     const [anchor, state = ""] = location.hash.slice(1).split("?");
     const found = new URLSearchParams(state);
-    target = decodeURIComponent(anchor);
+    target = decoded(anchor);
     query = found.get("q") || "";
     order = found.get("o") || "";
   }
@@ -200,6 +209,17 @@
     });
   }
 
+  const RANGE = /^(?:[<>]?\d+(?:\.\d+)?|(?:\d+(?:\.\d+)?)?\.\.(?:\d+(?:\.\d+)?)?)$/;
+  const NUMBERS = ["trial", "seed", "sec"];
+
+  /* What of a search means nothing, so that nothing found is no answer to it; a node id has colons of its own. */
+  function misunderstood(wanted) {
+    const keys = wanted.filter(({ key, value }) => key && !KEYS[key] && !value.startsWith(":"));
+    const numbers = wanted.filter(({ key, value }) => NUMBERS.includes(key) && !RANGE.test(value));
+    return [...keys.map(({ key }) => `no key ${key}: (searched as a word)`),
+      ...numbers.map(({ key, value }) => `${key}:${value} is no number and no range`)].join("; ");
+  }
+
   function look() {
     const wanted = tokens(query);
     shown = rows.filter(row => fits(row, wanted));
@@ -210,7 +230,8 @@
       shown.sort((a, b) => (down ? by(b, a) : by(a, b)) || a.number - b.number);
     }
     at = Math.max(0, shown.findIndex(row => row.anchor === target));
-    byId("found").textContent = `${shown.length.toLocaleString("en")} of ${rows.length.toLocaleString("en")} trials`;
+    const count = `${shown.length.toLocaleString("en")} of ${rows.length.toLocaleString("en")} trials`;
+    byId("found").textContent = [count, misunderstood(wanted)].filter(Boolean).join("; ");
     heads();
     paint();
   }
@@ -285,7 +306,10 @@
       byId("opened").replaceChildren(drawnTrial(trials[row.place]));
     }
     const found = own(anchor) || (row && own(row.anchor));
-    if (!found) return say(row ? "The evidence of this trial is in its bundle on disk, not in this file." : "");
+    if (!found) {
+      return say(row ? "The evidence of this trial is in its bundle on disk, not in this file."
+        : `Nothing in this file is called ${anchor.slice(0, 120)}: no such trial, or no such part of it.`);
+    }
     for (let part = found; part; part = part.parentElement) if (part.tagName === "DETAILS") part.open = true;
     found.scrollIntoView({ block: "start" });
     const summary = found.tagName === "DETAILS" ? found.querySelector("summary") : null;
@@ -404,10 +428,14 @@
       look();
       return grid.querySelector(`[data-by=${head.dataset.by}]`).focus();
     }
-    const line = event.target.closest("[data-at]");
-    if (line) { at = Number(line.dataset.at); paint(); }
     const link = event.target.closest("a[href^='#']");
     if (link && link.getAttribute("href") === location.hash) show(target);
+    const line = event.target.closest("[data-at]");
+    if (line && getSelection().isCollapsed) { // who marks a text to copy it stays there
+      at = Number(line.dataset.at);
+      paint();
+      if (!link) ACTIONS.open();
+    }
     return undefined;
   });
 
