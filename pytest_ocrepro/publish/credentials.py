@@ -11,9 +11,10 @@ from typing import Any
 
 from pytest_ocrepro.errors import BundleError
 from pytest_ocrepro.publish import storage
-from pytest_ocrepro.publish.redaction import GENERIC_NAMES, MIN_SECRET, Masked, Redactor, Rule
+from pytest_ocrepro.publish.disguises import MIN_SECRET
+from pytest_ocrepro.publish.redaction import GENERIC_NAMES, Masked, Redactor, Rule
+from pytest_ocrepro.publish.secret_names import is_secret
 
-SECRET_NAMES = ("KEY", "TOKEN", "SECRET", "PASSWORD", "CREDENTIAL", "AUTH")
 KEY_FILE = "auth.json"
 LARGEST_BYTES = 1 << 20
 MOST_VALUES = 200
@@ -60,7 +61,7 @@ def secret_values(environment: Mapping[str, str]) -> dict[str, str]:
     """
     found: dict[str, str] = {}
     for name, value in environment.items():
-        if any(word in name.upper() for word in SECRET_NAMES) and value.lower() not in GENERIC_NAMES:
+        if is_secret(name) and value.lower() not in GENERIC_NAMES:
             found |= {name: value, **secrets_in(value, name)}
     return found
 

@@ -8,10 +8,8 @@ ports, kernel function names.
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import getpass
-import json
 import re
 import socket
 import threading
@@ -23,12 +21,14 @@ from urllib.parse import quote
 import msgspec
 
 from pytest_ocrepro.judge.judgement import Grade, Result, Verdict
+from pytest_ocrepro.publish.disguises import MIN_SECRET, forms, seams, unsplit
+from pytest_ocrepro.publish.secret_names import rules_for
+from pytest_ocrepro.publish.token_shapes import SHAPES
 from pytest_ocrepro.readings import MILESTONES, FdKind
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
-MIN_SECRET = 6  # characters; a shorter value would be found by chance in harmless text
 MIN_NAME = 4
 # Names of users and hosts that say nothing about anybody, and are ordinary words of logs.
 GENERIC_NAMES = frozenset(
@@ -65,9 +65,9 @@ class Redactor:
     """Callable gate; safe to use from several threads, linear in the length of the text, idempotent.
 
     ``secrets`` maps a name to a value: the value (from 6 characters on) is replaced by ``[masked:NAME]``
-    wherever it stands, also URL-quoted, JSON-escaped or in base64. ``places`` maps an absolute path to its
-    placeholder (``$SANDBOX``, ``~``). ``rules`` are the user's own; they come first. ``names`` maps user and host
-    names to their placeholders; None takes this machine's, and with them its home as ``~``.
+    wherever it stands, in each form that :mod:`pytest_ocrepro.publish.disguises` knows. ``places`` maps an
+    absolute path to its placeholder (``$SANDBOX``, ``~``). ``rules`` are the user's own; they come first. ``names``
+    maps user and host names to their placeholders; None takes this machine's, and with them its home as ``~``.
     """
 
     def __init__(
@@ -81,6 +81,7 @@ class Redactor:
         if names is None:
             names, places = machine_names(), {**machine_homes(), **places}
         self._known = _known_values(secrets)
+        self._unsplit = _unsplit_values(self._known)
         self._places = _place_patterns(places)
         self._names = _name_patterns(names)
         self._rules = [(rule, f"[masked:{rule.name}]") for rule in rules]
@@ -107,6 +108,7 @@ class Redactor:
             new = [one for one in _known_values(secrets) if one[1] not in {value for _, value, _ in self._known}]
             if new:
                 self._known = sorted([*self._known, *new], key=lambda one: -len(one[1]))
+                self._unsplit = _unsplit_values(self._known)
                 self._clean = set()
 
     def receipt(self) -> tuple[Masked, ...]:
@@ -123,14 +125,15 @@ class Redactor:
             if value in text:
                 self._count(kind, text.count(value))
                 text = text.replace(value, placeholder)
+        text = self._split(text)
         lowered = text.lower()
         text = self._shapes(text)
-        if any(word in lowered for word in _KEY_WORDS) and _KEYED.search(lowered):
-            text = self._keys(text)
+        for kind, pattern, mask in rules_for(lowered):
+            text = self._sub(kind, pattern, mask, text)
         return self._own(text, lowered)
 
     def _shapes(self, text: str) -> str:
-        for shape in _SHAPES:
+        for shape in SHAPES:
             for hint in shape.hints:
                 if hint in text:
                     text = self._sub(shape.kind, shape.pattern, shape.mask, text)
@@ -139,12 +142,24 @@ class Redactor:
             text = self._sub("private-key", _KEY_LINE, "[masked:private-key]", text)
         return text
 
-    def _keys(self, text: str) -> str:
-        text = self._sub("key-name", _ASSIGNED, r"\g<1>[masked:by-key-name]", text)
-        text = self._sub("header", _HEADER, r"\g<1>[masked:header]", text)
-        text = self._sub("key-name", _QUOTED, r"\g<1>\g<2>[masked:by-key-name]\g<3>", text)
-        text = self._sub("key-name", _NESTED, r"\g<1>\g<2>[masked:by-key-name]\g<2>", text)
-        return self._sub("key-name", _BARE, r"\g<1>[masked:by-key-name]", text)
+    def _split(self, text: str) -> str:
+        """Without the known values that something stands in the midst of."""
+        joints = seams(text) if self._known else None
+        if joints is None:
+            return text
+        found = [
+            (begin, end, kind, placeholder)
+            for joined, kind, placeholder in self._unsplit
+            if joined in joints.joined
+            for begin, end in joints.places(joined)
+        ]
+        pieces, at = [], 0
+        for begin, end, kind, placeholder in sorted(found, key=lambda one: (one[0], -one[1])):
+            if begin >= at:
+                pieces += [text[at:begin], placeholder]
+                self._count(kind, 1)
+                at = end
+        return "".join([*pieces, text[at:]])
 
     def _own(self, text: str, lowered: str) -> str:
         for place, pattern, placeholder in self._places:
@@ -192,8 +207,8 @@ def machine_homes() -> dict[str, str]:
 
 def kinds() -> frozenset[str]:
     """The words that a receipt uses for what is masked without being asked."""
-    fixed = ("known-value", "key-name", "header", "place", "name")
-    return frozenset([*fixed, "by-key-name", *(shape.kind for shape in _SHAPES)])
+    fixed = ("known-value", "key-name", "header", "option", "netrc", "place", "name")
+    return frozenset([*fixed, "by-key-name", *(shape.kind for shape in SHAPES)])
 
 
 _MAX_ROUNDS = 8
@@ -202,70 +217,6 @@ _CACHED_TEXTS = 4096
 _KEY_LINE_LENGTH = 60
 
 
-class _Shape(msgspec.Struct, frozen=True):
-    kind: str
-    hints: tuple[str, ...]  # plain substrings, one of which every match contains: they spare the pattern
-    pattern: re.Pattern[str]
-    mask: str
-
-
-# Not in the middle of a word; the end of a colour code, of an escape like ``\\n`` and of ``%22`` are no part of one.
-_AT_START = r"(?:(?<![A-Za-z0-9])|(?<=[0-9;\[]m)|(?<=\\[bfnrt])|(?<=%[0-9A-Fa-f]{2}))"
-
-
-def _token(kind: str, expression: str, *hints: str) -> _Shape:
-    pattern = re.compile(rf"{_AT_START}{expression}")
-    return _Shape(kind, hints, pattern, f"[masked:{kind}]")
-
-
-# Forms as their issuers document them (prefix, alphabet, least length).
-_SHAPES = (
-    _token("sk-key", r"sk-[A-Za-z0-9_-]{16,}", "sk-"),
-    _token("stripe-key", r"[srp]k_(?:live|test)_[A-Za-z0-9]{16,}", "k_live_", "k_test_"),
-    _token("github-token", r"(?:gh[pousr]_[A-Za-z0-9]{20,}|github_pat_[A-Za-z0-9_]{20,})", "gh", "github_pat_"),
-    _token("gitlab-token", r"gl(?:pat|dt|rt|ptt|cbt|oas)-[A-Za-z0-9_.-]{20,}", "gl"),
-    _token("slack-token", r"(?:xox[a-z]|xapp)-[A-Za-z0-9-]{10,}", "xox", "xapp-"),
-    _token("aws-key-id", r"(?:AKIA|ASIA)[A-Z0-9]{16}(?![A-Za-z0-9])", "AKIA", "ASIA"),
-    _token("google-key", r"(?:AIza[A-Za-z0-9_-]{30,}|ya29\.[A-Za-z0-9_-]{20,})", "AIza", "ya29."),
-    _token("jwt", r"eyJ[A-Za-z0-9_-]{8,}(?:\.[A-Za-z0-9_-]*){0,4}", "eyJ"),
-    _token("npm-token", r"npm_[A-Za-z0-9]{30,}", "npm_"),
-    _token("pypi-token", r"pypi-[A-Za-z0-9_-]{40,}", "pypi-"),
-    _token("hugging-face-token", r"hf_[A-Za-z0-9]{30,}", "hf_"),
-    _token(
-        "model-key",
-        r"(?:gsk_|xai-|r8_|tgp_v1_|pplx-)[A-Za-z0-9_-]{20,}",
-        "gsk_",
-        "xai-",
-        "r8_",
-        "tgp_v1_",
-        "pplx-",
-    ),
-    _token("sendgrid-key", r"SG\.[A-Za-z0-9_-]{16,}\.[A-Za-z0-9_-]{16,}", "SG."),
-    _token("docker-token", r"dckr_pat_[A-Za-z0-9_-]{20,}", "dckr_pat_"),
-    _token("age-key", r"AGE-SECRET-KEY-1[A-Z0-9]{20,}", "AGE-SECRET-KEY-1"),
-    _Shape(
-        "private-key",
-        ("PRIVATE KEY",),
-        re.compile(
-            r"-----BEGIN [A-Z0-9 ]{0,40}PRIVATE KEY(?: BLOCK)?-----.*?"
-            r"(?:-----END [A-Z0-9 ]{0,40}PRIVATE KEY(?: BLOCK)?-----|\Z)",
-            re.DOTALL,
-        ),
-        "[masked:private-key]",
-    ),
-    _Shape(
-        "url-password",
-        ("@",),
-        re.compile(r"(://)(?!\[masked)[^\s/@\"'<>]{1,512}@"),
-        r"\1[masked:url-password]@",
-    ),
-    _Shape(
-        "bearer",
-        ("earer ", "EARER "),
-        re.compile(r"(?i)\b(bearer\s{1,4})(?=[^\s\"']{0,256}[0-9])[A-Za-z0-9._~+/=-]{8,}"),
-        r"\1[masked:bearer]",
-    ),
-)
 # A log line is gated by itself, so a private key printed over several lines has no head there: a line that is
 # nothing but 60 to 76 characters of base64 in both cases is taken for its body (PEM: 64 a line, OpenSSH: 70).
 _KEY_LINE = re.compile(
@@ -273,49 +224,21 @@ _KEY_LINE = re.compile(
     r"[ \t]{0,8}[A-Za-z0-9+/]{60,76}={0,2}[ \t\r]{0,8}$"
 )
 
-_KEY_WORDS = ("key", "token", "secret", "passw", "passphrase", "authorization", "cookie", "credential", "pwd")
-_NAME = (
-    r"(?:api[_-]?key|access[_-]?key(?:[_-]?id)?|private[_-]?key|secret[_-]?key|encryption[_-]?key|signing[_-]?key"
-    r"|secret|token|password|passwd|passphrase|pwd|credentials?|authorization|cookie)(?:[_-]?(?:base|value|v?[0-9]{1,2}))?"
-)
-_HARMLESS = r"(?!\\*[\"']?(?:\[masked:|null\b|none\b|true\b|false\b|undefined\b|\$\{?[A-Z]))"
-_SEPARATOR = r"\s{0,4}(?:=>|[:=])\s{0,4}"
-# Asked of the lower-cased text first: five patterns that ignore case cost ten times as much.
-_KEYED = re.compile(rf"{_NAME}\\*[\"']?{_SEPARATOR}")
-# A whole environment entry, NAME=value: the value is all of the rest, blanks included.
-_ASSIGNED = re.compile(rf"(?is)\A([A-Z0-9_]{{0,80}}{_NAME}=)(?!\[masked:|\Z).+\Z")
-_HEADER = re.compile(
-    rf"(?i)((?:authorization|cookie|x-api-key)[\"']?{_SEPARATOR}(?:(?:bearer|basic|token|digest|negotiate)\s{{1,4}})?)"
-    r"(?!\[masked:)(?![\"'\\])\S[^\r\n\"'\\]*"
-)
-_QUOTED = re.compile(rf"(?i)({_NAME}[\"']?{_SEPARATOR}){_HARMLESS}([\"'])(?!\2)(?:\\.|(?!\2)[^\\\n])*(\2|\n|\Z|\\\Z)")
-# JSON inside JSON: the quotes themselves are escaped.
-_NESTED = re.compile(
-    rf"(?i)({_NAME}\\+[\"']{_SEPARATOR}){_HARMLESS}(\\+[\"'])(?!\2)(?:(?s:.){{0,4096}}?(?:(?<!\\)\2|\Z)|(?s:.){{4096}})"
-)
-_BARE = re.compile(rf"(?i)({_NAME}(?:\\*[\"'])?{_SEPARATOR}){_HARMLESS}[^\s\"'\\,;&<>{{}}\[\]()`|]+")
-
 
 def _known_values(secrets: Mapping[str, str]) -> list[tuple[str, str, str]]:
     found: dict[str, tuple[str, str]] = {}
     for name, value in secrets.items():
         label = re.sub(r"[^A-Za-z0-9_.-]+", "-", name) or "secret"
-        for form in _forms(value):
+        for form in forms(value):
             if len(form) >= MIN_SECRET and not any(form in word for word in VOCABULARY) and form not in "[masked:":
                 found.setdefault(form, ("known-value", f"[masked:{label}]"))
     ordered = sorted(found.items(), key=lambda item: -len(item[0]))
     return [(kind, value, placeholder) for value, (kind, placeholder) in ordered]
 
 
-def _forms(value: str) -> Iterable[str]:
-    if len(value) < MIN_SECRET:
-        return ()
-    raw = value.encode("utf-8", "surrogateescape")
-    encoded = (base64.b64encode(raw), base64.urlsafe_b64encode(raw))
-    once = json.dumps(value)[1:-1]
-    twice = json.dumps(once)[1:-1]  # JSON in a string of JSON, as in the arguments of a tool call
-    unicode = json.dumps(value, ensure_ascii=False)[1:-1]
-    return (value, quote(raw, safe=""), once, twice, unicode, *(form.decode().rstrip("=") for form in encoded))
+def _unsplit_values(known: Sequence[tuple[str, str, str]]) -> list[tuple[str, str, str]]:
+    found = [(unsplit(value), kind, placeholder) for kind, value, placeholder in known]
+    return [one for one in found if len(one[0]) >= MIN_SECRET]
 
 
 def _place_patterns(places: Mapping[str, str]) -> list[tuple[str, re.Pattern[str], str]]:

@@ -46,6 +46,23 @@ def test_a_variable_that_is_json_is_a_secret_with_all_that_it_holds() -> None:
     assert found == {"OPENCODE_AUTH_CONTENT": content, "OPENCODE_AUTH_CONTENT-a-key": "walnut-grove-17"}
 
 
+@pytest.mark.parametrize(
+    "name",
+    """
+    OPENAI_API_KEY GH_TOKEN CLIENT_SECRET DB_PASSWORD PGPASSWORD MYSQL_PWD DB_PASS SSHPASS DB_PASS_2 GITHUB_PASSPHRASE
+    MY_PASSWD SESSION_COOKIE GITHUB_PAT SENTRY_DSN DB_CREDS AWS_CREDENTIALS NPM_AUTH db_pass
+    """.split(),  # noqa: SIM905 - as a list it would fill twenty lines
+)
+def test_a_name_of_a_secret_is_one_in_an_environment_and_in_a_text(name: str) -> None:
+    assert secret_values({name: "walnut-grove-17"}) == {name: "walnut-grove-17"}
+    assert "walnut" not in Redactor({}, {}, names={})(f"{name}=walnut-grove-17")
+
+
+@pytest.mark.parametrize("name", ["PATH", "PWD", "OLDPWD", "COMPASS", "BYPASS", "SSH_ASKPASS", "PATTERN", "HOME"])
+def test_other_names_hide_nothing(name: str) -> None:
+    assert secret_values({name: "/walnut/grove-17"}) == {}
+
+
 def test_what_cannot_be_read_holds_nothing_that_we_know(tmp_path: Path) -> None:
     one, two, pipe = tmp_path / "one.json", tmp_path / "two.json", tmp_path / "pipe"
     one.write_text(json.dumps({"a": "walnut-grove-17"}))

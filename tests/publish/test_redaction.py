@@ -4,7 +4,7 @@ import base64
 import json
 import re
 import time
-from urllib.parse import quote
+from urllib.parse import quote, quote_plus
 
 import pytest
 from hypothesis import given, settings
@@ -65,6 +65,19 @@ KEYED = (
     "credentials={}",
     'password="{}',
     "--token={} --verbose",
+    "DB_PASS={}",
+    "GITHUB_PAT: {}",
+    "SENTRY_DSN={}",
+    "npm_auth={}",
+    "ANYTHING_OF_A_KEY={}",
+    "--password {} --verbose",
+    "tool --db-password '{}'",
+    "curl -u ann:{} https://example.invalid",
+    "curl --user 'ann:{}'",
+    "machine example.invalid login ann password {}",
+    "  password {}",
+    '{{"password": ["{}", "{}"]}}',
+    "https://example.invalid/x?X-Amz-Signature={}&n=1",
 )
 EVIDENCE = (
     "ses_5c1f0aXyZ0ffeW81hRk2mB9QtN",
@@ -88,6 +101,12 @@ EVIDENCE = (
     "task-force-aaaaaaaaaaaaaaaaaaaaaaaaaaaa",
     "user@example: not a url",
     "http://127.0.0.1:4096/session?directory=/x@y",
+    "tests pass: 3, path=/x, compass=north, the password of the --token option is asked for",
+    "PATH=/usr/bin:/bin",
+    "docker run -u 1000:1000 -u root x",
+    "git push -u origin main",
+    "primary_key=ses_1 --max-tokens 4000",
+    "\x1b[32mrunning\x1b[0m\n  a-secret\n  other-value\x00",
 )
 
 
@@ -130,15 +149,46 @@ def test_evidence_is_left_as_it_is(text: str) -> None:
         lambda value: json.dumps({"n": value}),
         lambda value: json.dumps(json.dumps({"n": value})),
         lambda value: base64.b64encode(value.encode()).decode(),
+        lambda value: base64.b64encode(f"u{value}ab".encode()).decode(),
+        lambda value: base64.b64encode(f"us{value}a".encode()).decode(),
+        lambda value: base64.urlsafe_b64encode(f"user{value}".encode()).decode(),
+        quote,
+        quote_plus,
+        lambda value: re.sub("%..", lambda found: found[0].lower(), quote(value, safe="")),
+        lambda value: quote(value, safe="!'()*"),
+        lambda value: value.encode().hex(),
+        str.upper,
+        lambda value: f"{value[:3]}\n{value[3:]}",
+        lambda value: f"{value[:3]}\r\n    {value[3:8]}\n{value[8:]}",
+        lambda value: f"{value[:5]}\x1b[1;31m{value[5:]}\x1b[0m",
+        lambda value: json.dumps(f"{value[:5]}\x1b[1;31m{value[5:]}"),
+        lambda value: json.dumps(f"{value[:5]}\n{value[5:]}"),
+        "\x00".join,
+        "\u200b".join,
+        lambda value: json.dumps("\u200b".join(value), ensure_ascii=True),
     ],
 )
 def test_known_values_are_masked_in_every_form(form: object) -> None:
     assert callable(form)
     value = "p4ss/w?rd wîth blanks"
     text = Redactor({"MY VALUE": value}, {}, names={})(form(value))
-    assert "p4ss" not in text
+    assert "p4ss" not in text.lower()
+    assert "blanks" not in text.lower()
+    assert base64.b64encode(value.encode()).decode()[4:12] not in text
     assert base64.b64encode(value.encode()).decode()[:12] not in text
     assert "[masked:MY-VALUE]" in text
+
+
+def test_each_line_of_a_secret_that_has_several_is_one_and_the_marks_around_them_are_none() -> None:
+    head, end = "-----BEGIN X-----", "-----END X-----"
+    gate = plain(PEM=f"{head}\nwalnut-grove-17\nmaple-street-18\nok\n{end}")
+    assert gate(f"it said maple-street-18, ok, {head}") == f"it said [masked:PEM], ok, {head}"
+    assert plain(K='{\n  "type": "account",\n}')('"type": "account",') == '"type": "account",'
+
+
+def test_what_a_split_value_stands_in_is_left_as_it_is() -> None:
+    text = "\x1b[32mone\x1b[0m\ntop\x1b[1msecret\x1b[0m\n topsec\n  ret two\u200b"
+    assert plain(K="topsecret")(text) == "\x1b[32mone\x1b[0m\n[masked:K]\x1b[0m\n [masked:K] two\u200b"
 
 
 def test_a_longer_known_value_wins_over_the_one_inside_it() -> None:
