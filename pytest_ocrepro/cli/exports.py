@@ -20,11 +20,12 @@ _PATH = click.Path(path_type=Path)
 def merge(runs: tuple[Path, ...], output: Path) -> None:
     """Make one run, with its page, of several (RUN: a run directory, or a folder of them)."""
     from pytest_ocrepro.publish import merge as room
+    from pytest_ocrepro.publish.counting import plural
 
     merged = room.merge(runs, output)
     for line in merged.warnings:
         complain(line)
-    click.echo(f"{merged.runs} runs, {merged.trials} trials: {merged.page.resolve().as_uri()}")
+    click.echo(f"{plural(merged.runs, 'run')}, {plural(merged.trials, 'trial')}: {merged.page.resolve().as_uri()}")
 
 
 @main.command()

@@ -133,7 +133,7 @@ class _Reader:
         lines = dict(self._lines())
         proofs = {f"{one.version} {one.script_sha256} {one.scenario}": one for one in self._proofs()}
         ids = {copy.origin.run_id for copy in copies.values()} | {line.run_id for line in lines.values()}
-        guessed = tuple(RunInfo(run_id=run_id) for run_id in ids or {self._run.name})
+        guessed = tuple(RunInfo(run_id=run_id) for run_id in ids)
         frames = self._info.parts or ((self._info,) if self._known else guessed)
         return Contents(
             frames={frame.run_id: frame for frame in frames},

@@ -47,6 +47,9 @@ def merge(inputs: Sequence[Path], out: Path) -> Merged:
     runs = list(dict.fromkeys(run for path in inputs for run in runs_at(path) if not _same(run, out)))
     _check_out(out, runs)
     contents = union(*map(read_contents, runs))
+    if not contents.frames:
+        why = next(iter(sorted(contents.left_out)), "they hold nothing")
+        raise UsageError(f"nothing of these runs can be read ({why}); give at least one whole run.json or trial")
     if out.suffix.lower() != ".html":
         late = store(contents, out)
         return _merged(contents, write_report(RunDir.read(out)), late)

@@ -141,6 +141,8 @@ def test_inputs_are_not_changed_and_nothing_is_written_elsewhere(tmp_path: Path)
         (["nothing"], "out", "there is no run in"),
         (["empty"], "out", "there is no run in"),
         (["in/run"], "in/run", "there is no run to merge but"),
+        (["torn"], "out", "nothing of these runs can be read (torn: torn/run.json is corrupt"),
+        (["torn"], "out.html", "nothing of these runs can be read"),
     ],
 )
 def test_what_cannot_be_meant_is_one_line_and_writes_nothing(
@@ -153,6 +155,8 @@ def test_what_cannot_be_meant_is_one_line_and_writes_nothing(
     (tmp_path / "full" / "file").write_text("")
     (tmp_path / "file").write_text("")
     (tmp_path / "empty").mkdir()
+    (tmp_path / "torn").mkdir()
+    (tmp_path / "torn" / "run.json").write_text('{"schema"')
     (tmp_path / "link").symlink_to(tmp_path / "empty")
     before = files_of(tmp_path)
     monkeypatch.chdir(tmp_path)
