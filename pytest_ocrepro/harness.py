@@ -215,7 +215,8 @@ class Trial:
     ) -> Process:
         """Start ``opencode run -m MODEL ARGS WORDS`` and return at once.
 
-        ``environment`` adds or replaces variables (XDG_DATA_HOME=... for a data directory of its own).
+        ``environment`` adds or replaces variables (XDG_DATA_HOME=... for a data directory of its own). Raises
+        TypeError for a value that is no text.
         """
         argv = ["opencode", "run", "-m", model, *args, *words]
         return self._start(role, argv, "answer", stdin, environment, deadline_s=deadline_s, fail_fast_s=fail_fast_s)
@@ -477,6 +478,7 @@ class Trial:
         deadline_s: float = DEADLINE_S,
         fail_fast_s: float = FAIL_FAST_S,
     ) -> Process:
+        _check_texts(environment)
         owes = obligation in ("answer", "exit")
         if owes:
             self._conductor.before_start()
@@ -580,3 +582,9 @@ def _interpreter() -> dict[str, str]:
 def secrets_around_us() -> dict[str, str]:
     """Values of the user's environment that must not be stored, whatever prints them."""
     return secret_values(os.environ)
+
+
+def _check_texts(environment: dict[str, str]) -> None:
+    for name, value in environment.items():
+        if not isinstance(value, str):
+            raise TypeError(f'{name} is a {type(value).__name__}: give each variable by itself, as NAME="value"')

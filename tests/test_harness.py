@@ -2,11 +2,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from pytest_ocrepro.harness import Session, Trial
-from pytest_ocrepro.history import ProviderReply, ProviderRequest
+from pytest_ocrepro.history import ProcessStarted, ProviderReply, ProviderRequest
 from pytest_ocrepro.publish.bundle import RunDir, TrialInfo
 from pytest_ocrepro.stage.subject import Build
 from pytest_ocrepro.stage.turns import text
@@ -31,3 +32,15 @@ def test_who_asks_before_we_know_its_pid_is_told_by_its_marker(trial: Trial, mon
     (request,) = trial.history.of_type(ProviderRequest)
     assert request.pid == process.pid
     assert {reply.pid for reply in trial.history.of_type(ProviderReply)} == {process.pid}
+
+
+def test_a_variable_that_is_no_text_is_refused_at_the_call_and_the_trial_goes_on(trial: Trial) -> None:
+    start: Any
+    for start in (trial.run, trial.serve, lambda **given: trial.spawn(["opencode"], **given)):
+        with pytest.raises(TypeError, match=r'env is a dict: give each variable by itself, as NAME="value"'):
+            start(env={"A": "b"})
+        with pytest.raises(TypeError, match=r"A is a int"):
+            start(A=1)
+    assert not trial.history.of_type(ProcessStarted)
+    trial.provider.script(text("done"))
+    assert trial.run("hi", model="ask").wait_for_end() == 0
