@@ -192,6 +192,24 @@ class OcreproSession:
                 "give no path to run the installed catalogue"
             )
 
+    def pytest_collection_finish(self, session: pytest.Session) -> None:
+        """Write down how many trials are to be run, for whoever reads what a run left that did not get to its end."""
+        self._plan(sum("ocrepro" in getattr(item, "fixturenames", ()) for item in session.items))
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_xdist_node_collection_finished(self, ids: list[str]) -> None:
+        """The same where the workers collect; a scenario has its build's name in its brackets."""
+        names = labels(self.share.builds)
+        self._plan(sum(any(name in one.partition("[")[2] for name in names) for one in ids))
+
+    def _plan(self, trials: int) -> None:
+        if self._worker is not None or self._run_dir is None or not trials:
+            return
+        try:
+            self._run_dir.write_info(msgspec.structs.replace(self._run_dir.info, planned=trials))
+        except BundleError as error:
+            _give_up(error)
+
     def _leave_out(self, items: list[pytest.Item]) -> None:
         """Scenarios of a larger profile than the chosen one; whoever names a test by its id means it."""
         if any("::" in str(argument) for argument in self.config.args):

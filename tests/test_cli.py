@@ -16,7 +16,7 @@ from click.testing import CliRunner, Result
 from pytest_ocrepro import cli
 from pytest_ocrepro.errors import BundleError, OcreproError, StageError
 from pytest_ocrepro.progress import progress_on
-from pytest_ocrepro.publish.bundle import RunDir
+from pytest_ocrepro.publish.bundle import RunDir, TrialInfo
 from pytest_ocrepro.stage import subject
 
 if TYPE_CHECKING:
@@ -216,3 +216,25 @@ def test_repro_verifies_on_the_build_that_is_given(reproduced: Path, stand_in: P
     assert done.exit_code == 1, "the stand-in fails fast, and takes no lock: the script does not get there"
     assert done.stderr.endswith("reproduced 0 of 0 by this script; 1 more could not tell\n")
     assert done.stdout.startswith("#!/usr/bin/env bash\n")
+
+
+def test_report_names_what_it_leaves_out_and_what_was_cut_off(reproduced: Path, tmp_path: Path) -> None:
+    linked, cut = RunDir.read(reproduced).bundles()
+    linked.rename(tmp_path / "elsewhere")
+    linked.symlink_to(tmp_path / "elsewhere")
+    with (cut / "history.jsonl").open("ab") as file:
+        file.write(b'{"event":"note","at')
+    done = run("report", str(reproduced))
+    assert done.exit_code == 0
+    assert f"left out: trials/{linked.name} is a link; it was not read\n" in done.stderr
+    assert f"incomplete: {cut.name}: line " in done.stderr
+    assert done.stderr.count("\n") == 2
+
+
+def test_issue_refuses_a_trial_that_was_never_judged(tmp_path: Path) -> None:
+    found = RunDir.create(tmp_path / "reports")
+    with found.open_trial("cut", TrialInfo(scenario="test_x.py::test_cut", title="it is cut", version="9.9.9")):
+        pass
+    done = run("issue", str(tmp_path / "reports"))
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert done.stderr == "ocrepro: cut ended before it was judged: there is nothing to report; run it again\n"

@@ -492,6 +492,7 @@ def test_a_killed_pytest_leaves_evidence_and_no_process(
         """
     )
     command = [sys.executable, "-m", "pytest", "--ocrepro", f"--ocrepro-binary={stand_in}", "test_it.py", *workers]
+    command += () if workers else ("--ocrepro-trials", "3")
     child = subprocess.Popen(command, cwd=pytester.path, stdout=subprocess.DEVNULL)
     try:
         trials = pytester.path / "reports/latest/trials"
@@ -511,6 +512,8 @@ def test_a_killed_pytest_leaves_evidence_and_no_process(
     assert "<b>1</b> inconclusive" in page
     if not workers:  # a worker lives for long enough to put its trial away
         assert "pytest ended before this trial was judged" in page
+        assert "cut short: of 3 planned trials 2 were never begun; 1 trial ended before the verdict." in page
+        assert "pytest ended before this trial was judged" in done.stderr
 
 
 def test_an_interrupted_trial_is_inconclusive_and_nothing_has_crashed(

@@ -28,11 +28,16 @@ def report(directory: Path, *, against: Path | None) -> None:
 
     run = RunDir.read(directory)
     page = write_report(run, _compared(run, against) if against else ())
+    for line in run.passed_over():
+        complain(f"left out: {line}")
     for bundle in run.bundles():
         try:
-            TrialBundle.read(bundle)
+            found = TrialBundle.read(bundle)
         except OcreproError as error:
             complain(f"left out: {error}")
+            continue
+        for problem in found.problems:
+            complain(f"incomplete: {bundle.name}: {problem}")
     click.echo(page.resolve().as_uri())
 
 
@@ -86,8 +91,10 @@ def issue(directory: Path, scenario: str | None, max_characters: int) -> None:
     found = room.cases(entries)
     alone = [entry.path for entry in entries if entry.path is not None]
     if not found and scenario is None and len(alone) == 1:  # a dump, or one trial: what it says is told all the same
-        text = issue_text(run.info, TrialBundle.read(alone[0]), page=page_note(run), most=max_characters)
-        click.echo(text, nl=False)
+        trial = TrialBundle.read(alone[0])
+        if trial.judgement is None:
+            raise UsageError(f"{alone[0].name} ended before it was judged: there is nothing to report; run it again")
+        click.echo(issue_text(run.info, trial, page=page_note(run), most=max_characters), nl=False)
         return
     case = room.choose(found, scenario)
     click.echo(told(run, case, page=page_note(run), most=max_characters).text, nl=False)

@@ -160,6 +160,15 @@ class RunDir:
             return ()
         return tuple(sorted(path for path in found if SAFE_NAME.fullmatch(path.name)))
 
+    def passed_over(self) -> tuple[str, ...]:
+        """What lies under trials/ and is no bundle of this run, a line each: links, and names that we do not give."""
+        trials = self.path / "trials"
+        if trials.is_symlink():
+            return (f"{storage.where(trials)} is a link; nothing of it was read",)
+        known = set(self.bundles())
+        strange = sorted(path for path in trials.glob("*") if path not in known and not path.name.startswith("."))
+        return tuple(f"{storage.where(path)} {_whynot(path)}; it was not read" for path in strange)
+
     def bundle_of(self, result: TrialResult) -> Path:
         """The bundle that a result names. Raises BundleError unless it is one of this run's directories."""
         head, _, slug = result.bundle.partition("/")
@@ -377,6 +386,12 @@ def _latest_name(path: Path) -> str:
     if not SAFE_NAME.fullmatch(name):
         raise UsageError(f"{path} does not name a run beside it; give the run directory itself")
     return name
+
+
+def _whynot(path: Path) -> str:
+    if path.is_symlink():
+        return "is a link"
+    return "has no name that a trial can have" if path.is_dir() else "is no directory"
 
 
 def is_run(path: Path) -> bool:

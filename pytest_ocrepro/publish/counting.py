@@ -40,6 +40,16 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
         return self.result.control or bool(self.info and self.info.control)
 
     @property
+    def seconds(self) -> float | None:
+        """To its verdict; None where nobody lived to judge."""
+        return None if self.torn else self.result.seconds_to_verdict
+
+    @property
+    def torn(self) -> bool:
+        """Whether pytest ended before it was judged."""
+        return self.result.reason == TORN
+
+    @property
     def says(self) -> Result:
         """Its result; one that a later version of ours stored and we do not know is inconclusive."""
         try:
@@ -303,6 +313,19 @@ def _of_controls(rows: Sequence[Row]) -> str:
         return f"Only one control was run, and {said} on opencode {where}"
     more = f", {len(untold)} inconclusive" if untold else ""
     return f"Only controls were run: {len(failed) or 'none'} of {len(rows)} failed{more} on opencode {where}"
+
+
+def shortfall(planned: int | None, begun: int, torn: int) -> str:
+    """How a run that did not get to its end is told; "" where nothing is missing, as far as is known."""
+    never = max((planned or 0) - begun, 0)
+    parts = [
+        f"of {plural(planned or 0, 'planned trial')} {never} {'was' if never == 1 else 'were'} never begun"
+        if never
+        else "",
+        f"{plural(torn, 'trial')} ended before the verdict" if torn else "",
+    ]
+    said = "; ".join(filter(None, parts))
+    return f"This run was cut short: {said}. What follows tells of the rest alone." if said else ""
 
 
 def plural(count: int, noun: str) -> str:

@@ -107,7 +107,7 @@ def _rows(entries: Sequence[Entry], where: dict[str, tuple[int, int]], words: di
             trial=result.trial,
             verdict=number(result.verdict),
             grade=number(result.grade),
-            seconds=round(result.seconds_to_verdict, 2),
+            seconds=-1 if entry.seconds is None else round(entry.seconds, 2),
             reason=number(clip(result.reason, 200)),
             signature=number(result.signature),
             expected=number(clip(result.expected, 120)),

@@ -34,6 +34,7 @@ from pytest_ocrepro.publish.counting import (
     matrix,
     place,
     plural,
+    shortfall,
     tally,
     unjudged,
     versions_of,
@@ -101,6 +102,7 @@ class _Page:
             .render(
                 run=self._run.info,
                 headline=headline(scenarios),
+                shortfall=self._shortfall(),
                 tally=tally(scenarios),
                 controls=[row for row in scenarios if row.control],
                 versions=versions_of(self._entries),
@@ -125,8 +127,13 @@ class _Page:
         )
         return text.replace(size_mark, _size_in_words(len(text.encode())))
 
+    def _shortfall(self) -> str:
+        begun = max(len(self._entries), len(self._run.bundles()))  # one that cannot be read was begun
+        return shortfall(self._run.info.planned, begun, sum(entry.torn for entry in self._entries))
+
     def _gather(self) -> Iterator[Entry]:
         seen = set()
+        self._problems += self._run.passed_over()
         for path in self._run.bundles():
             try:
                 info, result, masked = TrialBundle.peek(path)

@@ -55,6 +55,7 @@ class RunInfo(msgspec.Struct, frozen=True, kw_only=True):
     options: tuple[Fact, ...] = ()
     parts: tuple[RunInfo, ...] = ()
     left_out: tuple[str, ...] = ()
+    planned: int | None = None  # trials that were to be run; None: not known
 
 
 class ProcessRow(msgspec.Struct, frozen=True, kw_only=True):

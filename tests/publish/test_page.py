@@ -313,6 +313,35 @@ def test_a_control_whose_trial_cannot_be_read_is_still_a_control(tmp_path: Path)
     assert "1 control: none failed" in outline.words("header")
 
 
+def test_a_run_that_was_cut_short_says_so_in_its_header(tmp_path: Path) -> None:
+    run = one(tmp_path, sample_run.overlap("1.15.4", 1), sample_run.alone("1.15.4", 1))
+    (run.bundles()[0] / "trial.json").write_bytes(b"{")  # it was begun, though it cannot be read
+    run.write_info(msgspec.structs.replace(run.info, planned=2))
+    assert "cut short" not in render(run)
+    run.write_info(msgspec.structs.replace(run.info, planned=5))
+    assert "This run was cut short: of 5 planned trials 3 were never begun." in Outline(render(run)).words("header")
+
+
+def test_a_trial_that_nobody_judged_has_no_seconds(tmp_path: Path) -> None:
+    info, events, _ = sample_run.overlap("1.15.4", 1)
+    run = RunDir.create(tmp_path)
+    sample_run.store(run, (info, events, None))
+    text = render(run)
+    assert "1 trial ended before the verdict" in Outline(text).words("header")
+    assert '<td class="n">\u2013</td>' in text
+    assert "0.0" not in re.findall(r'<td class="n">([^<]*)</td>', text)
+    assert unpacked(text, "index")["rows"][0][8] == -1
+
+
+def test_a_trial_that_is_a_link_is_named_and_not_read(tmp_path: Path) -> None:
+    run = one(tmp_path, sample_run.overlap("1.15.4", 1), sample_run.alone("1.15.4", 1))
+    moved = tmp_path / "elsewhere"
+    linked = next(path for path in run.bundles() if "single" in path.name)
+    linked.rename(moved)
+    linked.symlink_to(moved)
+    assert f"trials/{linked.name} is a link; it was not read" in Outline(render(run)).words("li")
+
+
 def test_corrupt_results_do_not_take_the_page_along(tmp_path: Path) -> None:
     run = one(tmp_path, sample_run.overlap("1.15.4", 1))
     (run.path / "results.jsonl").write_bytes(b"{}\n")

@@ -199,7 +199,7 @@
     grade: (row, value) => row.grade.startsWith(value),
     trial: (row, value) => within(row.trial, value),
     seed: (row, value) => within(row.seed, value),
-    sec: (row, value) => within(row.seconds, value),
+    sec: (row, value) => row.seconds >= 0 && within(row.seconds, value), // below: nobody lived to judge
   };
 
   function fits(row, wanted) {
@@ -254,7 +254,7 @@
       return element("td", { class: row.result },
         element("span", { class: "glyph", "aria-hidden": "true" }, GLYPHS[row.result]), WORDS[row.result]);
     }
-    const value = field === "seconds" ? row.seconds.toFixed(1) : String(row[field]);
+    const value = field === "seconds" ? (row.seconds < 0 ? "–" : row.seconds.toFixed(1)) : String(row[field]);
     if (field === "title" && row.chunk !== -2) {
       return element("td", { title: value }, element("a", { href: address(row.anchor), tabindex: "-1" }, value));
     }
