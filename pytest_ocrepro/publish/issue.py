@@ -227,7 +227,7 @@ class _Draft:
             yield from moves(self._trial.history)
         if self._trial.info.replay:
             yield "With pytest-ocrepro (`--ocrepro-binary=PATH` tries a build of yours):"
-            yield fenced(evidence.shortened(self._trial.info.replay, 500), "sh")
+            yield fenced(evidence.shortened(evidence.replay(self._trial), 500), "sh")
 
     def _proved(self) -> str:
         return (

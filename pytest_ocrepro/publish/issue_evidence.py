@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Iterable, Iterator, Sequence
 
 from pytest_ocrepro.history import (
@@ -22,10 +23,11 @@ from pytest_ocrepro.publish.moments import Moment, moments, origin_of
 from pytest_ocrepro.publish.plan import LOCK_HOLDER
 from pytest_ocrepro.publish.records import RunInfo, StoredTrial
 from pytest_ocrepro.publish.text import cut, flat
-from pytest_ocrepro.readings import LogTail
 
 LINKS, PROCESSES, FINDINGS, CALLS, LOGS = 8, 6, 10, 15, 2
 FIRST_MOMENTS, LAST_MOMENTS = 18, 12
+DEMAND = 3  # words; fewer are a title, and no sentence of what is expected
+BINARY = "--ocrepro-binary="
 LINE = 300  # characters of one line of log or output
 COLOURS = re.compile("\x1b\\[[0-9;]*m")
 STAGES = 5  # of the milestones that a process has reached, the last
@@ -33,9 +35,9 @@ UNTOLD = ("snapshot", "observing cost", "note", "swept", "found", "waited")  # o
 
 
 def demand(trial: StoredTrial) -> Iterator[str]:
-    """What the scenario demands of a healthy opencode: the first paragraph of its own words."""
+    """What the scenario demands of a healthy opencode: the first paragraph of its words, where that is a sentence."""
     first = trial.info.docstring.partition("\n\n")[0]
-    if first and trial.info.scenario != DUMP:
+    if len(first.split()) >= DEMAND and trial.info.scenario != DUMP:
         yield f"Expected: {prose(first, 500)}"
 
 
@@ -123,6 +125,17 @@ def machine(run: RunInfo, trial: StoredTrial) -> Iterator[str]:
         )
 
 
+def replay(trial: StoredTrial) -> str:
+    """The line that replays the trial, without the place where this machine has its build."""
+    try:
+        words = shlex.split(trial.info.replay)
+    except ValueError:
+        return trial.info.replay
+    if not any(word.startswith(BINARY) for word in words):
+        return trial.info.replay
+    return shlex.join(f"{BINARY}PATH/opencode" if word.startswith(BINARY) else word for word in words)
+
+
 def shortened(text: str, most: int) -> str:
     """Each line, and the whole, within bounds; for a fence."""
     return cut("\n".join(cut(line, LINE) for line in text.split("\n")), most)
@@ -163,20 +176,23 @@ def _story(history: History) -> list[Moment]:
 
 
 def _logs(trial: StoredTrial, lines: int) -> Iterator[str]:
-    tails: dict[int | None, LogTail] = {}
+    # Of all looks, not of the last alone: one long line can fill all that a look reads of a log.
+    tails: dict[int | None, dict[str, None]] = {}
     for taken in trial.history.of_type(SnapshotTaken):
-        tails |= {tail.pid: tail for tail in taken.snapshot.logs if tail.lines}
+        for tail in taken.snapshot.logs:
+            tails.setdefault(tail.pid, {}).update(dict.fromkeys(line.text for line in tail.lines))
+    tails = {pid: told for pid, told in tails.items() if told}
     printed = {event.pid: event.output for event in trial.history.of_type(ProcessExited) if event.output.strip()}
     for one in _telling(trial)[:LOGS]:
         if one.pid in tails:
             yield f"The end of the log of {cell(one.role, 40)} (pid {one.pid}):"
-            yield fenced(_tail([line.text for line in tails[one.pid].lines], lines))
+            yield fenced(_tail(list(tails[one.pid]), lines))
         if one.pid in printed:
             yield f"What {cell(one.role, 40)} (pid {one.pid}) printed:"
             yield fenced(_both_ends(printed[one.pid].strip().splitlines(), lines))
     if None in tails:
         yield "The end of the log that all processes share:"
-        yield fenced(_tail([line.text for line in tails[None].lines], lines))
+        yield fenced(_tail(list(tails[None]), lines))
 
 
 def _telling(trial: StoredTrial) -> list[ProcessJudgement]:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import re
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -212,3 +213,33 @@ def test_show_prints_where_the_page_is_and_makes_it(run: RunDir) -> None:
     assert done.exit_code == 0
     assert done.stdout.strip() == (run.path / "report.html").resolve().as_uri()
     assert (run.path / "report.html").is_file()
+
+
+@pytest.mark.parametrize("place", ["/home/ann/builds/opencode", "/a b/x-ocrepro/bin/opencode"])
+def test_the_replay_line_names_no_place_of_this_machine(run: RunDir, trial: StoredTrial, place: str) -> None:
+    line = shlex.join(
+        ["pytest", "--ocrepro", f"--ocrepro-binary={place}", "--ocrepro-seed", "7", "test_x.py::test[1 2]"]
+    )
+    info = msgspec.structs.replace(trial.info, replay=line)
+    text = issue_text(run.info, msgspec.structs.replace(trial, info=info))
+    (told,) = re.findall(r"^pytest --ocrepro .*$", text, re.MULTILINE)
+    assert shlex.split(told) == [
+        *("pytest", "--ocrepro", "--ocrepro-binary=PATH/opencode", "--ocrepro-seed", "7", "test_x.py::test[1 2]")
+    ]
+    assert place not in text
+
+
+def test_one_word_is_no_expectation(run: RunDir, trial: StoredTrial) -> None:
+    def told(docstring: str) -> str:
+        info = msgspec.structs.replace(trial.info, docstring=docstring)
+        return issue_text(run.info, msgspec.structs.replace(trial, info=info))
+
+    assert "Expected: Both must answer." in told("Both must answer.")
+    assert "Expected:" not in told("Wrapper.")
+
+
+def test_one_line_that_fills_a_look_does_not_hide_what_the_log_said_before(run: RunDir, trial: StoredTrial) -> None:
+    seen = with_log(with_log(trial, "walnut grove", "maple street"), "maple street", "x" * 5000)
+    text = issue_text(run.info, seen)
+    assert text.count("walnut grove") == text.count("maple street") == 1
+    assert text.index("walnut grove") < text.index("maple street") < text.index("x" * 200)
