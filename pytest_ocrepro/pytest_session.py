@@ -199,8 +199,11 @@ class OcreproSession:
     @pytest.hookimpl(optionalhook=True)
     def pytest_xdist_node_collection_finished(self, ids: list[str]) -> None:
         """The same where the workers collect; a scenario has its build's name in its brackets."""
-        names = labels(self.share.builds)
-        self._plan(sum(any(name in one.partition("[")[2] for name in names) for one in ids))
+        self._plan(sum(self._is_trial(one) for one in ids))
+
+    def _is_trial(self, node: str) -> bool:
+        """Of a scenario, as far as its id tells."""
+        return any(name in node.partition("[")[2] for name in labels(self.share.builds))
 
     def _plan(self, trials: int) -> None:
         if self._worker is not None or self._run_dir is None or not trials:
@@ -354,6 +357,8 @@ class OcreproSession:
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Controller: collect and store."""
         self._reported.add(report.nodeid)
+        if report.skipped and report.when == "setup" and self._run_dir is not None and self._is_trial(report.nodeid):
+            self._plan((self._run_dir.info.planned or 0) - 1)  # a mark skips it: it was not to be run
         encoded = getattr(report, "ocrepro_result", None)
         if encoded is None or self._worker is not None or self._run_dir is None:
             return

@@ -14,6 +14,7 @@ import msgspec
 import pytest
 
 from pytest_ocrepro.observe.procfs import Reader
+from pytest_ocrepro.publish.bundle import RunDir
 from pytest_ocrepro.readings import ProcessId
 from pytest_ocrepro.settings import EXPECTATIONS
 from pytest_ocrepro.stage.process import until
@@ -293,6 +294,16 @@ def broken(ocrepro):
 def test_with_a_broken_fixture(ocrepro, broken):
     pass
 """
+
+
+@pytest.mark.parametrize("workers", ["-n0", "-n1"])
+def test_what_a_mark_skips_was_not_to_be_run(pytester: pytest.Pytester, run: Run, workers: str) -> None:
+    skipped = "import pytest\n@pytest.mark.skip(reason='later')\ndef test_later(ocrepro):\n    pass\n"
+    pytester.makepyfile(test_finishes=FINISHES, test_later=skipped)
+    run(workers, "test_finishes.py", "test_later.py").assert_outcomes(passed=1, skipped=1)
+    made = RunDir.read(pytester.path / "reports")
+    assert made.info.planned == 1
+    assert "cut short" not in (made.path / "report.html").read_text()
 
 
 def test_a_trial_is_one_line_of_the_results_however_it_ended(pytester: pytest.Pytester, run: Run) -> None:
