@@ -328,6 +328,7 @@
   const current = () => rowOf(target)?.anchor || byId("evidence").querySelector("details.trial[open]")?.id || "";
 
   function neighbour(step) {
+    if (document.documentElement.dataset.ready !== "yes") return say("The trials are still being read.");
     const bad = rows.filter(row => row.result === "reproduced" && row.chunk !== -2);
     if (!bad.length) return say("No trial reproduced the failure.");
     const here = bad.findIndex(row => row.anchor === current());
