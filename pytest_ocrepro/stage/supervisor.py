@@ -220,7 +220,7 @@ class Supervisor:
         if self._failure is not None:
             what = f"{type(self._failure).__name__}: {self._failure}"
             raise StageError(f"the end of a process could not be recorded ({what}); run again")
-        if self._gone:
+        if self._gone or self._process.poll() is not None:  # the listener may not have noticed yet
             raise StageError(self._obituary())
 
     def close(self) -> None:
