@@ -603,7 +603,11 @@ def test_two_real_runs_that_hang_are_told_apart_and_left_as_they_are(tmp_path: P
             until(lambda: quiet(second.pid, machine.home), timeout_s=60, what="the second is quiet")
             kept = prints(machine.home)
             assert dump(tmp_path, "--pid", str(second.pid), "--deadline", "100").returncode == 2
-            result = dump(tmp_path, "--pid", str(second.pid), "--deadline", "2")
+            for number in range(3):  # a busy machine may leave no two looks to compare
+                result = dump(tmp_path / f"{number}", "--pid", str(second.pid), "--deadline", "2")
+                (path,) = RunDir.read(tmp_path / f"{number}/r").bundles()
+                if rejudge(path).judgement.grade == "strong":
+                    break
             assert (first.poll(), second.poll()) == (None, None)
             changed = {path for path, seen in prints(machine.home).items() if kept.get(path) != seen}
             assert all("/locks/" in path or "/tmp/" in path for path in changed), (
@@ -616,11 +620,9 @@ def test_two_real_runs_that_hang_are_told_apart_and_left_as_they_are(tmp_path: P
                 run.kill()
                 run.wait()
     assert (result.returncode, result.stderr) == (1, "")
-    (path,) = RunDir.read(tmp_path / "r").bundles()
     judgement = rejudge(path).judgement
     assert rejudge(path).differs == ()
-    assert judgement.verdict == "blocked"
-    assert judgement.grade in ("strong", "weak"), "inferred; weak where a busy machine left no two comparable looks"
+    assert (judgement.verdict, judgement.grade) == ("blocked", "strong")
     waits, held, silent, served = [link.split(" [")[0] for link in judgement.chain]
     assert waits.startswith(f"run-{second.pid} (pid {second.pid}) waits for lock directory npm-install:~/")
     assert held.endswith(f"is held by run-{first.pid} (pid {first.pid})")
