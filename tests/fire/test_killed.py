@@ -1,16 +1,20 @@
-"""Pytest, or a worker of pytest-xdist, is killed at random moments: nothing outlives it, nothing is lost.
+"""Pytest, or a worker of pytest-xdist, is ended at random moments: nothing outlives it, nothing is lost.
 
-A few kills in the default run; a hundred by hand: ``pytest tests/fire -m fire -s`` (some 15 minutes;
-``-k "pytest and 0"`` is one block of ten).
+A few kills in the default run; the others by hand: ``pytest tests/fire/test_killed.py -m fire -s`` (some 40 minutes;
+``-k "kills_of_stand_ins and pytest and 0"`` is one block of ten, ``-k catalogue`` those on the real build).
 """
 
 from __future__ import annotations
 
+import fcntl
 import os
+import pty
 import random
+import select
 import signal
 import subprocess
 import sys
+import termios
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -22,8 +26,10 @@ from pytest_ocrepro.observe.procfs import Reader
 from pytest_ocrepro.publish.bundle import RunDir, TrialBundle
 from pytest_ocrepro.publish.page import write_report
 from pytest_ocrepro.stage.process import until
+from pytest_ocrepro.stage.subject import PINNED, resolve
 from pytest_ocrepro.stage.supervisor import MARKER
 
+ROOT = Path(__file__).parents[2]
 READER = Reader()
 LONGEST_S = 120.0
 PROMISED_S = 2.0
@@ -51,6 +57,13 @@ def test_family(ocrepro):
     opencode = ocrepro.run("hi")
     ocrepro.wait_until(lambda: "all are there" in opencode.output, what="a family", timeout_s=100)
 """
+# the same family beside a real opencode
+BESIDE = """
+def test_family(ocrepro):
+    family = ocrepro.spawn({program!r}, role="family")
+    ocrepro.wait_until(lambda: "all are there" in family.output, what="a family", timeout_s=100)
+    ocrepro.run("hi").wait(60)
+"""
 
 
 @dataclass
@@ -58,6 +71,9 @@ class Field:
     """Where it takes place: a project, and nothing of the user's."""
 
     root: Path
+    binary: Path | None = None  # None: the stand-in
+    scenarios: tuple[str, ...] = ()  # besides that of the stand-in's family
+    trials: int = 3
     seconds: list[float] = field(default_factory=list)  # from the kill until nobody was left
     runs: int = 0
     torn: int = 0
@@ -71,13 +87,24 @@ class Field:
         (self.root / "test_family.py").write_text(SCENARIO)
         (self.root / "pytest.ini").write_text("[pytest]\n")
 
-    def begin(self, *more: str) -> subprocess.Popen[bytes]:
-        options = [f"--ocrepro-binary={self.root / 'opencode'}", "--ocrepro-trials=3", "--ocrepro-expect=any"]
-        places = [f"--rootdir={self.root}", f"-c{self.root / 'pytest.ini'}", str(self.root / "test_family.py")]
-        argv = [sys.executable, "-m", "pytest", "--ocrepro", "-pno:cacheprovider", *options, *more, *places]
+    def begin(self, *more: str, terminal: int | None = None) -> subprocess.Popen[bytes]:
+        """``terminal``: a descriptor of the terminal that it is the foreground job of."""
+        binary = self.binary or self.root / "opencode"
+        options = [f"--ocrepro-binary={binary}", f"--ocrepro-trials={self.trials}", "--ocrepro-expect=any"]
+        places = [f"--rootdir={self.root}", f"-c{self.root / 'pytest.ini'}", f"--ocrepro-reports={self.root}/reports"]
+        what = [str(self.root / "test_family.py"), *self.scenarios]
+        argv = [sys.executable, "-m", "pytest", "--ocrepro", "-pno:cacheprovider", *options, *more, *places, *what]
         own = {"OCREPRO_CACHE_DIR": str(self.root / "cache"), "TMPDIR": str(self.root / "tmp")}
+        stdio: int = subprocess.DEVNULL if terminal is None else terminal
         return subprocess.Popen(
-            argv, cwd=self.root, env={**os.environ, **own}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            argv,
+            cwd=self.root,
+            env={**os.environ, **own},
+            stdin=stdio,
+            stdout=stdio,
+            stderr=stdio,
+            start_new_session=terminal is not None,
+            preexec_fn=None if terminal is None else take_terminal,  # noqa: PLW1509  before we have threads
         )
 
     def survivors(self, pid: int, *, worker: bool = False) -> list[int]:
@@ -111,12 +138,18 @@ class Field:
             assert write_report(run).stat().st_size > 1_000
             self.runs += 1
 
+    def ended_well(self) -> bool:
+        """The newest run has all of its trials: the signal came behind its end."""
+        return len(RunDir.read(self.root / "reports").results()) >= self.trials
+
     def check_the_next_run(self) -> None:
         with self.begin() as process:
             assert process.wait(LONGEST_S) == 0
         assert self.survivors(process.pid) == []
         last = RunDir.read(self.root / "reports")
-        assert [one.leaked for one in last.results()] == [(), (), ()]
+        results = last.results()
+        assert len(results) >= self.trials
+        assert [one.leaked for one in results] == [()] * len(results)
         assert list((self.root / "cache/supervisors").glob("*")) == []
         assert list((self.root / "tmp").glob("ocrepro-*")) == [], "a sandbox is left"
 
@@ -140,12 +173,48 @@ def pause(chance: random.Random, process: subprocess.Popen[bytes], longest_s: fl
         return
 
 
-def kill_pytest(place: Field, seed: int, longest_s: float) -> None:
+def take_terminal() -> None:
+    """Between fork and exec: standard input becomes the controlling terminal of the new session."""
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+
+
+def kill_pytest(place: Field, seed: int, longest_s: float, number: int = signal.SIGKILL) -> None:
     chance = random.Random(seed)  # noqa: S311
     with place.begin() as process:
         pause(chance, process, longest_s)
-        process.kill()
+        process.send_signal(number)
+        assert process.wait(LONGEST_S) != 0 or place.ended_well()
     place.until_nobody_is_left(process.pid)
+
+
+def close_the_terminal(place: Field, seed: int, longest_s: float) -> None:
+    """As a window is closed, or a connection breaks: SIGHUP to the foreground job, and no terminal any more."""
+    chance = random.Random(seed)  # noqa: S311
+    ours, theirs = pty.openpty()
+    try:
+        with place.begin(terminal=theirs) as process:
+            os.close(theirs)
+            read_for(ours, chance.uniform(0, longest_s))
+            os.close(ours)
+            ours = -1
+            process.wait(LONGEST_S)
+    finally:
+        if ours >= 0:
+            os.close(ours)
+    place.until_nobody_is_left(process.pid)
+
+
+def read_for(terminal: int, seconds: float) -> None:
+    """Be a terminal that shows what it is told, so that nobody waits for us; until then, or the end of its job."""
+    waiting = select.poll()
+    waiting.register(terminal, select.POLLIN)
+    deadline = time.monotonic() + seconds
+    while (left := deadline - time.monotonic()) > 0:
+        if waiting.poll(left * 1000):
+            try:
+                os.read(terminal, 65536)
+            except OSError:  # EIO: nobody has it open any more
+                return
 
 
 def kill_a_worker(place: Field, seed: int, longest_s: float) -> None:
@@ -186,11 +255,46 @@ def test_the_search_for_survivors_finds_one(place: Field) -> None:
 @pytest.mark.fire
 @pytest.mark.parametrize("block", range(5))
 @pytest.mark.parametrize("victim", ["pytest", "worker"])
-def test_a_hundred_kills(place: Field, victim: str, block: int) -> None:
+def test_a_hundred_kills_of_stand_ins(place: Field, victim: str, block: int) -> None:
     for seed in range(block * BLOCK, (block + 1) * BLOCK):
         if victim == "pytest":
             kill_pytest(place, 1000 + seed, 10.0)
         else:
             kill_a_worker(place, 2000 + seed, 8.0)
+    place.check_evidence()
+    place.check_the_next_run()
+
+
+@pytest.mark.fire
+@pytest.mark.parametrize("how", ["SIGINT", "SIGTERM", "SIGHUP", "terminal closed"])
+def test_twelve_ends_by_another_signal(place: Field, how: str) -> None:
+    for seed in range(12):
+        if how == "terminal closed":
+            close_the_terminal(place, 3000 + seed, 14.0)
+        else:
+            kill_pytest(place, 4000 + seed, 14.0, signal.Signals[how])
+    place.check_evidence()
+    place.check_the_next_run()
+
+
+CATALOGUE = ("overlapping_runs", "crash_in_bash_tool", "cold_start_stampede", "question_lockout")
+
+
+@pytest.mark.fire
+@pytest.mark.parametrize("block", range(10))
+@pytest.mark.parametrize("victim", ["pytest", "worker"])
+def test_a_hundred_kills_of_the_catalogue(place: Field, victim: str, block: int) -> None:
+    """On the real build; in the same run a setsid daemon and children that trap SIGTERM, so that none is missed."""
+    place.binary, place.trials = Path(resolve(None, [PINNED])[0].path), 1
+    (place.root / "test_family.py").write_text(
+        BESIDE.format(program=[sys.executable, str(place.root / "program.py")])
+    )
+    file = CATALOGUE[block % len(CATALOGUE)]
+    place.scenarios = (str(ROOT / f"scenarios/test_{file}.py"),)
+    for seed in range(block * BLOCK // 2, (block + 1) * BLOCK // 2):
+        if victim == "pytest":
+            kill_pytest(place, 5000 + seed, 15.0)
+        else:
+            kill_a_worker(place, 6000 + seed, 15.0)
     place.check_evidence()
     place.check_the_next_run()
