@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from click._termui_impl import ProgressBar
 
-    from pytest_ocrepro.stage.subject import Progress
+    from pytest_ocrepro.stage.tarball import Progress
 
 _MEGABYTE = 1_000_000
 

@@ -27,7 +27,7 @@ MAY_IMPORT = {
     "judge": {"history", "readings"},
     "observe": {"history", "readings", "errors"},
     "stage": {"history", "readings", "errors", "observe.procfs", "observe.proctext", "versions.releases"},
-    "versions": {"errors", "catalogue", "history", "readings", "schedule", "judge", "publish", "stage.subject"},
+    "versions": {"errors", "catalogue", "history", "readings", "schedule", "judge", "publish", "stage.subject", "stage.tarball"},
     "catalogue": {"errors"},
     "tally": {"errors", "judge", "publish"},
     "coverage": {"catalogue", "tally", "errors", "judge", "publish", "settings", "versions.releases"},
@@ -155,7 +155,7 @@ RIGHTS = {
         {"subprocess.Popen", "subprocess.run", "os.fork", "os.posix_spawn", "os.system"},
         {
             "stage/supervisor.py",  # everything in a sandbox
-            "stage/subject.py",  # `--version` of a candidate
+            "stage/executable.py",  # `--version` of a candidate
             "versions/releases.py",  # npm
             "versions/commits.py",  # the user's own build command
             "doctor.py",  # its own self test

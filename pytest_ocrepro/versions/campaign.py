@@ -14,7 +14,7 @@ from pytest_ocrepro.catalogue import find_scenario
 from pytest_ocrepro.errors import UsageError
 from pytest_ocrepro.publish.redaction import Redactor
 from pytest_ocrepro.publish.storage import replace
-from pytest_ocrepro.stage import subject
+from pytest_ocrepro.stage.tarball import Progress
 from pytest_ocrepro.versions import releases
 from pytest_ocrepro.versions.batches import Fetch, Run, plan_of
 from pytest_ocrepro.versions.certificate import Certificate, certify
@@ -86,7 +86,7 @@ class Line(Protocol):
 class Published:
     """The releases that npm serves for this machine."""
 
-    def __init__(self, released: Releases, wanted: Wanted, progress: subject.Progress | None) -> None:
+    def __init__(self, released: Releases, wanted: Wanted, progress: Progress | None) -> None:
         self._released, self._wanted, self._progress = released, wanted, progress
 
     def line(self, oldest: str | None, newest: str | None) -> tuple[str, ...]:
@@ -115,7 +115,7 @@ def bisect(
     wanted: Wanted,
     *,
     tell: Callable[[str], None],
-    progress: subject.Progress | None = None,
+    progress: Progress | None = None,
     secrets: Mapping[str, str] | None = None,
     run: Run | None = None,
 ) -> Outcome:
@@ -216,7 +216,7 @@ def _major(version: str) -> int:
     return _parsed(version).major
 
 
-def _line(wanted: Wanted, tell: Callable[[str], None], progress: subject.Progress | None) -> Line:
+def _line(wanted: Wanted, tell: Callable[[str], None], progress: Progress | None) -> Line:
     if wanted.commits:
         return Checkout(Path.cwd(), build=wanted.build, binary=wanted.binary)
     if wanted.build or wanted.binary:

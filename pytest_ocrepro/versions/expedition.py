@@ -21,6 +21,7 @@ from pytest_ocrepro.publish.records import StoredTrial
 from pytest_ocrepro.publish.storage import replace
 from pytest_ocrepro.schedule import LOCK_DIRECTORY, PLACES, Schedule, World
 from pytest_ocrepro.stage import subject
+from pytest_ocrepro.stage.tarball import Progress
 from pytest_ocrepro.versions.exploration import (
     CONTROLS,
     Explored,
@@ -38,7 +39,7 @@ OBLIGED = ("answer", "exit")
 SLOW = frozenset({Verdict.FAILED_LATE, Verdict.OVERRAN})  # moves make programs slow, and so does a loaded machine
 
 
-def explore(wanted: Wanted, *, tell: Tell, progress: subject.Progress | None = None) -> tuple[Explored, Path]:
+def explore(wanted: Wanted, *, tell: Tell, progress: Progress | None = None) -> tuple[Explored, Path]:
     """Search, then replay each failure from its own code; the result and its Markdown. Raises OcreproError."""
     scenario = find_scenario(wanted.scenario)
     build = subject.fetch(wanted.version, offline=wanted.offline, progress=progress)

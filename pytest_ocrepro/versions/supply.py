@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pytest_ocrepro.stage import subject
 from pytest_ocrepro.stage.subject import Build
+from pytest_ocrepro.stage.tarball import Progress
 from pytest_ocrepro.versions.batches import Here
 
 
@@ -14,7 +15,7 @@ class Supply:
         self,
         *,
         keep: int,
-        progress: subject.Progress | None = None,
+        progress: Progress | None = None,
         offline: bool = False,
         limit_bytes: int | None = None,
     ) -> None:

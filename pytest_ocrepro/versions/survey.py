@@ -13,7 +13,7 @@ from pytest_ocrepro.errors import UsageError
 from pytest_ocrepro.judge.rates import Rate
 from pytest_ocrepro.publish.redaction import Redactor
 from pytest_ocrepro.publish.storage import replace
-from pytest_ocrepro.stage import subject
+from pytest_ocrepro.stage.tarball import Progress
 from pytest_ocrepro.versions import releases
 from pytest_ocrepro.versions.batches import Run, plan_of
 from pytest_ocrepro.versions.campaign import in_range
@@ -61,7 +61,7 @@ def survey(
     asked: Asked,
     *,
     tell: Callable[[str], None],
-    progress: subject.Progress | None = None,
+    progress: Progress | None = None,
     secrets: Mapping[str, str] | None = None,
     run: Run | None = None,
 ) -> Surveyed:

@@ -2,13 +2,9 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import gzip
-import io
 import json
 import os
-import platform
 import signal
-import struct
 import subprocess
 import sys
 import tarfile
@@ -19,41 +15,15 @@ from pathlib import Path
 import msgspec
 import psutil
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from pytest_ocrepro.errors import BuildError
 from pytest_ocrepro.stage import subject
+from pytest_ocrepro.stage.executable import sha256_of
 from pytest_ocrepro.versions import releases
+from tests.data.subject.packages import build, executable, member, script, tarball
 
 STAND_IN = Path(__file__).parents[1] / "data/subject/stand_in_npm.py"
 PACKAGE = releases.platform_package(releases.this_machine())
-
-
-def script(version: str) -> bytes:
-    return f"#!/bin/sh\n# opencode\necho {version}\n".encode()
-
-
-def tarball(*members: tuple[tarfile.TarInfo, bytes]) -> bytes:
-    packed = io.BytesIO()
-    with tarfile.open(fileobj=packed, mode="w:gz") as archive:
-        for info, data in members:
-            archive.addfile(info, io.BytesIO(data))
-    return packed.getvalue()
-
-
-def member(
-    name: str, data: bytes = b"", *, kind: bytes = tarfile.REGTYPE, link: str = ""
-) -> tuple[tarfile.TarInfo, bytes]:
-    info = tarfile.TarInfo(name)
-    info.type, info.linkname, info.size, info.mode = kind, link, len(data), 0o644
-    return info, data
-
-
-def build(version: str) -> bytes:
-    return tarball(
-        member("package/package.json", b"{}"), member("package/bin/opencode", script(version) + b"#" * 4096)
-    )
 
 
 @pytest.fixture
@@ -111,7 +81,7 @@ def test_a_build_is_fetched_verified_and_stored_once(registry: Path, tmp_path: P
     assert (first.version, first.source, first.package, first.label) == ("1.2.0", "cache", PACKAGE, "1.2.0")
     assert first.integrity.startswith("sha512-")
     assert subprocess.run([first.path], capture_output=True, check=True).stdout == b"1.2.0\n"
-    assert subject._sha256(Path(first.path)) == first.sha256
+    assert sha256_of(Path(first.path)) == first.sha256
     assert subject.fetch("v1.2.0") == first
     assert downloads(registry) == 1
     assert [what for _, _, what in seen if what.startswith("downloading")]
@@ -233,6 +203,7 @@ def test_a_build_that_does_not_run_here_is_not_stored(registry: Path, tmp_path: 
 FETCH = """
 import sys
 from pytest_ocrepro.stage import subject
+from pytest_ocrepro.stage.executable import sha256_of
 told = set()
 def progress(done_bytes, total_bytes, what):
     if what not in told:
@@ -329,7 +300,7 @@ def test_a_damaged_entry_is_fetched_anew(registry: Path, damage: Callable[[Path]
         subject.fetch("1.2.0", offline=True)
     again = subject.fetch("1.2.0")
     assert (again, downloads(registry)) == (first, 2)
-    assert subject._sha256(Path(again.path)) == first.sha256
+    assert sha256_of(Path(again.path)) == first.sha256
     assert len(list(Path(first.path).parents[3].iterdir())) == 1
 
 
@@ -338,7 +309,7 @@ def test_a_touched_entry_is_read_once_and_believed(registry: Path, monkeypatch: 
     os.utime(first.path, ns=(5, 5))
     assert subject.fetch("1.2.0") == first
     assert [record.mtime_ns for record in subject.stored()] == [5]
-    monkeypatch.setattr(subject, "_sha256", lambda file: pytest.fail("read again"))
+    monkeypatch.setattr(subject, "sha256_of", lambda file: pytest.fail("read again"))
     assert subject.fetch("1.2.0") == first
     assert downloads(registry) == 1
 
@@ -374,264 +345,15 @@ def test_a_republished_version_is_another_entry(registry: Path) -> None:
 # --- hostile packages
 
 
-GOOD = member("package/bin/opencode", b"#!/bin/sh\n")
-HOSTILE = {
-    "parent": member("package/../../outside", b"x"),
-    "parent-only": member("../outside", b"x"),
-    "absolute": member("/package/outside", b"x"),
-    "elsewhere": member("outside", b"x"),
-    "dot": member("package/./bin", b"x"),
-    "empty-part": member("package//bin", b"x"),
-    "symlink": member("package/bin/link", kind=tarfile.SYMTYPE, link="/"),
-    "hard-link": member("package/bin/link", kind=tarfile.LNKTYPE, link="package/bin/opencode"),
-    "character-device": member("package/null", kind=tarfile.CHRTYPE),
-    "block-device": member("package/disk", kind=tarfile.BLKTYPE),
-    "fifo": member("package/fifo", kind=tarfile.FIFOTYPE),
-    "sparse": member("package/sparse", kind=tarfile.GNUTYPE_SPARSE),
-    "twice": GOOD,
-    "file-as-directory": member("package/bin/opencode/inner", b"x"),
-    "directory-as-file": member("package/bin", b"x"),
-}
-
-
-@pytest.mark.parametrize("name", HOSTILE)
-def test_a_hostile_member_is_refused(tmp_path: Path, name: str) -> None:
-    file = tmp_path / "hostile.tgz"
-    file.write_bytes(tarball(GOOD, HOSTILE[name]))
-    with pytest.raises(BuildError, match=r"^hostile\.tgz is refused: ") as caught:
-        subject.unpack(file, tmp_path / "deep/into")
-    assert "\n" not in str(caught.value)
-    written = {path.relative_to(tmp_path) for path in tmp_path.rglob("*") if path.is_file()}
-    assert written == {Path("hostile.tgz"), Path("deep/into/package/bin/opencode")}
-
-
 def test_a_hostile_package_leaves_nothing_in_the_cache(registry: Path, tmp_path: Path) -> None:
-    (registry / "1.2.0.tgz").write_bytes(tarball(GOOD, HOSTILE["symlink"]))
+    link = member("package/bin/link", kind=tarfile.SYMTYPE, link="/")
+    (registry / "1.2.0.tgz").write_bytes(tarball(member("package/bin/opencode", b"#!/bin/sh\n"), link))
     with pytest.raises(BuildError, match="is refused: 'package/bin/link' is a link"):
         subject.fetch("1.2.0")
     assert nothing_half_done(tmp_path / "cache")
 
 
-def test_bombs_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(subject, "UNPACKED_LIMIT_BYTES", 1 << 20)
-    file, into = tmp_path / "bomb.tgz", tmp_path / "into"
-    file.write_bytes(tarball(GOOD, member("package/zeros", bytes(1 << 21))))
-    with pytest.raises(BuildError, match="it unpacks to more than 1 GiB"):
-        subject.unpack(file, into / "one")
-    assert not (into / "one/package/zeros").exists()
-    file.write_bytes(tarball(*(member(f"package/{n}") for n in range(subject.MEMBERS_LIMIT + 1))))
-    with pytest.raises(BuildError, match="it has more than 1000 members"):
-        subject.unpack(file, into / "two")
-    # not in a file of the archive, but in its headers and its trailing padding
-    long_name = tarfile.TarInfo("package/x")
-    long_name.pax_headers = {"comment": "x" * (1 << 22)}
-    file.write_bytes(tarball((long_name, b""), GOOD))
-    with pytest.raises(BuildError, match="it unpacks to more than 1 GiB"):
-        subject.unpack(file, into / "three")
-
-
-@pytest.mark.parametrize(
-    ("data", "words"),
-    [
-        (b"", "is damaged"),
-        (b"not gzip at all", "is damaged"),
-        (build("1.0.0")[:60], "is damaged"),
-        (gzip.compress(b"not a tar archive" * 100), "is damaged"),
-        (gzip.compress(gzip.decompress(build("1.0.0"))[:2000]), "is damaged"),
-        (tarball(member("package/package.json", b"{}")), "is refused: it has no package/bin/opencode"),
-    ],
-    ids=["empty", "no gzip", "cut", "no tar", "cut inside", "no executable"],  # gzip's bytes hold the time of day
-)
-def test_a_damaged_package_is_one_line(tmp_path: Path, data: bytes, words: str) -> None:
-    file = tmp_path / "damaged.tgz"
-    file.write_bytes(data)
-    with pytest.raises(BuildError, match=words) as caught:
-        subject.unpack(file, tmp_path / "into")
-    assert "\n" not in str(caught.value)
-
-
-@given(
-    st.lists(st.sampled_from(["package", "..", ".", "", "bin", "opencode", "...", "a b"]), max_size=6).map("/".join)
-)
-def test_no_accepted_name_leads_out(name: str) -> None:
-    accepted = not subject._why_not(tarfile.TarInfo(name))
-    lands = os.path.normpath(f"/into/{name}")
-    assert not accepted or lands == "/into/package" or lands.startswith("/into/package/")
-
-
-# --- executables of the user's own
-
-
-def executable(path: Path, data: bytes) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(data)
-    path.chmod(0o755)
-    return path
-
-
-def elf(machine: int, *, big_endian: bool = False) -> bytes:
-    order = ">" if big_endian else "<"
-    return (
-        b"\x7fELF"
-        + bytes([2, 2 if big_endian else 1, 1])
-        + bytes(9)
-        + struct.pack(f"{order}HH", 2, machine)
-        + b"opencode"
-    )
-
-
-OURS = {"x86_64": 62, "aarch64": 183}[platform.machine()]
-OTHER, OTHER_NAME = (183, "ARM64") if OURS == 62 else (62, "x86-64")
-
-
-def test_a_script_that_prints_a_version_is_a_build(cache: Path, tmp_path: Path) -> None:
-    file = executable(tmp_path / "opencode", script("1.4.2"))
-    found = subject.from_binary(file)
-    assert (found.version, found.path, found.source, found.integrity) == ("1.4.2", str(file), "binary", "")
-    assert found.label == f"1.4.2+{found.sha256[:8]}"
-    assert found.sha256 == subject._sha256(file)
-    executable(file, script("1.4.3"))
-    assert subject.from_binary(file).version == "1.4.3"
-
-
-@pytest.mark.parametrize(
-    ("data", "words"),
-    [
-        (elf(OTHER), f"is built for {OTHER_NAME}, this CPU is {platform.machine()}: give a build for"),
-        (elf(22, big_endian=True), "is built for S/390, this CPU is"),
-        (elf(4711), "is built for ELF machine 4711"),
-        (elf(OURS)[:12], "is built for ELF machine 0"),
-        (elf(OURS), r"cannot be started \(Exec format error\)"),
-        (b"MZ\x90\x00 opencode", "is a Windows program, no program for Linux"),
-        (b"\xcf\xfa\xed\xfe opencode", "is a macOS program, no program for Linux"),
-        (b"echo 1.2.3\n", "is neither a program nor a script"),
-        (b"", "is neither a program nor a script"),
-        (b"#!/nonexistent/sh\n# opencode\n", r"cannot be started \(No such file or directory\)"),
-        (b"#!/bin/sh\necho 1.2.3\n", "is not opencode: nothing in it says so"),
-        (b"#!/bin/sh\n# opencode\necho hello\n", "--version printed 'hello'"),
-        (b"#!/bin/sh\n# opencode\necho v1.2.3 extra\n", "--version printed 'v1.2.3 extra'"),
-        (b"#!/bin/sh\n# opencode\n", "--version printed nothing"),
-        (b"#!/bin/sh\n# opencode\necho 1.2.3; echo bad >&2; exit 3\n", "--version ended with 3 and printed 'bad'"),
-        (b"#!/bin/sh\n# opencode\nkill -ILL $$\n", "an instruction that this CPU lacks; use the -baseline build"),
-        (b"#!/bin/sh\n# opencode\nexec yes\n", r"--version had to be ended \(too much output\)"),
-    ],
-)
-def test_what_is_no_opencode_is_refused_in_one_line(cache: Path, tmp_path: Path, data: bytes, words: str) -> None:
-    file = executable(tmp_path / "program", data)
-    with pytest.raises(BuildError, match=words) as caught:
-        subject.from_binary(file)
-    assert str(caught.value).startswith(f"{file} ")
-    assert "\n" not in str(caught.value)
-    assert not list(cache.rglob("*"))
-
-
-def test_a_program_that_does_not_answer_is_ended(
-    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(subject, "VERSION_TIMEOUT_S", 0.3)
-    file = executable(tmp_path / "opencode", b"#!/bin/sh\nexec sleep 300\n")
-    before = psutil.Process().children()
-    with pytest.raises(BuildError, match=r"--version had to be ended \(no end within 0\.3 s\)"):
-        subject.from_binary(file)
-    assert psutil.Process().children() == before
-
-
-def test_a_path_that_is_no_executable_file(cache: Path, tmp_path: Path) -> None:
-    plain = tmp_path / "plain"
-    plain.write_bytes(script("1.2.3"))
-    for path, words in (
-        (tmp_path / "none", r"^there is no .*/none: give the path of an opencode executable$"),
-        (plain / "below", "^there is no .*/plain/below"),
-        (tmp_path, "is not a file"),
-        (plain, r"is not executable: chmod \+x it"),
-        (Path("/dev/null"), "^/dev/null is not a file"),
-    ):
-        with pytest.raises(BuildError, match=words):
-            subject.from_binary(path)
-
-
-def test_a_real_program_of_this_cpu_that_is_not_opencode(cache: Path) -> None:
-    with pytest.raises(BuildError, match="is not opencode"):
-        subject.from_binary("/bin/true")
-
-
-def test_version_is_asked_in_a_closed_world(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in {"HOME": "/home/me", "OPENCODE_CONFIG": "/mine", "API_TOKEN": "secret", "LANG": "C"}.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setenv("XDG_DATA_HOME", "/home/me/data")
-    report = tmp_path / "seen"
-    file = executable(tmp_path / "opencode", f"#!/bin/sh\nenv > {report}\npwd >> {report}\necho 1.2.3\n".encode())
-    subject.from_binary(file)
-    lines = report.read_text().splitlines()
-    seen = dict(line.partition("=")[::2] for line in lines[:-1])
-    assert not {"OPENCODE_CONFIG", "API_TOKEN"} & seen.keys()
-    assert seen["OPENCODE_DISABLE_AUTOUPDATE"] == seen["OPENCODE_DISABLE_MODELS_FETCH"] == "1"
-    assert seen["npm_config_registry"].startswith("http://127.0.0.1:")
-    home = seen["HOME"]
-    rooms = [seen[f"XDG_{name}_HOME"] for name in ("DATA", "STATE", "CACHE", "CONFIG")]
-    assert all(room.startswith(f"{home}/") for room in rooms)
-    assert lines[-1] == seen["TMPDIR"] == home
-    assert not Path(home).exists()
-
-
-def test_the_home_of_a_question_that_was_killed_goes_with_the_next_one(
-    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "tmp"))
-    with subprocess.Popen(["true"]) as gone:
-        gone.wait()
-    left, others = tmp_path / f"tmp/ocrepro-version-{gone.pid}-x", tmp_path / "tmp/ocrepro-version-mine"
-    for place in (left / "deep", tmp_path / f"tmp/ocrepro-version-{os.getpid()}-x", others):
-        place.mkdir(parents=True)
-    subject.from_binary(executable(tmp_path / "opencode", script("1.2.3")))
-    assert sorted((tmp_path / "tmp").iterdir()) == [tmp_path / f"tmp/ocrepro-version-{os.getpid()}-x", others]
-
-
-def test_a_program_is_asked_once_and_a_changed_one_again(
-    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    file = executable(tmp_path / "opencode", elf(OURS))
-    answers = ["1.2.3", "1.2.4"]
-    monkeypatch.setattr(subject, "_ask_version", lambda file: answers.pop(0))
-    first = subject.from_binary(file)
-    assert subject.from_binary(file) == first
-    executable(file, elf(OURS) + b"changed")
-    assert subject.from_binary(file).version == "1.2.4"
-    for note in cache.glob("identities/*.json"):
-        note.write_bytes(b"{")
-    answers.append("1.2.5")
-    assert subject.from_binary(file).version == "1.2.5"
-
-
-def test_identity_works_without_a_writable_cache(tmp_path: Path) -> None:
-    (tmp_path / "file").touch()
-    file = executable(tmp_path / "opencode", script("1.2.3"))
-    assert subject.from_binary(file, cache_dir=tmp_path / "file/cache").version == "1.2.3"
-
-
 # --- which build
-
-
-@pytest.mark.parametrize("package", subject._packages(releases.this_machine()))
-@pytest.mark.parametrize("content", [b"#!/usr/bin/env node\n", b'echo "postinstall did not run"\nexit 1\n'])
-def test_the_build_behind_npms_wrapper_is_found(cache: Path, tmp_path: Path, package: str, content: bytes) -> None:
-    modules = tmp_path / "lib/node_modules"
-    wrapper = executable(modules / "opencode-ai/bin/opencode.exe", content)
-    (modules / "opencode-ai/package.json").write_text('{"name": "opencode-ai"}')
-    linked = tmp_path / "bin/opencode"
-    linked.parent.mkdir()
-    linked.symlink_to(wrapper)
-    real = executable(modules / package / "bin/opencode", script("1.3.0"))
-    nested = modules / "opencode-ai/node_modules" / package / "bin/opencode"
-    assert subject.from_binary(linked).path == str(real)
-    executable(nested, script("1.3.1"))
-    assert subject.from_binary(linked).path == str(nested)
-
-
-def test_a_wrapper_without_a_build_beside_it_is_asked_itself(cache: Path, tmp_path: Path) -> None:
-    wrapper = executable(tmp_path / "node_modules/opencode-ai/bin/opencode", script("1.3.0"))
-    (tmp_path / "node_modules/opencode-ai/package.json").write_text('{"name": "opencode-ai"}')
-    assert subject.from_binary(wrapper).path == str(wrapper)
 
 
 def test_the_order_is_binary_versions_path_pinned(
