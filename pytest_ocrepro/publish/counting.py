@@ -315,19 +315,6 @@ def _of_controls(rows: Sequence[Row]) -> str:
     return f"Only controls were run: {len(failed) or 'none'} of {len(rows)} failed{more} on opencode {where}"
 
 
-def shortfall(planned: int | None, begun: int, torn: int) -> str:
-    """How a run that did not get to its end is told; "" where nothing is missing, as far as is known."""
-    never = max((planned or 0) - begun, 0)
-    parts = [
-        f"of {plural(planned or 0, 'planned trial')} {never} {'was' if never == 1 else 'were'} never begun"
-        if never
-        else "",
-        f"{plural(torn, 'trial')} ended before the verdict" if torn else "",
-    ]
-    said = "; ".join(filter(None, parts))
-    return f"This run was cut short: {said}. What follows tells of the rest alone." if said else ""
-
-
 def plural(count: int, noun: str) -> str:
     """``1 trial``, ``2 trials``."""
     return f"{count} {noun}{'' if count == 1 else 's'}"

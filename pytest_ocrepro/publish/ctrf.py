@@ -22,8 +22,10 @@ import msgspec
 
 from pytest_ocrepro.judge.judgement import Result
 from pytest_ocrepro.publish.counting import Entry, scenario_of, version_key
+from pytest_ocrepro.publish.elsewhere import replayed
 from pytest_ocrepro.publish.records import Fact, RunInfo
 from pytest_ocrepro.publish.text import clip, visible
+from pytest_ocrepro.publish.wholeness import shortfall
 
 SPECIFICATION = "0.0.0"  # ctrf.io, root object: the current version of the specification
 MOST_CHARACTERS = 4_000  # of one text; the bundle has all of it
@@ -99,7 +101,7 @@ def _test(entry: Entry, *, unique: bool) -> dict[str, Any]:
             "control": entry.control,
             "chain": list(result.chain),
             "findings": [finding.kind for finding in result.findings],
-            "replay": info.replay if info else "",
+            "replay": replayed(info.replay) if info else "",
             "run": result.run_id,
             "duration": "to the verdict",
         },
@@ -129,7 +131,11 @@ def _environment(frame: RunInfo, entries: Sequence[Entry]) -> dict[str, Any]:
         "reportName": frame.run_id,
         "appName": "opencode",
         "appVersion": ", ".join(versions),
-        "extra": {**{fact.name: fact.value for fact in machine}, "left out": list(frame.left_out)},
+        "extra": {
+            **{fact.name: fact.value for fact in machine},
+            "left out": list(frame.left_out),
+            "cut short": shortfall(frame, entries),
+        },
     }
 
 

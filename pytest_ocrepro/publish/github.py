@@ -27,9 +27,11 @@ from pytest_ocrepro.publish.counting import (
     scenario_of,
     versions_of,
 )
+from pytest_ocrepro.publish.elsewhere import replayed
 from pytest_ocrepro.publish.markdown import escaped, fenced, table
 from pytest_ocrepro.publish.records import RunInfo
 from pytest_ocrepro.publish.text import cut, flat
+from pytest_ocrepro.publish.wholeness import shortfall
 
 SUMMARY_BYTES = 900 * 1024  # of 1,024 KiB: other steps' tools write there too
 MOST_ANNOTATIONS = 9
@@ -128,6 +130,9 @@ def _sections(frame: RunInfo, entries: Sequence[Entry], rows: Sequence[Row], pag
         f"page: {page}" if page else "",
     ]
     yield escaped("; ".join(filter(None, facts)))
+    short = shortfall(frame, entries)
+    if short:
+        yield f"**{escaped(short)}**"
     body = [(_title(row), *(_cell(cell) for cell in row.cells), _issues(row)) for row in rows]
     yield table(("Scenario", *map(escaped, versions), "Report"), body)
     if frame.left_out:
@@ -163,7 +168,7 @@ def _details(row: Row, entry: Entry) -> str:
         *(f"  {link}" for link in result.chain),
         *(f"{finding.kind}: {finding.text}" for finding in result.findings),
         f"signature: {result.signature}" if result.signature else "",
-        f"replay: {entry.info.replay}" if entry.info and entry.info.replay else "",
+        f"replay: {replayed(entry.info.replay)}" if entry.info and entry.info.replay else "",
     ]
     text = "\n".join(cut(line[: len(line) - len(line.lstrip())] + flat(line), 2_000) for line in lines if line)
     # the first line is HTML to Markdown, where a backslash protects nothing

@@ -50,6 +50,7 @@ class Copy(msgspec.Struct, frozen=True, kw_only=True):
     history_bytes: int
     digest: str
     seen: frozenset[str]
+    cut_line: int = 0  # of its history, the last, where it was cut off while it was written
 
     @property
     def rank(self) -> tuple[bool, bool, int, str]:
@@ -113,6 +114,12 @@ def trial_name(run_id: str, bundle: str) -> str:
     """What a trial is called in every merged run."""
     digest = hashlib.sha256(f"{run_id}\n{bundle}".encode(errors="replace")).hexdigest()[:10]
     return f"{bundle[:130].rstrip('-.')}-{digest}"
+
+
+class _History(msgspec.Struct, frozen=True, kw_only=True):
+    digest: bytes
+    size_bytes: int
+    cut_line: int
 
 
 class _Reader:
@@ -184,7 +191,8 @@ class _Reader:
         receipt = self._small(path / "receipt.json", Receipt)
         found = {"history.jsonl": history, "receipt.json": receipt, "judgement.json": judgement}
         said = (info, None if result is None else msgspec.structs.replace(result, bundle=""), judgement, receipt)
-        digest = hashlib.sha256(b"\n".join([*map(msgspec.json.encode, said), *(history or ())[:1]])).hexdigest()[:16]
+        parts = [*map(msgspec.json.encode, said), *([history.digest] if history else [])]
+        digest = hashlib.sha256(b"\n".join(parts)).hexdigest()[:16]
         origin = self._small(path / "origin.json", Origin) or self._origin(path, result)
         return Copy(
             name=self._name(path.name, result),
@@ -193,9 +201,10 @@ class _Reader:
             result=result,
             origin=msgspec.structs.replace(origin, copies=()),
             files=("trial.json", *(name for name, there in found.items() if there is not None)),
-            history_bytes=history[1] if history else 0,
+            history_bytes=history.size_bytes if history else 0,
             digest=digest,
             seen=frozenset({digest, *origin.copies}),
+            cut_line=history.cut_line if history else 0,
         )
 
     def _name(self, bundle: str, result: TrialResult | None) -> str:
@@ -214,8 +223,8 @@ class _Reader:
             system=next((fact.value for fact in self._info.machine if fact.name == "system"), ""),
         )
 
-    def _history(self, path: Path) -> tuple[bytes, int] | None:
-        """Digest and size of a history that can be read to its end, or to where its writer was killed."""
+    def _history(self, path: Path) -> _History | None:
+        """Of a history that can be read to its end, or to where its writer was killed."""
         digest, size = hashlib.sha256(), 0
 
         def take(line: bytes) -> None:
@@ -225,11 +234,13 @@ class _Reader:
             decode_event(line)
 
         try:
-            storage.read_lines(path, take)
+            _, cut_line = storage.read_lines(path, take)
         except BundleError as error:
             self._leave_out("", str(error))
             return None
-        return (digest.hexdigest().encode(), size) if path.exists() else None
+        if not path.exists():
+            return None
+        return _History(digest=digest.hexdigest().encode(), size_bytes=size, cut_line=cut_line)
 
     def _lines(self) -> Iterator[tuple[str, TrialResult]]:
         path = self._run / "results.jsonl"

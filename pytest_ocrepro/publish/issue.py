@@ -20,6 +20,7 @@ from pytest_ocrepro.publish import issue_evidence as evidence
 from pytest_ocrepro.publish.bundle import RunDir
 from pytest_ocrepro.publish.cases import FOLDER, Case, proof_of, script_of, trial_of
 from pytest_ocrepro.publish.counting import DUMP, Row, plural
+from pytest_ocrepro.publish.elsewhere import replayed
 from pytest_ocrepro.publish.issue_steps import moves
 from pytest_ocrepro.publish.markdown import cell, code, fenced, prose, table
 from pytest_ocrepro.publish.records import Proof, RunInfo, StoredTrial
@@ -227,7 +228,7 @@ class _Draft:
             yield from moves(self._trial.history)
         if self._trial.info.replay:
             yield "With pytest-ocrepro (`--ocrepro-binary=PATH` tries a build of yours):"
-            yield fenced(evidence.shortened(evidence.replay(self._trial), 500), "sh")
+            yield fenced(evidence.shortened(replayed(self._trial.info.replay), 500), "sh")
 
     def _proved(self) -> str:
         return (

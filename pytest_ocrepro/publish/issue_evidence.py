@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shlex
 from collections.abc import Iterable, Iterator, Sequence
 
 from pytest_ocrepro.history import (
@@ -18,6 +17,7 @@ from pytest_ocrepro.history import (
 )
 from pytest_ocrepro.judge.judgement import ProcessJudgement, Verdict
 from pytest_ocrepro.publish.counting import DUMP
+from pytest_ocrepro.publish.elsewhere import command
 from pytest_ocrepro.publish.markdown import cell, fenced, folded, prose, table
 from pytest_ocrepro.publish.moments import Moment, moments, origin_of
 from pytest_ocrepro.publish.plan import LOCK_HOLDER
@@ -27,7 +27,6 @@ from pytest_ocrepro.publish.text import cut, flat
 LINKS, PROCESSES, FINDINGS, CALLS, LOGS = 8, 6, 10, 15, 2
 FIRST_MOMENTS, LAST_MOMENTS = 18, 12
 DEMAND = 3  # words; fewer are a title, and no sentence of what is expected
-BINARY = "--ocrepro-binary="
 LINE = 300  # characters of one line of log or output
 COLOURS = re.compile("\x1b\\[[0-9;]*m")
 STAGES = 5  # of the milestones that a process has reached, the last
@@ -118,22 +117,11 @@ def machine(run: RunInfo, trial: StoredTrial) -> Iterator[str]:
         for one in trial.history.of_type(TrialStarted)[:1]
     ]
     if run.pytest_command:
-        facts.append(("command", " ".join(run.pytest_command)))
+        facts.append(("command", command(run.pytest_command)))
     if facts:
         yield folded(
             "Machine", table(["what", "value"], [[prose(name, 60), cell(value, 200)] for name, value in facts])
         )
-
-
-def replay(trial: StoredTrial) -> str:
-    """The line that replays the trial, without the place where this machine has its build."""
-    try:
-        words = shlex.split(trial.info.replay)
-    except ValueError:
-        return trial.info.replay
-    if not any(word.startswith(BINARY) for word in words):
-        return trial.info.replay
-    return shlex.join(f"{BINARY}PATH/opencode" if word.startswith(BINARY) else word for word in words)
 
 
 def shortened(text: str, most: int) -> str:

@@ -171,6 +171,11 @@ def _merged(contents: Contents, page: Path, late: Iterable[str]) -> Merged:
         f"{len(copy.seen)} copies of {copy.name} differ; the most complete one is kept"
         for copy in sorted(differing, key=lambda copy: copy.name)
     ]
+    warnings += [
+        f"the history of {copy.name} was cut off in line {copy.cut_line}; what stands before it is kept"
+        for copy in sorted(contents.copies.values(), key=lambda copy: copy.name)
+        if copy.cut_line
+    ]
     trials = {*contents.copies, *contents.lines}
     return Merged(page=page, runs=len(contents.frames), trials=len(trials), warnings=tuple(warnings))
 

@@ -23,7 +23,7 @@ from markupsafe import Markup
 
 from pytest_ocrepro.errors import BundleError
 from pytest_ocrepro.history import ObservingCost
-from pytest_ocrepro.publish import drawing
+from pytest_ocrepro.publish import drawing, storage
 from pytest_ocrepro.publish.bundle import RunDir, TrialBundle
 from pytest_ocrepro.publish.cases import Case, cases
 from pytest_ocrepro.publish.counting import (
@@ -34,22 +34,23 @@ from pytest_ocrepro.publish.counting import (
     matrix,
     place,
     plural,
-    shortfall,
     tally,
     unjudged,
     versions_of,
 )
 from pytest_ocrepro.publish.document import Block, issue_url
+from pytest_ocrepro.publish.elsewhere import PLACES, command
 from pytest_ocrepro.publish.evidence import gather
 from pytest_ocrepro.publish.first_screen import clearest_of, first_screen
 from pytest_ocrepro.publish.issue import write_issues
 from pytest_ocrepro.publish.packing import index, packed
 from pytest_ocrepro.publish.progress_times import CAPTION, progress_times
-from pytest_ocrepro.publish.records import TrialResult
+from pytest_ocrepro.publish.records import Origin, TrialResult
 from pytest_ocrepro.publish.redaction import Masked
 from pytest_ocrepro.publish.takeaway import takeaways
 from pytest_ocrepro.publish.text import clip, visible
 from pytest_ocrepro.publish.trial_document import View, view_of
+from pytest_ocrepro.publish.wholeness import portions, shortfall
 from pytest_ocrepro.publish.window_section import window_parts
 
 GOOD_BYTES, MOST_BYTES = 15_000_000, 24_000_000
@@ -102,7 +103,8 @@ class _Page:
             .render(
                 run=self._run.info,
                 headline=headline(scenarios),
-                shortfall=self._shortfall(),
+                shortfall=shortfall(self._run.info, self._entries, unread=self._unread()),
+                portions=portions(self._run.info, self._entries),
                 tally=tally(scenarios),
                 controls=[row for row in scenarios if row.control],
                 versions=versions_of(self._entries),
@@ -127,22 +129,27 @@ class _Page:
         )
         return text.replace(size_mark, _size_in_words(len(text.encode())))
 
-    def _shortfall(self) -> str:
-        begun = max(len(self._entries), len(self._run.bundles()))  # one that cannot be read was begun
-        return shortfall(self._run.info.planned, begun, sum(entry.torn for entry in self._entries))
+    def _unread(self) -> int:
+        return max(len(self._run.bundles()) - len(self._entries), 0)
+
+    def _run_of(self, bundle: Path) -> str:
+        """The id of the run that it is from."""
+        origin = storage.read_optional(bundle / "origin.json", Origin) if self._run.info.parts else None
+        return origin.run_id if origin else self._run.info.run_id
 
     def _gather(self) -> Iterator[Entry]:
         seen = set()
-        self._problems += self._run.passed_over()
+        self._problems += [*self._run.passed_over(), *self._run.info.left_out]
         for path in self._run.bundles():
             try:
                 info, result, masked = TrialBundle.peek(path)
+                run_id = result.run_id if result else self._run_of(path)
             except BundleError as error:
                 self._problems.append(str(error))
                 continue
             seen.add(path.name)
             self._masked.update({one.kind: one.count for one in masked})
-            yield Entry(result=result or unjudged(self._run.info.run_id, info, path), info=info, path=path)
+            yield Entry(result=result or unjudged(run_id, info, path), info=info, path=path)
         for result in self._stray_results(seen):
             yield Entry(result=result)
 
@@ -207,8 +214,8 @@ def _templates() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(clip=clip, issue_url=issue_url)
-    environment.globals.update(GLYPHS=dict(GLYPHS), WORDS=dict(WORDS))
+    environment.filters.update(clip=clip, issue_url=issue_url, command=command)
+    environment.globals.update(GLYPHS=dict(GLYPHS), WORDS=dict(WORDS), PLACES=PLACES)
     return environment
 
 

@@ -31,6 +31,7 @@ from pytest_ocrepro.history import (
     Trouble,
 )
 from pytest_ocrepro.judge.judgement import Edge
+from pytest_ocrepro.publish.elsewhere import replayed
 from pytest_ocrepro.publish.lock_spans import LockSpan, lock_spans
 from pytest_ocrepro.publish.records import StoredTrial
 from pytest_ocrepro.publish.trace_format import Slice, TraceFile
@@ -76,7 +77,7 @@ class _Tracer:
         self._observation()
         info, judgement = self._trial.info, self._trial.judgement
         about = {"scenario": info.scenario, "opencode": info.version, "trial": info.trial, "started": info.started}
-        about |= {"replay": info.replay, "problems": self._trial.problems}
+        about |= {"replay": replayed(info.replay), "problems": self._trial.problems}
         if judgement is not None:
             about |= {"result": judgement.result, "reason": judgement.reason, "signature": judgement.signature}
         return self._file.encode(about)

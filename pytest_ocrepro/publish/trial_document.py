@@ -40,6 +40,7 @@ from pytest_ocrepro.publish.document import (
     sheet,
     soft,
 )
+from pytest_ocrepro.publish.elsewhere import replayed
 from pytest_ocrepro.publish.intrusion_blocks import intrusions
 from pytest_ocrepro.publish.logbook import logbook
 from pytest_ocrepro.publish.moments import OURS, moments, origin_of
@@ -391,7 +392,7 @@ def _commands(view: View) -> Part:
             entries = clip("\n".join(process.environment), 6000)
             blocks.append(Verbatim(text=entries, folded=f"environment, {len(process.environment)} entries"))
     if info.replay:
-        blocks += [Paragraph(text=said(Words("Replay", "strong")), css="small"), Verbatim(text=info.replay)]
+        blocks += [Paragraph(text=said(Words("Replay", "strong")), css="small"), Verbatim(text=replayed(info.replay))]
     started = next(iter(view.history.of_type(TrialStarted)), None)
     facts = [
         said("binary sha256 ", mono(info.binary_sha256 or None)),

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from pytest_ocrepro.judge.judgement import Result
-from pytest_ocrepro.publish.counting import DUMP, Cell, Row, headline, scenario_of, shortfall, unjudged
+from pytest_ocrepro.publish.counting import DUMP, Cell, Row, headline, scenario_of, unjudged
 from pytest_ocrepro.publish.records import TrialInfo
 
 
@@ -97,20 +97,3 @@ def test_a_rate_is_that_of_the_versions_that_it_is_told_of(cells: list[tuple[str
 )
 def test_a_run_of_controls_alone_claims_no_scenario(rows: list[tuple[int, int]], says: str) -> None:
     assert headline([row(cell("1.1", k, n), control=True) for k, n in rows]) == says
-
-
-@pytest.mark.parametrize(
-    ("planned", "begun", "torn", "says"),
-    [
-        (20, 6, 1, "of 20 planned trials 14 were never begun; 1 trial ended before the verdict"),
-        (2, 1, 0, "of 2 planned trials 1 was never begun"),
-        (None, 6, 2, "2 trials ended before the verdict"),
-    ],
-)
-def test_a_run_that_was_cut_short_says_by_how_much(planned: int | None, begun: int, torn: int, says: str) -> None:
-    assert shortfall(planned, begun, torn) == f"This run was cut short: {says}. What follows tells of the rest alone."
-
-
-@pytest.mark.parametrize(("planned", "begun"), [(None, 6), (6, 6), (6, 7)])
-def test_of_a_run_that_got_to_its_end_nothing_is_said(planned: int | None, begun: int) -> None:
-    assert shortfall(planned, begun, 0) == ""

@@ -21,6 +21,7 @@ from pytest_ocrepro.errors import UsageError
 from pytest_ocrepro.publish import merge as room
 from pytest_ocrepro.publish.bundle import Fact, RunDir, RunInfo, TrialBundle
 from pytest_ocrepro.publish.cases import cases, choose, keep_proof, proof_of
+from pytest_ocrepro.publish.github import summary
 from pytest_ocrepro.publish.handout import entries_in
 from pytest_ocrepro.publish.intake import Contents, read_contents, trial_name
 from pytest_ocrepro.publish.merge import Merged, merge, store, union
@@ -267,6 +268,45 @@ def test_of_two_copies_the_more_complete_one_is_kept_and_the_other_is_told(tmp_p
     assert isinstance(bundle.origin, Origin)
     assert len(bundle.origin.copies) == 2
     assert merged.trials == 1
+
+
+@pytest.mark.parametrize("state", ["whole", "torn"])
+def test_a_history_that_was_cut_off_is_told_and_kept_as_far_as_it_goes(tmp_path: Path, state: str) -> None:
+    run = build(tmp_path / "in", RUN_IDS[0], [(1, state)])
+    history = run / "trials" / BUNDLES[0] / "history.jsonl"
+    whole = history.read_bytes()
+    if state == "whole":
+        history.write_bytes(whole[: whole.rindex(b"\n", 0, -1) + 5])
+    lines = history.read_bytes().count(b"\n")
+    name = trial_name(RUN_IDS[0], BUNDLES[0])
+    warning = f"the history of {name} was cut off in line {lines + 1}; what stands before it is kept"
+    out = tmp_path / "out"
+    assert merge([run], out).warnings == merge([out], tmp_path / "again").warnings == (warning,)
+    assert len(TrialBundle.read(out / "trials" / name).history) == lines
+    assert f"ocrepro: {warning}" in ask(run, "-o", tmp_path / "page.html")[2]
+
+
+def test_a_shard_that_was_cut_short_is_an_alarm_on_the_merged_page(tmp_path: Path) -> None:
+    one, two = (make_run(tmp_path / "shards", run_id) for run_id in RUN_IDS[:2])
+    for run, planned in ((one, 3), (two, 7)):
+        run.write_info(msgspec.structs.replace(run.info, planned=planned))
+    (next(path for path in one.bundles()) / "result.json").unlink()  # nobody lived to judge it
+    (one.path / "results.jsonl").unlink()
+    merge([tmp_path / "shards"], tmp_path / "out")
+    merged = RunDir.read(tmp_path / "out")
+    page, told = render(merged), summary(merged.info, entries_in(merged)).replace("\\", "")
+    for text in (page, told):
+        assert f"of 7 trials planned in run {RUN_IDS[1]} 4 not here; 1 trial ended before the verdict." in text
+    assert f'<th scope="row" class="mono">{RUN_IDS[1]}</th>' in page
+
+
+def test_what_was_left_out_of_a_merge_is_told_on_its_page(tmp_path: Path) -> None:
+    run = build(tmp_path / "in", RUN_IDS[0], [(1, "whole"), (2, "whole")])
+    (min((run / "trials").iterdir()) / "trial.json").unlink()
+    merge([run], tmp_path / "out")
+    page = render(RunDir.read(tmp_path / "out"))
+    assert "1 stored file could not be read" in page
+    assert "has no trial.json, and says nothing without it" in page
 
 
 def test_a_run_that_was_copied_in_the_middle_of_its_frame_is_the_same_run(tmp_path: Path) -> None:
