@@ -35,7 +35,6 @@ class ForeignWait(Record, frozen=True, kw_only=True):
     verb: str
     grade: str = "inferred"
     facts: tuple[str, ...]
-    binding: bool = False
     server_pid: int | None = None
     tool_pid: int | None = None
 
