@@ -60,13 +60,32 @@ def complaints(trace: Trace) -> list[str]:
     """What a viewer could not draw: the rules of the Trace Event Format, and those of Perfetto's importer."""
     events = [event for event in trace["traceEvents"] if event["ph"] != "M"]
     names = [event for event in trace["traceEvents"] if event["ph"] == "M"]
-    return _shapes(events) or [
-        *_numbers(names),
-        *_order(events),
-        *_nesting(events),
-        *_arrows(events),
-        *_named(events, names),
-    ]
+    return (
+        _frame(trace)
+        or _shapes(events)
+        or [
+            *_numbers(names),
+            *_order(events),
+            *_nesting(events),
+            *_arrows(events),
+            *_named(events, names),
+        ]
+    )
+
+
+def _frame(trace: Trace) -> list[str]:
+    """The object form: what a reader may find beside the events, and what names may say."""
+    found = [f"unknown key {key}" for key in sorted(set(trace) - {"traceEvents", "displayTimeUnit", "otherData"})]
+    if trace["displayTimeUnit"] not in ("ms", "ns"):
+        found.append(f"no unit of time: {trace['displayTimeUnit']}")
+    named = {"process_name": ("name", str), "thread_name": ("name", str)}
+    named |= {"process_sort_index": ("sort_index", int), "thread_sort_index": ("sort_index", int)}
+    for event in trace["traceEvents"]:
+        if event["ph"] == "M":
+            key, kind = named.get(event["name"], ("", str))
+            if not isinstance(event["args"].get(key), kind):
+                found.append(f"metadata that nobody knows: {event}")
+    return found
 
 
 def _shapes(events: list[Trace]) -> list[str]:
@@ -77,6 +96,10 @@ def _shapes(events: list[Trace]) -> list[str]:
         whole = all(isinstance(event.get(key), int) for key in ("pid", "tid", "ts")) and event["ts"] >= 0
         if not whole or not isinstance(event.get("name"), str):
             found.append(f"not placed: {event}")
+        if event["ph"] == "i" and event.get("s") not in ("g", "p", "t"):
+            found.append(f"an instant of no scope: {event}")
+        if event["ph"] == "C" and not all(isinstance(v, (int, float)) for v in event.get("args", {"": ""}).values()):
+            found.append(f"counts what is no number: {event}")
         if event["ph"] == "X" and not (isinstance(event.get("dur"), int) and event["dur"] >= 0):
             found.append(f"begins and has no end: {event}")
     return found
@@ -137,6 +160,8 @@ def _arrows(events: list[Trace]) -> list[str]:
     for number, ends in arrows.items():
         if [end["ph"] for end in ends] != ["s", "f"]:
             found.append(f"arrow {number} has not one beginning and one end")
+        if len({(end["cat"], end["name"]) for end in ends}) > 1 or ends[-1]["ts"] < ends[0]["ts"]:
+            found.append(f"the ends of arrow {number} do not belong together")
         if any(not _bound(end, events) for end in ends):
             found.append(f"arrow {number} hangs in the air")
         if ends[-1].get("bp") != "e":
@@ -203,6 +228,12 @@ def test_every_captured_history_makes_a_trace_that_loads(folder: Path) -> None:
         ),
         (lambda events: [e.update(ts=0) for e in events if e["ph"] == "s"], "hangs in the air"),
         (lambda events: [e.pop("bp", 0) for e in events], "binds to the next slice"),
+        (lambda events: [e.update(name="other") for e in events if e["ph"] == "f"], "do not belong together"),
+        (lambda events: [e.update(cat="other") for e in events if e["ph"] == "s"], "do not belong together"),
+        (lambda events: [e.update(id=7) for e in events if e["ph"] == "f"], "has not one beginning and one end"),
+        (lambda events: [e.update(s="x") for e in events if e["ph"] == "i"], "an instant of no scope"),
+        (lambda events: [e["args"].update(value="x") for e in events if e["ph"] == "C"], "counts what is no number"),
+        (lambda events: events[0].update(name="procces_name"), "metadata that nobody knows"),
         (lambda events: [e.update(dur=10**9) for e in events if e["ph"] == "X"], "cuts into another"),
         (lambda events: [e.update(ts=0.5) for e in events if e["ph"] == "i"], "not placed"),
         (lambda events: events.append(next(e for e in events if e["name"] == "thread_name")), "twice"),
