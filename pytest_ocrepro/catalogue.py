@@ -23,6 +23,7 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
     test: str
     control: bool = False
     parameters: str = ""
+    parametrized: bool = False
 
     @property
     def node(self) -> str:
@@ -70,7 +71,12 @@ def scenarios_in(file: Path) -> list[Scenario]:
     except OSError as error:
         raise UsageError(f"{file} cannot be read ({error.strerror}): name a file of scenarios") from None
     return [
-        Scenario(file=file, test=function.name, control=_is_control(function))
+        Scenario(
+            file=file,
+            test=function.name,
+            control=_is_control(function),
+            parametrized=any("mark.parametrize(" in ast.unparse(one) for one in function.decorator_list),
+        )
         for function in scenario_functions(tree)
     ]
 

@@ -31,5 +31,9 @@ class NotReachedError(OcreproError):
     """A scenario did not get to its point; the trial is inconclusive, never a pass."""
 
 
+class LackingError(NotReachedError):
+    """The build lacks what the scenario is about; the trial is skipped, never a pass."""
+
+
 class BundleError(OcreproError):
     """A stored evidence bundle cannot be read or written."""

@@ -28,6 +28,7 @@ from pytest_ocrepro.history import (
     History,
     Note,
     ProcessStarted,
+    ScenarioSkipped,
     SignalSent,
     Swept,
     SweptOffset,
@@ -272,7 +273,7 @@ class Trial:
 
     def at_lock_directory(self, process: Process) -> Trigger:
         """The moment when a process has taken one of opencode's lock directories."""
-        return AtLockDirectory(self.sandbox.state, process)
+        return AtLockDirectory(self.sandbox.state, process, self.history)
 
     def kill_at(self, process: Process, trigger: Trigger) -> SignalAt:
         """A fault: kill -9 when the trigger comes."""
@@ -368,9 +369,14 @@ class Trial:
 
     # -- the end
 
-    def finish(self, trouble: str = "") -> tuple[Judgement, TrialResult]:
-        """End everything, judge, store. Safe to call again. Raises BundleError when nothing could be stored."""
+    def finish(self, trouble: str = "", *, skipped: str = "") -> tuple[Judgement, TrialResult]:
+        """End everything, judge, store. Safe to call again. Raises BundleError when nothing could be stored.
+
+        ``skipped``: why the scenario has ended itself, as the build lacks what it is about.
+        """
         if self._judgement is None:
+            if skipped:
+                self.history.append(ScenarioSkipped(at_ns=now_ns(), why=skipped))
             if trouble:
                 self.history.append(Trouble(at_ns=now_ns(), what=trouble))
             self._close_stage()

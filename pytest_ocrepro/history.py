@@ -287,6 +287,12 @@ class Trouble(Event, frozen=True, kw_only=True, tag="trouble"):
     what: str
 
 
+class ScenarioSkipped(Event, frozen=True, kw_only=True, tag="scenario-skipped"):
+    """The scenario has ended itself: this build, or this machine, lacks what it is about."""
+
+    why: str
+
+
 class IntrusionBegun(Event, frozen=True, kw_only=True, tag="intrusion-begun"):
     """We are about to stop a process for a moment to see more: all that follows is possibly disturbed.
 
@@ -442,6 +448,7 @@ AnyEvent = (
     | Expectation
     | Note
     | Trouble
+    | ScenarioSkipped
     | IntrusionBegun
     | CallsTraced
     | StacksTaken

@@ -27,7 +27,7 @@ import pytest
 from pytest_ocrepro import __version__
 from pytest_ocrepro.baseline import Verdict, compare, read_baseline, run_of
 from pytest_ocrepro.catalogue import catalogue
-from pytest_ocrepro.errors import BundleError, OcreproError, UsageError
+from pytest_ocrepro.errors import BundleError, LackingError, OcreproError, UsageError
 from pytest_ocrepro.guard import GUARD, TRIAL, Guard
 from pytest_ocrepro.harness import Session, Trial, secrets_around_us
 from pytest_ocrepro.items import choose_paths, labels, scenario_of_item, slug_of, title_of, without_ours
@@ -304,18 +304,12 @@ class OcreproSession:
         outcome, ending = None, _Ending()
         try:
             outcome = yield
-        except (pytest.skip.Exception, pytest.xfail.Exception) as error:
-            ending = _Ending(trouble=f"the scenario ended itself: {error}", raised=error)
-        except (AssertionError, pytest.fail.Exception) as error:
-            ending = _failed(error)
-        except OcreproError as error:
-            ending = _Ending(trouble=str(error))
-        except (Exception, SystemExit) as error:  # noqa: BLE001  a broken scenario must not look like a broken opencode
-            ending = _Ending(trouble=f"the scenario raised {type(error).__name__}: {error}")
+        except (*_OUTCOMES, Exception, SystemExit) as error:  # noqa: BLE001  a broken scenario must not look like a broken opencode
+            ending = _ending_of(error)
         if ending.claim:
             trial.claim("the scenario's own assertion", held=False, because=ending.claim)
         try:
-            judged, result = trial.finish(ending.trouble)
+            judged, result = trial.finish(ending.trouble, skipped=ending.skipped)
         except BundleError as error:
             _give_up(error)
         if ending.raised is not None:
@@ -495,6 +489,7 @@ class OcreproSession:
 
 RESULT: pytest.StashKey[tuple[TrialResult, str]] = pytest.StashKey()
 TOLD: pytest.StashKey[bool] = pytest.StashKey()
+_OUTCOMES = (pytest.skip.Exception, pytest.xfail.Exception, pytest.fail.Exception)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -503,7 +498,22 @@ class _Ending:
 
     claim: str = ""
     trouble: str = ""
+    skipped: str = ""
     raised: BaseException | None = None  # to be raised again once the trial is put away
+
+
+def _ending_of(error: BaseException) -> _Ending:
+    if isinstance(error, pytest.skip.Exception):
+        return _Ending(skipped=str(error) or "it does not say why", raised=error)
+    if isinstance(error, LackingError):
+        return _Ending(skipped=str(error), raised=pytest.skip.Exception(str(error)))
+    if isinstance(error, pytest.xfail.Exception):
+        return _Ending(trouble=f"the scenario ended itself: {error}", raised=error)
+    if isinstance(error, AssertionError | pytest.fail.Exception):
+        return _failed(error)
+    if isinstance(error, OcreproError):
+        return _Ending(trouble=str(error))
+    return _Ending(trouble=f"the scenario raised {type(error).__name__}: {error}")
 
 
 def _failed(error: BaseException) -> _Ending:

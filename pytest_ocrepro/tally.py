@@ -96,7 +96,8 @@ def cells_of(file: Path, width: int) -> Iterator[list[str]]:
         yield cells
 
 
-def _count(scenario: str, version: str, told: Sequence[TrialResult]) -> Count:
+def _count(scenario: str, version: str, every: Sequence[TrialResult]) -> Count:
+    told = [one for one in every if not one.skipped]
     clear = [one for one in told if one.result != "inconclusive"]
     seen = [one for one in clear if one.result == "reproduced"]
     signatures = Counter(one.signature for one in seen if one.signature)

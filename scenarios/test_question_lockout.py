@@ -31,10 +31,10 @@ class Stuck:
         self.id = server.new_session()
         server.prompt(self.id, f"ask about {topic}")
         self.question = server.wait_for_question(self.id)
+        self.part: str = server.wait_for_tool_part(self.id)["id"]
         messages = server.messages(self.id)
         self.first: str = messages[0]["info"]["id"]
         self.last: str = messages[-1]["info"]["id"]
-        self.part: str = next(part["id"] for part in messages[-1]["parts"] if part["type"] == "tool")
 
     def guarded(self) -> dict[str, Call]:
         """The calls that a busy session refuses: name -> method, path, body."""

@@ -319,8 +319,27 @@ def test_a_trial_is_one_line_of_the_results_however_it_ended(pytester: pytest.Py
         "with_a_broken_fixture",
     }
     assert told.pop("fails")[0] == "reproduced"
+    assert told["skips"] == ("inconclusive", "skipped: not today")
+    assert [line["skipped"] for line in results(pytester) if line["skipped"]] == ["not today"]
     assert {result for result, _ in told.values()} == {"inconclusive"}
     assert "nothing was started" in str(told["asserts_of_nothing"][1])
+
+
+def test_a_build_that_lacks_what_a_scenario_is_about_is_skipped(pytester: pytest.Pytester, run: Run) -> None:
+    pytester.makepyfile(
+        test_it="""
+        from pytest_ocrepro.errors import LackingError
+
+        def test_it(ocrepro):
+            ocrepro.claim("something", held=False, because="of it")
+            raise LackingError("this build takes no install lock")
+        """
+    )
+    result = run("test_it.py", "-rs")
+    result.assert_outcomes(skipped=1)
+    result.stdout.fnmatch_lines(["SKIPPED*this build takes no install lock"])
+    assert results(pytester)[0]["reason"] == "skipped: this build takes no install lock"
+    assert "trouble" not in next((pytester.path / "reports/latest/trials").glob("*/history.jsonl")).read_text()
 
 
 def test_a_usage_error_leaves_the_newest_run_the_newest(pytester: pytest.Pytester, run: Run) -> None:

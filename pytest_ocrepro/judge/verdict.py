@@ -16,6 +16,7 @@ from pytest_ocrepro.history import (
     ProcessExited,
     ProcessFound,
     ProcessStarted,
+    ScenarioSkipped,
     SignalSent,
     SnapshotTaken,
     Swept,
@@ -243,6 +244,9 @@ def _result(history: History, main: Judged | None) -> tuple[Result, str]:
         return Result.INCONCLUSIVE, f"ours: {troubles[0].what}"
     if leaked:
         return Result.INCONCLUSIVE, f"ours: still alive after the sweep: {', '.join(leaked)}"
+    skipped = history.of_type(ScenarioSkipped)
+    if skipped:
+        return Result.INCONCLUSIVE, f"skipped: {skipped[0].why}"
     broken = [claim for claim in claims if claim.held is False]
     refuted = _refuted(history, main)
     if refuted:

@@ -26,6 +26,7 @@ from pytest_ocrepro.history import (
     ProviderReply,
     ProviderRequest,
     RegistryRequest,
+    ScenarioSkipped,
     SignalSent,
     SnapshotTaken,
     StacksTaken,
@@ -133,6 +134,8 @@ def _of_processes(event: Event) -> tuple[str, str] | None:
         case Expectation():
             held = {True: "held", False: "broken", None: "could not be told"}[event.held]
             return "demand", f"{event.role}{': ' if event.role else ''}{event.claim}: {held}"
+        case ScenarioSkipped():
+            return "skipped", event.why
         case StepWaited():
             return "waited", f"{event.seconds:.2f} s for {event.what or event.kind}"
         case _:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import msgspec
 
-from pytest_ocrepro.history import History, ProcessStarted, StepWaited
+from pytest_ocrepro.history import History, ProcessStarted, ScenarioSkipped, StepWaited
 from pytest_ocrepro.judge.judgement import Finding, Judgement, ProcessJudgement
 from pytest_ocrepro.judge.offsets import Offset
 from pytest_ocrepro.judge.passage import Passage, passages
@@ -102,6 +102,7 @@ class TrialResult(msgspec.Struct, frozen=True, kw_only=True):
     passages: tuple[Passage, ...] = ()  # of the subjects; empty: stored before they were told
     offset: Offset | None = None  # of a scenario that sweeps one
     control: bool = False  # as TrialInfo has it, which may be unreadable
+    skipped: str = ""  # why the scenario has ended itself; it then says nothing, and would again
 
 
 class TrialInfo(msgspec.Struct, frozen=True, kw_only=True):
@@ -182,6 +183,7 @@ def result_of(run_id: str, info: TrialInfo, history: History, judged: Judgement,
         bundle=bundle,
         offset=offset_of(history),
         control=info.control,
+        skipped=next((event.why for event in history.of_type(ScenarioSkipped)), ""),
     )
 
 

@@ -24,6 +24,7 @@ from pytest_ocrepro.history import (
     ProviderReply,
     ProviderRequest,
     RegistryRequest,
+    ScenarioSkipped,
     SnapshotTaken,
     StepWaited,
     Swept,
@@ -247,6 +248,8 @@ def _told(event: Event) -> tuple[str, dict[str, object]] | None:
             return event.text[:_SHOWN], {"note": event.text}
         case Trouble():
             return f"trouble: {event.what[:_SHOWN]}", {"trouble": event.what}
+        case ScenarioSkipped():
+            return f"skipped: {event.why[:_SHOWN]}", {"skipped": event.why}
         case Swept():
             return "swept", {"ended": event.ended, "leaked": event.leaked, "survivors": event.survivors}
         case _:

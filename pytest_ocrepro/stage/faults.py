@@ -10,13 +10,15 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Protocol
 
-from pytest_ocrepro.errors import NotReachedError, OcreproError, UsageError
+from pytest_ocrepro.errors import LackingError, NotReachedError, OcreproError, UsageError
 from pytest_ocrepro.history import (
     FaultHealed,
     FaultInjected,
     History,
     MilestoneReached,
+    ProcessFound,
     ProviderRequest,
+    RegistryRequest,
     Trouble,
     now_ns,
 )
@@ -195,24 +197,41 @@ class AtRequest:
 
 
 class AtLockDirectory:
-    """A process has taken one of opencode's lock directories."""
+    """A process has taken one of opencode's lock directories.
 
-    def __init__(self, state: Path, process: Process) -> None:
-        self._state, self._process = state, process
+    Builds up to 1.3.2 have none: a process of their own (``opencode install``) asks the registry, and nothing keeps
+    another run from doing the same (measured on 1.2.15, 1.2.27, 1.3.0, 1.3.2).
+    """
+
+    def __init__(self, state: Path, process: Process, history: History) -> None:
+        self._state, self._process, self._history = state, process, history
 
     def describe(self) -> str:
         """For the history."""
         return f"{self._process.role} takes a lock directory"
 
     def wait(self, timeout_s: float) -> None:
-        """Block until it has come. Raises NotReachedError."""
+        """Block until it has come. Raises NotReachedError; LackingError where this build installs without a lock."""
 
         def taken() -> bool:
             return any(_holder(path) == self._process.pid for path in self._state.glob("locks/*.lock/meta.json"))
 
-        until(lambda: taken() or not self._process.alive, timeout_s=timeout_s, what=self.describe(), every_s=0.005)
+        until(
+            lambda: taken() or not self._process.alive or self._installs_beneath(),
+            timeout_s=timeout_s,
+            what=self.describe(),
+            every_s=0.005,
+        )
+        if self._installs_beneath() and not taken():
+            raise LackingError(f"this build takes no install lock: {self._process.role} installs in a child process")
         if not self._process.alive and not taken():
             raise NotReachedError(f"{self.describe()}: it ended with {self._process.exit_code} before")
+
+    def _installs_beneath(self) -> bool:
+        """A child of the process has asked the registry."""
+        asked = {event.pid for event in self._history.of_type(RegistryRequest)}
+        children = (one for one in self._history.of_type(ProcessFound) if one.parent_pid == self._process.pid)
+        return any(one.id.pid in asked for one in children)
 
 
 def _holder(meta: Path) -> int | None:

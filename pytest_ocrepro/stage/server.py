@@ -18,6 +18,7 @@ from pytest_ocrepro.history import HEALTH_PROBE, History, HttpAsked, HttpCall, n
 from pytest_ocrepro.stage.process import Process, until
 
 CALL_TIMEOUT_S = 5.0
+SETTING_UP_S = 20.0  # of a call that no scenario is about; one stood for over 5 s at a load of 14
 PROBE_TIMEOUT_S = 2.0
 BODY_BYTES = 2000
 READ_BYTES = 1 << 16
@@ -202,7 +203,7 @@ class Server:
 
     def new_session(self) -> str:
         """The id of a fresh session. Raises NotReachedError."""
-        answer = self.call("POST", "/session", {}, purpose="make a session")
+        answer = self.call("POST", "/session", {}, purpose="make a session", timeout_s=SETTING_UP_S)
         made = answer.json
         if not answer.accepted or not isinstance(made, dict) or "id" not in made:
             raise NotReachedError(f"{self.role} made no session: {self._said(answer)}")
@@ -231,6 +232,21 @@ class Server:
         if not answer.accepted or not isinstance(answer.json, list):
             raise NotReachedError(f"{self.role} did not list the messages of {session}: {self._said(answer)}")
         return _records(answer.json)
+
+    def wait_for_tool_part(self, session: str, timeout_s: float = 30.0) -> dict[str, Any]:
+        """The part of the session's last message that is a tool call, as the API gives it. Raises NotReachedError.
+
+        Builds up to 1.3.2 ask their question up to 0.3 s before they store the call that asks it (own measurement).
+        """
+        found: list[dict[str, Any]] = []
+
+        def stored() -> bool:
+            parts = (self.messages(session) or [{}])[-1].get("parts")
+            found[:] = [part for part in _records(parts) if part.get("type") == "tool"]
+            return bool(found)
+
+        until(stored, timeout_s=timeout_s, what=f"a tool call in the messages of {session}", every_s=0.05)
+        return found[0]
 
     def busy(self, session: str) -> bool:
         """The status API calls the session anything but idle, or does not answer: silence is not idleness."""

@@ -19,7 +19,7 @@ from pytest_ocrepro.errors import BuildError, OcreproError
 from pytest_ocrepro.judge.rates import Rate
 from pytest_ocrepro.stage import subject
 from pytest_ocrepro.versions.batches import Run
-from pytest_ocrepro.versions.journal import Chosen, Tried
+from pytest_ocrepro.versions.journal import SKIPPED, Chosen, Tried
 from pytest_ocrepro.versions.posterior import FALSE_RATES, RATES
 from pytest_ocrepro.versions.trials import Trials
 
@@ -114,6 +114,8 @@ def _build(step: Step) -> Answer | None:
 def _tried(step: Step, run: Run, tell: Callable[[str], None]) -> Answer:
     hits = trials = unsure = 0
     for tried in _one_by_one(step, run):
+        if tried.result == SKIPPED:
+            return Answer(code=SKIP, line=f"skip: {tried.reason}")
         if tried.result == "inconclusive" or not _ours(tried, step.signature):
             unsure += 1
             tell(f"inconclusive: {tried.reason or tried.signs}")

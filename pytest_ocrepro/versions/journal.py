@@ -75,6 +75,10 @@ class Chosen(Record, frozen=True, kw_only=True, tag="chosen"):
     trials: tuple[tuple[str, str, int], ...]
 
 
+SKIPPED = "skipped"
+UNTOLD = ("inconclusive", SKIPPED)  # results that say nothing of the failure
+
+
 class Tried(Record, frozen=True, kw_only=True, tag="tried"):
     """One trial of a batch. ``signs``: its signature, then what each finding says, neutral.
 
@@ -86,7 +90,7 @@ class Tried(Record, frozen=True, kw_only=True, tag="tried"):
     scenario: str
     version: str
     seed: int
-    result: str  # reproduced, not-seen, inconclusive
+    result: str  # reproduced, not-seen, inconclusive, or skipped: the build lacks what the scenario is about
     signs: tuple[str, ...] = ()
     verdict: str = ""
     reason: str = ""

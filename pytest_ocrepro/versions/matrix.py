@@ -28,7 +28,17 @@ from pytest_ocrepro.versions.batches import (
     trouble_in_a_row,
     twins,
 )
-from pytest_ocrepro.versions.journal import AnyRecord, Chosen, Fetched, Journal, Skipped, Tried, trials_of
+from pytest_ocrepro.versions.journal import (
+    SKIPPED,
+    UNTOLD,
+    AnyRecord,
+    Chosen,
+    Fetched,
+    Journal,
+    Skipped,
+    Tried,
+    trials_of,
+)
 from pytest_ocrepro.versions.posterior import Counts, Question, posterior
 
 TRIAL_S = 10.0  # until one was measured
@@ -40,12 +50,17 @@ SURELY = 0.9
 
 
 class Cell(msgspec.Struct, frozen=True, kw_only=True):
-    """One scenario on one version. ``signatures``: of its reproductions, most frequent first."""
+    """One scenario (of a parametrized test: one set of its parameters) on one version; a trial is one test item.
+
+    ``rate``: k reproductions in n conclusive trials. ``skipped``: what the version lacks, in the scenario's words.
+    ``signatures``: of its reproductions, most frequent first.
+    """
 
     scenario: str
     version: str
     rate: Rate
     inconclusive: int = 0
+    skipped: str = ""
     signatures: tuple[str, ...] = ()
     bundle: str = ""  # of the last reproduction
 
@@ -187,13 +202,14 @@ def _row(scenario: str, versions: tuple[str, ...], tried: Sequence[Tried], close
 
 def _cell(scenario: str, version: str, tried: Sequence[Tried]) -> Cell:
     hits = [one for one in tried if one.result == "reproduced"]
-    conclusive = sum(one.result != "inconclusive" for one in tried)
+    conclusive = sum(one.result not in UNTOLD for one in tried)
     signatures = Counter(one.signs[0] for one in hits if one.signs)
     return Cell(
         scenario=scenario,
         version=version,
         rate=Rate(k=len(hits), n=conclusive),
-        inconclusive=len(tried) - conclusive,
+        inconclusive=sum(one.result == "inconclusive" for one in tried),
+        skipped=next((one.reason for one in tried if one.result == SKIPPED), ""),
         signatures=tuple(sign for sign, _ in signatures.most_common()),
         bundle=hits[-1].bundle if hits else "",
     )
@@ -230,7 +246,7 @@ def _changes(cells: Sequence[Cell], present: Sequence[float]) -> tuple[Change, .
 
 
 def _wanted(cell: Cell, grid: Grid, per_cell: int) -> bool:
-    given_up = cell.inconclusive >= GIVEN_UP_AFTER and not cell.rate.n
+    given_up = cell.skipped or (cell.inconclusive >= GIVEN_UP_AFTER and not cell.rate.n)
     done = cell.rate.n >= per_cell or cell.inconclusive >= per_cell + GIVEN_UP_AFTER
     return not (cell.version in grid.closed or given_up or done)
 

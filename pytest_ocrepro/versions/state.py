@@ -10,7 +10,17 @@ import msgspec
 from pytest_ocrepro.judge.rates import Rate
 from pytest_ocrepro.versions.batches import away, pending, plan_of, trouble_in_a_row, twins
 from pytest_ocrepro.versions.bisection import HITS_WANTED, Boundary, Cost, Phase, answers
-from pytest_ocrepro.versions.journal import AnyRecord, Chosen, Fetched, Plan, Skipped, Tried, trials_of
+from pytest_ocrepro.versions.journal import (
+    SKIPPED,
+    UNTOLD,
+    AnyRecord,
+    Chosen,
+    Fetched,
+    Plan,
+    Skipped,
+    Tried,
+    trials_of,
+)
 from pytest_ocrepro.versions.posterior import Counts, Posterior, Question, posterior
 
 TRIAL_S = 10.0  # until one was measured
@@ -101,11 +111,11 @@ def fold(records: Sequence[AnyRecord], *, signature: str | None = None) -> State
 
 
 def hit_of(tried: Tried, wanted: Sequence[str]) -> bool | None:
-    """None: the trial says nothing: inconclusive, or it ended with another failure before ours could show.
+    """None: the trial says nothing: inconclusive or skipped, or it ended with another failure before ours could show.
 
     A finding that is not there was looked for and not found; of two signatures a trial can have but one.
     """
-    if tried.result == "inconclusive":
+    if tried.result in UNTOLD:
         return None
     if tried.result != "reproduced" or not wanted:
         return False
@@ -135,7 +145,7 @@ def _wanted(signature: str, tried: Sequence[Tried]) -> tuple[str, ...]:
 
 
 def _control(tried: Tried) -> bool | None:
-    return None if tried.result == "inconclusive" else tried.result == "reproduced"
+    return None if tried.result in UNTOLD else tried.result == "reproduced"
 
 
 def _fresh_from(tried: Sequence[Tried]) -> int:
@@ -161,12 +171,15 @@ def _rates(told: Sequence[tuple[Tried, bool | None]]) -> dict[str, Rate]:
 
 
 def _given_up(told: Sequence[tuple[Tried, bool | None]]) -> dict[str, str]:
-    """Versions of which several trials told nothing and none told anything, while others did."""
-    found = {}
+    """Versions of which several trials told nothing and none told anything, while others did.
+
+    One trial that the scenario has skipped is enough: the build lacks what the scenario is about.
+    """
+    found = {one.version: f"skipped: {one.reason}" for one, _ in told if one.result == SKIPPED}
     for version in dict.fromkeys(one.version for one, _ in told):
         ours = [(at, one) for at, (one, hit) in enumerate(told) if one.version == version and hit is None]
         told_once = any(one.version == version and hit is not None for one, hit in told)
-        if told_once or len(ours) < GIVEN_UP_AFTER:
+        if version in found or told_once or len(ours) < GIVEN_UP_AFTER:
             continue
         if any(hit is not None for _, hit in told[ours[0][0] :]):
             broken = all(one.result == "inconclusive" for _, one in ours)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -20,6 +20,7 @@ from pytest_ocrepro.versions.campaign import in_range
 from pytest_ocrepro.versions.journal import Journal, Plan
 from pytest_ocrepro.versions.known import write_known
 from pytest_ocrepro.versions.matrix import Filling, Grid
+from pytest_ocrepro.versions.parameters import one_by_one
 from pytest_ocrepro.versions.releases import Releases
 from pytest_ocrepro.versions.supply import Supply, here
 from pytest_ocrepro.versions.tables import as_json, as_markdown, as_page
@@ -66,7 +67,7 @@ def survey(
     run: Run | None = None,
 ) -> Surveyed:
     """Begin, or go on where the journal stands; to the end or the budget. Raises OcreproError."""
-    scenarios = [find_scenario(name) for name in asked.scenarios] or all_scenarios()
+    named = [find_scenario(name) for name in asked.scenarios]
     if asked.journal.exists() and asked.journal.stat().st_size and not asked.resume:
         raise UsageError(f"{asked.journal} exists: go on with --resume, or name another --journal")
     if asked.resume and not asked.journal.exists():
@@ -76,7 +77,8 @@ def survey(
         tell(released.note)
     there = here()
     with Journal(asked.journal) as journal:
-        _begin(journal, asked, scenarios, released)
+        whole = bool(asked.scenarios) or journal.plan is None
+        _begin(journal, asked, one_by_one(named or all_scenarios()) if whole else (), released)
         for line in journal.read.warnings(str(asked.journal)):
             tell(line)
         plan = plan_of(journal.records)
@@ -114,7 +116,7 @@ def parse_versions(released: Releases, text: str) -> tuple[str, ...]:
 # --- below: how
 
 
-def _begin(journal: Journal, asked: Asked, scenarios: list[Scenario], released: Releases) -> None:
+def _begin(journal: Journal, asked: Asked, scenarios: Sequence[Scenario], released: Releases) -> None:
     old = journal.plan
     if old is not None and old.kind != "matrix":
         raise UsageError(f"{journal.path} is the journal of a bisection: name another --journal")

@@ -20,7 +20,10 @@ MOST = 0.5
 
 
 class StoredCell(msgspec.Struct, frozen=True, kw_only=True):
-    """One line of the JSON: k reproductions in n conclusive trials, exact 95 % interval, why it was not tried."""
+    """One line of the JSON: k reproductions in n conclusive trials, exact 95 % interval, why there is none.
+
+    ``not_tried``: of the version; ``skipped``: of this scenario on it, which was started and ended itself.
+    """
 
     scenario: str
     version: str
@@ -32,6 +35,7 @@ class StoredCell(msgspec.Struct, frozen=True, kw_only=True):
     signatures: tuple[str, ...]
     not_tried: str = ""
     same_as: str = ""
+    skipped: str = ""
 
 
 class StoredGrid(msgspec.Struct, frozen=True, kw_only=True):
@@ -70,7 +74,7 @@ def as_page(grid: Grid, why: str) -> str:
         + "</tr>"
         for row in grid.rows
     )
-    changes = "".join(f"<li>{escape(line)}</li>" for line in _changes(grid))
+    changes = "".join(f"<li>{escape(line)}</li>" for line in (*_changes(grid), *_skips(grid)))
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
@@ -98,13 +102,15 @@ def _lines(grid: Grid, why: str) -> Iterator[str]:
     yield ""
     yield from (f"- {line}" for line in _changes(grid))
     yield from (f"- {version} was not tried: {reason}" for version, reason in grid.closed.items())
+    yield from (f"- {line}" for line in _skips(grid))
 
 
 def _summary(grid: Grid, why: str) -> str:
     cells = [cell for row in grid.rows for cell in row.cells]
     tried = sum(bool(cell.rate.n) for cell in cells)
     end = f"; ended early: {why}" if why else ""
-    return f"{grid.trials} trials, {tried} of {len(cells)} cells tried, each in fresh sandboxes{end}."
+    counted = "A cell counts the reproductions among the conclusive trials of one scenario, one test item each"
+    return f"{grid.trials} trials, {tried} of {len(cells)} cells tried, each in a fresh sandbox{end}. {counted}."
 
 
 def _changes(grid: Grid) -> Iterator[str]:
@@ -113,6 +119,14 @@ def _changes(grid: Grid) -> Iterator[str]:
             before, after = grid.cell(row.scenario, one.before).rate, grid.cell(row.scenario, one.after).rate
             word = "appears" if one.appears else "goes"
             yield f"{_short(row)}: {word} between {one.before} ({before}) and {one.after} ({after})"
+
+
+def _skips(grid: Grid) -> Iterator[str]:
+    """A line a scenario and reason, with all the versions that lack the same."""
+    for row in grid.rows:
+        for why in dict.fromkeys(cell.skipped for cell in row.cells if cell.skipped):
+            versions = ", ".join(cell.version for cell in row.cells if cell.skipped == why)
+            yield f"{_short(row)}: skipped on {versions}: {why}"
 
 
 def _with_twins(grid: Grid) -> tuple[str, ...]:
@@ -130,7 +144,7 @@ def _short(row: Row) -> str:
 def _text(grid: Grid, cell: Cell) -> str:
     if cell.rate.n:
         return str(cell.rate)
-    if cell.version in grid.closed:
+    if cell.version in grid.closed or cell.skipped:
         return "n/a"
     return f"? ({cell.inconclusive} inconclusive)" if cell.inconclusive else ""
 
@@ -142,6 +156,7 @@ def _cell(grid: Grid, row: Row, version: str) -> str:
     said = f"{version}: {cell.rate.in_words()}"
     if cell.version in grid.closed:
         said = f"{version} was not tried: {grid.closed[cell.version]}"
+    said += f"; skipped: {cell.skipped}" if cell.skipped else ""
     said += f"; {', '.join(cell.signatures)}" if cell.signatures else ""
     return f'<td class="{css}" title="{escape(said)}">{escape(_text(grid, cell))}</td>'
 
@@ -162,4 +177,5 @@ def _cells(grid: Grid) -> Iterator[StoredCell]:
                 signatures=cell.signatures,
                 not_tried=grid.closed.get(cell.version, ""),
                 same_as=grid.same.get(version, ""),
+                skipped=cell.skipped,
             )

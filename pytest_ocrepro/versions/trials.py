@@ -19,8 +19,8 @@ import msgspec
 from pytest_ocrepro.errors import BundleError, UsageError
 from pytest_ocrepro.judge.signature import neutral
 from pytest_ocrepro.publish.bundle import RunDir, TrialResult
-from pytest_ocrepro.versions import releases
-from pytest_ocrepro.versions.journal import Chosen, Tried
+from pytest_ocrepro.versions import parameters, releases
+from pytest_ocrepro.versions.journal import SKIPPED, Chosen, Tried
 
 TRIAL_TIMEOUT_S = 900.0  # a scenario's own deadlines end long before
 SIGN_LENGTH = 160
@@ -92,18 +92,14 @@ class Trials:
         found = results_of(reports)
         if done.code in _USAGE_EXITS and not found:
             raise UsageError(f"{scenario} cannot be run on {version}: {_last_words(done)}")
-        mine = [one for one in found if "[" not in scenario or one.scenario.endswith(scenario[scenario.index("[") :])]
-        names = sorted({one.scenario for one in mine or found})
-        if len(names) > 1 or (found and not mine):
-            raise UsageError(f"{scenario} is not one scenario: name one of {', '.join(names)}")
-        told = tried_of(mine[0]) if mine else _no_result(version, seed, done)
+        told = tried_of(found[0]) if found else _no_result(version, seed, done)
         return msgspec.structs.replace(
             told,
             scenario=scenario,
             version=version or told.version,
             seconds=round(seconds, 2),
             load=round(os.getloadavg()[0], 2),
-            bundle=str(reports / mine[0].run_id / mine[0].bundle) if mine else "",
+            bundle=str(reports / found[0].run_id / found[0].bundle) if found else "",
             wall=started.isoformat(timespec="seconds"),
         )
 
@@ -125,7 +121,12 @@ class Trials:
         ]
         quiet += [word for name in NOT_FOR_TRIALS for word in ("-o", f"ocrepro_{name}=")]
         node = self._find(scenario)
+        quiet += ["-p", parameters.__name__, f"{parameters.OPTION}={_set_of(scenario)}"]
         return [sys.executable, "-c", _TIED_PYTEST, "--ocrepro", *options, *quiet, *self._options, node]
+
+
+def _set_of(scenario: str) -> str:
+    return scenario.partition("[")[2].removesuffix("]")
 
 
 def results_of(reports: Path) -> tuple[TrialResult, ...]:
@@ -144,10 +145,10 @@ def tried_of(result: TrialResult) -> Tried:
         scenario=result.scenario,
         version=result.version,
         seed=result.seed,
-        result=result.result,
+        result=SKIPPED if result.skipped else result.result,
         signs=signs_of(result),
         verdict=result.verdict,
-        reason=result.reason[:300],
+        reason=(result.skipped or result.reason)[:300],
         sha256=result.binary_sha256,
     )
 

@@ -735,6 +735,11 @@ def test_trouble_of_ours_comes_before_everything() -> None:
     assert judge(history).result is Result.REPRODUCED
     troubled = judge(w.of(history, h.Trouble(at_ns=w.ns(7), what="the sampler died")))
     assert (troubled.result, troubled.reason) == (Result.INCONCLUSIVE, "ours: the sampler died")
+    lacking = h.ScenarioSkipped(at_ns=w.ns(8), why="no such lock")
+    skipped = judge(w.of(history, lacking))
+    assert (skipped.result, skipped.reason) == (Result.INCONCLUSIVE, "skipped: no such lock")
+    both = judge(w.of(history, h.Trouble(at_ns=w.ns(7), what="the sampler died"), lacking))
+    assert both.reason == "ours: the sampler died"
     leaked = judge(w.of(history, h.Swept(at_ns=w.ns(7), ended=(), leaked=("77",))))
     assert leaked.result is Result.INCONCLUSIVE
     assert leaked.leaked == ("77",)

@@ -12,17 +12,20 @@ from pathlib import Path
 
 import pytest
 
-from pytest_ocrepro.errors import NotReachedError, StageError, UsageError
+from pytest_ocrepro.errors import LackingError, NotReachedError, StageError, UsageError
 from pytest_ocrepro.history import (
     FaultHealed,
     FaultInjected,
     History,
     MilestoneReached,
+    ProcessFound,
     ProviderRequest,
+    RegistryRequest,
     Trouble,
     now_ns,
 )
 from pytest_ocrepro.observe.procfs import Reader
+from pytest_ocrepro.readings import ProcessId
 from pytest_ocrepro.stage.faults import LOCK_MODES, AtLockDirectory, AtMilestone, AtRequest, DatabaseLock, SignalAt
 from pytest_ocrepro.stage.process import NoInput, OpenPipe, Process, Stdin, until
 from pytest_ocrepro.stage.supervisor import MARKER, Supervisor
@@ -245,7 +248,7 @@ def test_at_request_does_not_count_titles(history: History) -> None:
 
 @pytest.mark.parametrize("text", ['{{"token":"t","pid":{0},"x":1}}', '{{"x": 1, "pid": {0}}}'])
 def test_at_lock_directory(sleeper: Process, tmp_path: Path, text: str) -> None:
-    trigger = AtLockDirectory(tmp_path / "state", sleeper)
+    trigger = AtLockDirectory(tmp_path / "state", sleeper, History())
     taken = tmp_path / "state/locks/a.lock"
     taken.mkdir(parents=True)
     meta = taken / "meta.json"
@@ -262,7 +265,31 @@ def test_at_lock_directory(sleeper: Process, tmp_path: Path, text: str) -> None:
 def test_at_lock_directory_of_a_process_that_ends_without(sleeper: Process, tmp_path: Path) -> None:
     sleeper.kill()
     with pytest.raises(NotReachedError, match=r"^sleeper takes a lock directory: it ended with -9 before$"):
-        AtLockDirectory(tmp_path, sleeper).wait(WAIT_S)
+        AtLockDirectory(tmp_path, sleeper, History()).wait(WAIT_S)
+
+
+def test_at_lock_directory_of_a_build_that_installs_without(
+    sleeper: Process, tmp_path: Path, history: History
+) -> None:
+    """What a child asks the registry for is no lock; what the process asks for itself may come before one."""
+    trigger = AtLockDirectory(tmp_path, sleeper, history)
+    for parent, pid in ((sleeper.pid, 11), (sleeper.pid + 1, 12)):
+        history.append(
+            ProcessFound(at_ns=1, id=ProcessId(pid=pid, start_ticks=1, boot_id="b"), role="child", argv=("install",),
+                         parent_pid=parent, is_subject=True)
+        )  # fmt: skip
+    for asker in (None, sleeper.pid, 12):
+        history.append(RegistryRequest(at_ns=2, pid=asker, path="/plugin", reply="stalled"))
+    with pytest.raises(NotReachedError, match="did not happen within 0 s"):
+        trigger.wait(0)
+    history.append(RegistryRequest(at_ns=3, pid=11, path="/plugin", reply="stalled"))
+    with pytest.raises(
+        LackingError, match=r"^this build takes no install lock: sleeper installs in a child process$"
+    ):
+        trigger.wait(0)
+    (tmp_path / "locks/a.lock").mkdir(parents=True)
+    (tmp_path / "locks/a.lock/meta.json").write_text(json.dumps({"pid": sleeper.pid}))
+    trigger.wait(0)
 
 
 # -- a signal at a trigger

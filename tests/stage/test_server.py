@@ -172,6 +172,18 @@ def test_messages(serve: Serve) -> None:
         serve().messages("ses")
 
 
+def test_a_tool_call_that_is_stored(serve: Serve) -> None:
+    """Builds up to 1.3.2 ask a question before its part is there."""
+    path = "GET__session_{}_message"
+    parts = [{"type": "text"}, {"type": "tool", "id": "prt_1"}]
+    server = serve(**{path.format("a"): (200, [{"parts": [{"type": "tool", "id": "old"}]}, {"parts": parts}])})
+    assert server.wait_for_tool_part("a")["id"] == "prt_1"
+    short: tuple[list[object], ...] = ([], [{}], [{"parts": [{"type": "text"}, 3]}])
+    for messages in short:
+        with pytest.raises(NotReachedError, match=r"^a tool call in the messages of b did not happen within 0.1 s$"):
+            serve(**{path.format("b"): (200, messages)}).wait_for_tool_part("b", timeout_s=0.1)
+
+
 def test_idle_is_what_the_server_says_and_not_its_silence(serve: Serve) -> None:
     server = serve(GET__session_status=(200, {"a": {"type": "busy"}, "b": {"type": "idle"}, "c": {"type": "retry"}}))
     assert [server.busy(session) for session in ("a", "b", "c", "gone")] == [True, False, True, False]

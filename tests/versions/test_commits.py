@@ -35,7 +35,7 @@ def script(path: Path, version: str, first_bad: str) -> Path:
 
 
 def coin(
-    rate: float, seed: int = 0, *, result: str = "reproduced", sign: str = "oc-1 x"
+    rate: float, seed: int = 0, *, result: str = "reproduced", sign: str = "oc-1 x", reason: str = ""
 ) -> Callable[[Chosen], Iterator[Tried]]:
     thrown = random.Random(seed)  # noqa: S311  a seeded coin
 
@@ -43,7 +43,7 @@ def coin(
         for scenario, version, number in chosen.trials:
             told = result if thrown.random() < rate else "not-seen"
             yield Tried(batch=0, phase="", scenario=scenario, version=version, seed=number, result=told,
-                        signs=(sign,) if told == "reproduced" else ())  # fmt: skip
+                        reason=reason, signs=(sign,) if told == "reproduced" else ())  # fmt: skip
 
     return run
 
@@ -97,6 +97,9 @@ def test_what_stays_undecided_is_skipped(binary: Path) -> None:
 def test_trouble_of_ours_aborts_and_is_never_an_answer(binary: Path) -> None:
     told = answer(STEP, coin(1.0, result="inconclusive"))
     assert (told.code, told.line) == (128, "abort: 5 of 5 trials were inconclusive")
+
+    told = answer(STEP, coin(1.0, result="skipped", reason="this build takes no install lock"))
+    assert (told.code, told.line) == (125, "skip: this build takes no install lock")
 
     def broken(chosen: Chosen) -> Iterator[Tried]:
         raise StageError("no supervisor")

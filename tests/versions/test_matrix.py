@@ -156,6 +156,20 @@ def test_inconclusive_cells_are_given_up_and_a_broken_machine_ends_it(tmp_path: 
     assert grid.trials == MOST_TROUBLE
 
 
+def test_one_trial_tells_that_a_version_lacks_something(tmp_path: Path) -> None:
+    def some_lack(chosen: Chosen) -> Iterator[Tried]:
+        for scenario, version, seed in chosen.trials:
+            lacks = (scenario, version) == (COMES, "1.4.0")
+            more = {"result": "skipped", "reason": "no lock"} if lacks else {}
+            yield msgspec.structs.replace(trial(scenario, version, seed), **more)
+
+    grid, why = filled(tmp_path / "j", run=some_lack, per_cell=2)
+    lacking = grid.cell(COMES, "1.4.0")
+    assert (why, lacking.rate.n, lacking.inconclusive, lacking.skipped) == ("", 0, 0, "no lock")
+    assert grid.trials == 2 * len(VERSIONS) * len(SCENARIOS) - 1
+    assert grid.cell(GOES, "1.4.0").skipped == ""
+
+
 def test_a_budget_that_is_spent_starts_nothing(tmp_path: Path) -> None:
     grid, why = filled(tmp_path / "j", budget_s=0.0)
     assert (why, grid.trials) == ("the time is up", 0)

@@ -172,6 +172,15 @@ def test_a_version_whose_trials_tell_nothing_is_given_up_and_stays_a_hypothesis(
     assert state.closed["1.4.2"].startswith("inconclusive: a coin (")
 
 
+def test_a_version_that_lacks_what_the_scenario_is_about_is_tried_once_and_stays_a_hypothesis(tmp_path: Path) -> None:
+    state, why = cs.search(tmp_path / "j", cs.World(lacking=("1.4.1", "1.4.2")))
+    assert (why, sides(tmp_path / "j")) == (Why.FOUND, ("1.4.0", "1.4.3"))
+    assert state.closed == dict.fromkeys(("1.4.1", "1.4.2"), "skipped: no such lock")
+    skipped = [one.version for one in trials_of(records(tmp_path / "j")) if one.result == "skipped"]
+    assert sorted(skipped) == ["1.4.1", "1.4.2"]
+    assert state.inconclusive == 0
+
+
 def test_a_foreign_failure_moves_nothing(tmp_path: Path) -> None:
     state, why = cs.search(tmp_path / "j", cs.World(p=0.9, other=0.1))
     assert (why, sides(tmp_path / "j")) == (Why.FOUND, ("1.4.1", "1.4.2"))

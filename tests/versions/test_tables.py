@@ -3,6 +3,8 @@ from __future__ import annotations
 import json
 from html.parser import HTMLParser
 
+import msgspec
+
 from pytest_ocrepro.judge.rates import Rate
 from pytest_ocrepro.versions.matrix import Cell, Change, Grid, Row
 from pytest_ocrepro.versions.tables import as_json, as_markdown, as_page
@@ -42,7 +44,10 @@ GRID = Grid(
 
 def test_the_markdown_has_a_row_a_version_and_says_what_changes() -> None:
     lines = as_markdown(GRID, "the time is up").splitlines()
-    assert lines[0] == "15 trials, 3 of 6 cells tried, each in fresh sandboxes; ended early: the time is up."
+    assert lines[0] == (
+        "15 trials, 3 of 6 cells tried, each in a fresh sandbox; ended early: the time is up. A cell counts the "
+        "reproductions among the conclusive trials of one scenario, one test item each."
+    )
     assert "| 1.2.0 | 0/5 | 1/5 |" in lines
     assert "| 1.2.1 (is 1.2.0) | 0/5 | 1/5 |" in lines
     assert "| 1.3.0 | ? (2 inconclusive) | ? (2 inconclusive) |" in lines
@@ -61,6 +66,18 @@ def test_the_json_has_every_cell_with_its_interval() -> None:
     assert told["changes"] == [
         {"scenario": "scenarios/a.py::test_one_thing", "before": "1.2.0", "after": "1.4.0", "appears": "true"}
     ]
+
+
+def test_what_a_version_lacks_is_told_and_is_no_doubt() -> None:
+    lacking = cell("scenarios/a.py::test_one_thing", "1.3.0", 0, 0, skipped="no lock <b>")
+    first = msgspec.structs.replace(GRID.rows[0], cells=(GRID.rows[0].cells[0], lacking, GRID.rows[0].cells[2]))
+    grid = msgspec.structs.replace(GRID, rows=(first, GRID.rows[1]))
+    lines = as_markdown(grid, "").splitlines()
+    assert "| 1.3.0 | n/a | ? (2 inconclusive) |" in lines
+    assert "- one thing: skipped on 1.3.0: no lock <b>" in lines
+    assert [one["skipped"] for one in json.loads(as_json(grid))["cells"] if one["skipped"]] == ["no lock <b>"]
+    assert "no lock &lt;b&gt;" in as_page(grid, "")
+    assert "no lock <b>" not in as_page(grid, "")
 
 
 class Tags(HTMLParser):

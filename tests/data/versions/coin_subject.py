@@ -26,7 +26,8 @@ OURS = "oc-111111 blocked|config-loading"
 
 
 class World(msgspec.Struct, frozen=True, kw_only=True):
-    """``unfit``: versions that cannot be had; ``broken``: those of which every trial is inconclusive.
+    """``unfit``: versions that cannot be had; ``broken``: those of which every trial is inconclusive;
+    ``lacking``: those on which the scenario skips itself.
 
     ``other``: share of trials that end with a failure of another kind.
     """
@@ -37,6 +38,7 @@ class World(msgspec.Struct, frozen=True, kw_only=True):
     versions: tuple[str, ...] = VERSIONS
     unfit: tuple[str, ...] = ()
     broken: tuple[str, ...] = ()
+    lacking: tuple[str, ...] = ()
     other: float = 0.0
     control: float = 0.0  # share of trials of the control that fail
     signs: tuple[str, ...] = (OURS,)
@@ -46,6 +48,9 @@ class World(msgspec.Struct, frozen=True, kw_only=True):
         return self.versions.index(version) >= self.versions.index(self.first)
 
     def trial(self, version: str, seed: int) -> Tried:
+        if version in self.lacking:
+            return Tried(batch=0, phase="", scenario="s.py::test", version=version, seed=seed, result="skipped",
+                         seconds=5.0, reason="no such lock")  # fmt: skip
         coin = random.Random(f"{version}/{seed}")  # noqa: S311  a seeded coin
         foreign, hit = coin.random() < self.other, coin.random() < (self.p if self.present(version) else self.q)
         result = "inconclusive" if version in self.broken else "reproduced" if hit or foreign else "not-seen"
