@@ -16,6 +16,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -145,6 +146,14 @@ class Place:
         )
         assert done.returncode == 0, done.stdout
         return {(one.scenario, one.trial): told(one) for one in RunDir.read(self.root / name).results()}
+
+    def conclude(self, *what: Any, **how: Any) -> Outcomes:
+        """The same, again where a loaded machine kept a trial from its point: that says nothing either way."""
+        for _ in range(3):
+            outcomes = self.run(*what, **how)
+            if all(one[0] != "inconclusive" for one in outcomes.values()):
+                return outcomes
+        pytest.fail(f"three runs were not conclusive: {outcomes}")
 
     def changed(self) -> list[str]:
         """What was written beyond this place, of a run with KEPT_ASIDE."""
@@ -323,11 +332,10 @@ def test_the_catalogue_is_the_same_without_a_network_and_changes_no_file(place: 
     """In a network namespace with nothing but loopback, with all that is written on the machine kept aside."""
     scenarios = (f"{ROOT}/scenarios/test_{file}.py", "-k", BY_CHANCE)
     before = place.canaries()
-    outside = place.run(real, *scenarios)
-    inside = place.run(real, *scenarios, prefix=(*place.aside(), *ALONE), name="alone")
+    outside = place.conclude(real, *scenarios)
+    inside = place.conclude(real, *scenarios, prefix=(*place.aside(), *ALONE), name="alone")
     assert inside == outside
     assert inside
-    assert not [one for one in inside.values() if one[0] == "inconclusive"]
     assert place.changed() == []
     assert place.canaries() == before
     assert told_canaries(place) == []
