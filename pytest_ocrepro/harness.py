@@ -53,13 +53,15 @@ from pytest_ocrepro.roster import Roster
 from pytest_ocrepro.schedule import Schedule
 from pytest_ocrepro.stage.budget import Budget, Guard, Used, measure, wait_for_memory
 from pytest_ocrepro.stage.faults import AtLockDirectory, AtMilestone, AtRequest, DatabaseLock, SignalAt, Trigger
+from pytest_ocrepro.stage.ledger import Ledger
+from pytest_ocrepro.stage.orders import MARKER
 from pytest_ocrepro.stage.process import NoInput, OpenPipe, Process, Stdin, until
 from pytest_ocrepro.stage.provider import Provider
 from pytest_ocrepro.stage.registry import Registry
 from pytest_ocrepro.stage.sandbox import Project, Sandbox, make_sandbox, remove_leftovers
 from pytest_ocrepro.stage.server import Answer, Server, free_port
 from pytest_ocrepro.stage.subject import Build, fetch
-from pytest_ocrepro.stage.supervisor import MARKER, Ledger, Supervisor
+from pytest_ocrepro.stage.supervisor import Supervisor
 from pytest_ocrepro.steps import Furniture, RecordedProvider, RecordedServer, step_waited, waited
 from pytest_ocrepro.sweeps import Sweeps
 from pytest_ocrepro.watching import Watcher

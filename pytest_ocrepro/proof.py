@@ -16,10 +16,11 @@ from pytest_ocrepro.publish.cases import Case, cases, keep_proof, script_of, tri
 from pytest_ocrepro.publish.handout import entries_in
 from pytest_ocrepro.publish.records import Proof
 from pytest_ocrepro.publish.repro import Script
+from pytest_ocrepro.stage.orders import MARKER
 from pytest_ocrepro.stage.process import NoInput, Process
 from pytest_ocrepro.stage.sandbox import make_sandbox
 from pytest_ocrepro.stage.subject import Build
-from pytest_ocrepro.stage.supervisor import MARKER, Supervisor
+from pytest_ocrepro.stage.supervisor import Supervisor
 
 LIMIT_S, MOST_S = 150.0, 600.0  # of one run of a script: for each of its tries, and at most
 NOWHERE = "http://127.0.0.1:9/"  # the discard port: a script brings what it needs

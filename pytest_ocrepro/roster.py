@@ -16,9 +16,9 @@ from pytest_ocrepro.observe.locks import lock_directories
 from pytest_ocrepro.observe.procfs import Reader
 from pytest_ocrepro.observe.sampler import Observed, is_subject
 from pytest_ocrepro.readings import LockDirectory, ProcessId
+from pytest_ocrepro.stage.orders import MARKER
 from pytest_ocrepro.stage.process import Process
 from pytest_ocrepro.stage.sandbox import Sandbox
-from pytest_ocrepro.stage.supervisor import MARKER
 
 ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth")
 OWES = {"run": "answer", "serve": "serve"}  # subcommand -> obligation

@@ -171,7 +171,8 @@ RIGHTS = {
     "start a process": (
         {"subprocess.Popen", "subprocess.run", "os.fork", "os.posix_spawn", "os.system"},
         {
-            "stage/supervisor.py",  # everything in a sandbox
+            "stage/supervisor.py",  # its own process
+            "stage/keeper.py",  # everything in a sandbox
             "stage/executable.py",  # `--version` of a candidate
             "versions/releases.py",  # npm
             "versions/commits.py",  # the user's own build command
@@ -182,7 +183,7 @@ RIGHTS = {
     ),
     "send a signal": (
         {"os.kill", "os.killpg", "signal.pthread_kill"},
-        {"stage/supervisor.py", "versions/releases.py"},
+        {"stage/ladder.py", "versions/releases.py"},
     ),
     "use jinja2": ({"jinja2.Environment"}, {"publish/page.py"}),
 }

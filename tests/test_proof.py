@@ -15,8 +15,8 @@ from pytest_ocrepro.publish.cases import Case, cases
 from pytest_ocrepro.publish.counting import Entry
 from pytest_ocrepro.publish.records import Proof, TrialInfo, TrialResult
 from pytest_ocrepro.publish.repro import Script
+from pytest_ocrepro.stage.orders import MARKER
 from pytest_ocrepro.stage.subject import Build
-from pytest_ocrepro.stage.supervisor import MARKER
 
 HASH = "b" * 64
 

@@ -54,6 +54,10 @@ class Group:
         with contextlib.suppress(OSError):
             (self.path / "cgroup.kill").write_text("1", encoding="ascii")
 
+    def watch(self) -> list[str]:
+        """The command of a guard that kills all of them at the end of file of its standard input."""
+        return ["/bin/sh", "-c", 'read -r _; echo 1 >"$1/cgroup.kill"', "ocrepro-guard", str(self.path)]
+
     def remove(self) -> None:
         """Remove it and those below it, as far as nobody is in them."""
         for folder, _, _ in os.walk(self.path, topdown=False):

@@ -14,7 +14,8 @@ from typing import Protocol
 from pytest_ocrepro.errors import NotReachedError, StageError
 from pytest_ocrepro.history import LONGEST_SECRET, History, ProcessExited, SignalSent, now_ns
 from pytest_ocrepro.readings import ProcessId
-from pytest_ocrepro.stage.supervisor import Exited, Supervisor
+from pytest_ocrepro.stage.orders import Exited
+from pytest_ocrepro.stage.supervisor import Supervisor
 
 OUTPUT_TAIL_BYTES = 8000
 TAIL_READ_BYTES = 4 * (OUTPUT_TAIL_BYTES + 4 * LONGEST_SECRET)  # 4 a character; more than an excerpt looks at

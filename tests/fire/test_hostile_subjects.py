@@ -15,8 +15,8 @@ from pytest_ocrepro.judge.judgement import Judgement, Result, Verdict
 from pytest_ocrepro.observe.procfs import Reader
 from pytest_ocrepro.publish.bundle import RunDir, TrialBundle, TrialInfo
 from pytest_ocrepro.stage.budget import MEBIBYTE, Budget
+from pytest_ocrepro.stage.orders import MARKER
 from pytest_ocrepro.stage.subject import Build
-from pytest_ocrepro.stage.supervisor import MARKER
 
 DEADLINE_S = 4.0
 HEAD = """

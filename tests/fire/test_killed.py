@@ -25,9 +25,9 @@ import pytest
 from pytest_ocrepro.observe.procfs import Reader
 from pytest_ocrepro.publish.bundle import RunDir, TrialBundle
 from pytest_ocrepro.publish.page import write_report
+from pytest_ocrepro.stage.orders import MARKER
 from pytest_ocrepro.stage.process import until
 from pytest_ocrepro.stage.subject import PINNED, resolve
-from pytest_ocrepro.stage.supervisor import MARKER
 
 ROOT = Path(__file__).parents[2]
 READER = Reader()

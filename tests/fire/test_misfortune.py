@@ -21,8 +21,8 @@ from pytest_ocrepro.judge.judgement import Result
 from pytest_ocrepro.observe.procfs import Reader
 from pytest_ocrepro.publish.bundle import RunDir, TrialBundle, TrialInfo
 from pytest_ocrepro.publish.page import write_report
+from pytest_ocrepro.stage.orders import MARKER
 from pytest_ocrepro.stage.subject import Build
-from pytest_ocrepro.stage.supervisor import MARKER
 
 LONGEST_S = 120.0
 PORTIONS = 5

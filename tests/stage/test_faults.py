@@ -27,8 +27,9 @@ from pytest_ocrepro.history import (
 from pytest_ocrepro.observe.procfs import Reader
 from pytest_ocrepro.readings import ProcessId
 from pytest_ocrepro.stage.faults import LOCK_MODES, AtLockDirectory, AtMilestone, AtRequest, DatabaseLock, SignalAt
+from pytest_ocrepro.stage.orders import MARKER
 from pytest_ocrepro.stage.process import NoInput, OpenPipe, Process, Stdin, until
-from pytest_ocrepro.stage.supervisor import MARKER, Supervisor
+from pytest_ocrepro.stage.supervisor import Supervisor
 
 READER = Reader()
 WAIT_S = 20.0

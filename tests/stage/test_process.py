@@ -11,8 +11,9 @@ import pytest
 from pytest_ocrepro.errors import NotReachedError, StageError
 from pytest_ocrepro.history import E, History, ProcessExited, SignalSent
 from pytest_ocrepro.observe.procfs import Reader
+from pytest_ocrepro.stage.orders import MARKER
 from pytest_ocrepro.stage.process import OUTPUT_TAIL_BYTES, NoInput, OpenPipe, Process, Stdin, until
-from pytest_ocrepro.stage.supervisor import MARKER, Supervisor
+from pytest_ocrepro.stage.supervisor import Supervisor
 
 READER = Reader()
 WAIT_S = 20.0

@@ -16,12 +16,13 @@ from pytest_ocrepro.errors import StageError
 from pytest_ocrepro.history import History, OffLoopback, RegistryRequest, Trouble
 from pytest_ocrepro.observe.procfs import Reader
 from pytest_ocrepro.observe.proctext import parse_net_tcp
+from pytest_ocrepro.stage.orders import MARKER
 from pytest_ocrepro.stage.process import NoInput, Process, until
 from pytest_ocrepro.stage.provider import Provider
 from pytest_ocrepro.stage.registry import Registry
 from pytest_ocrepro.stage.sandbox import ALLOWED, Sandbox, make_sandbox, remove_leftovers
 from pytest_ocrepro.stage.subject import resolve
-from pytest_ocrepro.stage.supervisor import MARKER, Supervisor
+from pytest_ocrepro.stage.supervisor import Supervisor
 
 REGISTRY = "http://127.0.0.1:4873/"
 WAIT_S = 20.0

@@ -12,9 +12,10 @@ import pytest
 
 from pytest_ocrepro.errors import NotReachedError, StageError
 from pytest_ocrepro.history import History, HttpCall
+from pytest_ocrepro.stage.orders import MARKER
 from pytest_ocrepro.stage.process import NoInput, Process
 from pytest_ocrepro.stage.server import BODY_BYTES, Server, free_port, prompt_body
-from pytest_ocrepro.stage.supervisor import MARKER, Supervisor
+from pytest_ocrepro.stage.supervisor import Supervisor
 
 # A stand-in of `opencode serve`: path -> (status, JSON); three paths misbehave.
 STAND_IN = """

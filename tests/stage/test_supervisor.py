@@ -15,9 +15,13 @@ import pytest
 from pytest_ocrepro.errors import StageError
 from pytest_ocrepro.observe.procfs import Reader
 from pytest_ocrepro.readings import ProcessId
+from pytest_ocrepro.stage import ladder, orders
 from pytest_ocrepro.stage import supervisor as module
+from pytest_ocrepro.stage.ladder import Ladder
+from pytest_ocrepro.stage.ledger import Ledger
+from pytest_ocrepro.stage.orders import MARKER, Exited
 from pytest_ocrepro.stage.process import until
-from pytest_ocrepro.stage.supervisor import MARKER, Exited, Ladder, Ledger, Supervisor
+from pytest_ocrepro.stage.supervisor import Supervisor
 
 ROOT = str(Path(module.__file__).parents[2])
 READER = Reader()
@@ -216,8 +220,8 @@ def test_sweep_gives_a_chance_to_end_politely(supervisor: Supervisor, start: Cal
 
 
 def test_sweep_says_what_would_not_end(monkeypatch: pytest.MonkeyPatch, start: Callable[..., Child]) -> None:
-    monkeypatch.setattr(module, "KILL_DEADLINE_S", 0.05)
-    monkeypatch.setattr(module, "send_signal", lambda *_: True)
+    monkeypatch.setattr(ladder, "KILL_DEADLINE_S", 0.05)
+    monkeypatch.setattr(ladder, "send_signal", lambda *_: True)
     child = start(python(ZOO["plain"]))
     child.members()
     ended, leaked = Ladder(READER, READER.environ(child.id.pid)[MARKER]).run(0.01)  # type: ignore[index]
@@ -272,7 +276,8 @@ HARNESS = """
 import sys; sys.path[:] = {path!r}
 import os, signal, threading
 from pathlib import Path
-from pytest_ocrepro.stage.supervisor import MARKER, Supervisor
+from pytest_ocrepro.stage.orders import MARKER
+from pytest_ocrepro.stage.supervisor import Supervisor
 from pytest_ocrepro.stage import supervisor as module
 if {alone!r}:
     module.can_enter = lambda _: False
@@ -364,6 +369,10 @@ def kill_supervisor(supervisor: Supervisor) -> None:
     until(lambda: READER.state(supervisor.pid) in ("Z", None), timeout_s=READY_S, what="the supervisor's end")
 
 
+ALONE = pytest.mark.parametrize("supervisor", [NO_GROUP], indirect=True)
+
+
+@ALONE
 def test_killed_supervisor_is_told_in_one_line_and_its_processes_are_ended(
     supervisor: Supervisor, start: Callable[..., Child]
 ) -> None:
@@ -387,7 +396,8 @@ def test_killed_supervisor_is_told_in_one_line_and_its_processes_are_ended(
     assert [exited.code for exited in child.exits] == [-signal.SIGKILL]
 
 
-def test_close_ends_what_a_killed_supervisor_left(tmp_path: Path) -> None:
+def test_close_ends_what_a_killed_supervisor_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "can_enter", lambda _: False)
     supervisor = Supervisor(ledger=tmp_path)
     with (child := Child(supervisor, python(ZOO["setsid daemon"]), f"{supervisor.mark}.1")).stdout:
         daemon = child.members()
@@ -400,7 +410,7 @@ def test_close_ends_what_a_killed_supervisor_left(tmp_path: Path) -> None:
 
 def test_next_start_finds_what_a_killed_harness_and_supervisor_left(tmp_path: Path) -> None:
     action = f"begin({python(ZOO['setsid daemon'])!r})"
-    with harness(action, tmp_path) as process:
+    with harness(action, tmp_path, alone=True) as process:
         assert process.stdout is not None
         boss, *daemon = members(process.stdout)
         assert Ledger(tmp_path).leftovers(READER) == {}, "its supervisor lives: nothing is left over"
@@ -419,6 +429,26 @@ def test_next_start_finds_what_a_killed_harness_and_supervisor_left(tmp_path: Pa
         assert Ledger(tmp_path).leftovers(READER) == {}
         supervisor.close()
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(module.rung(READER) != module.WITH_GROUPS, reason="no control group of version 2 may be made here")
+def test_a_group_ends_when_harness_and_supervisor_are_killed_at_once(tmp_path: Path) -> None:
+    """Even who has no marker and no parent of ours any more, and nobody waits for a next start."""
+    wiped = """
+if os.fork() == 0:
+    os.setsid()
+    tell(os.getpid())
+    os.write(1, b"ready\\n")
+    os.execve(sys.executable, [sys.executable, "-I", "-c", "import signal; signal.pause()"], {})
+os._exit(0)
+"""
+    with harness(f"begin({python(wiped)!r})\nbegin({python(ZOO['traps TERM'])!r})", tmp_path) as process:
+        assert process.stdout is not None
+        boss, *mine = [*members(process.stdout), *members(process.stdout)]
+        process.send_signal(signal.SIGSTOP)  # or its own close would clean up
+        os.kill(boss.pid, signal.SIGKILL)
+        process.kill()
+        until_gone([boss, *mine])
 
 
 def test_ledger_survives_a_broken_line_and_a_missing_directory(tmp_path: Path) -> None:
@@ -474,13 +504,13 @@ def test_end_that_comes_before_the_answer_to_spawn_is_taken_up(supervisor: Super
         told.append(exited.pid)
         ended.set()
 
-    def request(number: int) -> module.Request:
-        return module.Spawn(number=number, argv=["/bin/true"], environment={}, directory="/")
+    def request(number: int) -> orders.Request:
+        return orders.Spawn(number=number, argv=["/bin/true"], environment={}, directory="/")
 
     number = supervisor._send(request, (0, 1, 2), ("", on_exit))  # the asker sleeps from here on
     assert ended.wait(READY_S)
     answer = supervisor._answers.pop(number)
-    assert isinstance(answer, module.Spawned)
+    assert isinstance(answer, orders.Spawned)
     assert told == [answer.id.pid]
     assert (supervisor._spawning, supervisor._running, supervisor._answers) == ({}, {}, {})
 

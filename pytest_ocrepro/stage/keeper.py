@@ -1,0 +1,219 @@
+"""The supervisor's own process: it starts, signals, reaps, and ends everything when the harness is gone.
+
+Its own session (a Ctrl-C does not reach it) and a sub-reaper (orphans become its children, prctl(2)
+PR_SET_CHILD_SUBREAPER). It has one thread, so that PR_SET_PDEATHSIG on its children fires only when it dies itself.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from pytest_ocrepro.observe.procfs import Reader
+from pytest_ocrepro.readings import ProcessId
+from pytest_ocrepro.stage.cgroup import Group, Groups
+from pytest_ocrepro.stage.ladder import Ladder, send_signal
+from pytest_ocrepro.stage.orders import (
+    MARKER,
+    MESSAGE_BYTES,
+    Ended,
+    Exited,
+    Reply,
+    Signal,
+    Signalled,
+    Spawn,
+    Spawned,
+    decode_request,
+    encode,
+    matches,
+)
+
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
+PR_SET_CHILD_SUBREAPER = 36
+
+
+def serve() -> int:
+    """The supervisor's own main; arguments: socket fd, session mark, pids to watch (the harness' own first), base.
+
+    base: the place of the control groups, "" where there are none.
+    Returns 1 when something would not end.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    lifeline = socket.socket(fileno=int(sys.argv[1]))
+    lifeline.set_inheritable(False)
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    groups = Groups(Path(sys.argv[4])) if sys.argv[4] else None
+    return _Keeper(lifeline, libc, sys.argv[2], list(map(int, sys.argv[3].split(","))), groups).run()
+
+
+class _Keeper:
+    def __init__(
+        self, lifeline: socket.socket, libc: ctypes.CDLL, mark: str, watched: list[int], groups: Groups | None
+    ) -> None:
+        self._groups = groups
+        self._lifeline = lifeline
+        self._libc = libc
+        self._mark = mark
+        self._pid = os.getpid()
+        self._reader = Reader()
+        self._children: dict[int, str] = {}  # unreaped: pid -> its mark
+        self._ending = False
+        self._wake_read, wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        self._harness = [handle for pid in watched for handle in self._watch(pid)]
+        self._orphaned = os.getppid() != watched[0]
+        self._guard = self._start_guard()
+        self._poll = select.poll()  # not select(2): a lifeline's number can be past 1023
+        for fd in (lifeline.fileno(), self._wake_read, *self._harness):
+            self._poll.register(fd, select.POLLIN)
+
+    def _start_guard(self) -> int | None:
+        """Who ends the whole group should we be SIGKILLed; the descriptor that tells it by being closed."""
+        if self._groups is None:
+            return None
+        theirs, ours = os.pipe2(os.O_CLOEXEC)
+        with contextlib.suppress(OSError):  # without it the next start sweeps
+            guard = subprocess.Popen(
+                self._groups.of(f"{self._mark}*").watch(),
+                stdin=theirs,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                env={},
+                start_new_session=True,
+            )
+            guard.returncode = 0  # waited for by _reap, never by Popen
+        os.close(theirs)
+        return ours
+
+    def run(self) -> int:
+        try:
+            while not self._orphaned and self._turn():
+                pass
+        finally:
+            leaked = self._end_everything()
+        return 1 if leaked else 0
+
+    def _turn(self) -> bool:
+        ready = {fd for fd, _ in self._poll.poll()}
+        if self._wake_read in ready:
+            self._pause(0)
+        if ready & set(self._harness):
+            return False
+        return self._lifeline.fileno() not in ready or self._one_request()
+
+    def _end_everything(self) -> list[int]:
+        self._ending = True
+        _, leaked = self._sweep(f"{self._mark}*", grace_s=0.3)
+        ladder = Ladder(self._reader, f"{self._mark}*", children=lambda: {self._pid}, pause=self._pause)
+        return leaked or ladder.run(0)[1]  # what wiped its environment and lost its parent is still our child
+
+    def _watch(self, pid: int) -> list[int]:
+        try:
+            return [os.pidfd_open(pid)]
+        except OSError:  # gone (then our parent is another), or a kernel before 5.3
+            return []
+
+    def _one_request(self) -> bool:
+        try:
+            message, fds, _, _ = socket.recv_fds(self._lifeline, MESSAGE_BYTES, 3)
+        except OSError:  # ECONNRESET: killed before it read our last answer
+            return False
+        if not message:
+            return False
+        request = decode_request(message)
+        if isinstance(request, Spawn):
+            self._send(self._spawn(request, fds))
+        elif isinstance(request, Signal):
+            self._reap()  # a zombie is gone
+            self._send(Signalled(number=request.number, sent=send_signal(self._reader, request.id, request.signal)))
+        else:
+            ended, leaked = self._sweep(request.mark, grace_s=request.grace_s)
+            self._send(Ended(number=request.number, ended=ended, leaked=leaked))
+        return True
+
+    def _send(self, reply: Reply) -> None:
+        with contextlib.suppress(OSError):  # the harness is gone: the next read sees it
+            self._lifeline.send(encode(reply))
+
+    def _spawn(self, request: Spawn, fds: list[int]) -> Spawned:
+        nobody = ProcessId(pid=0, start_ticks=0)
+        group = self._group_for(request.environment.get(MARKER, ""))
+        try:
+            child = subprocess.Popen(
+                request.argv,
+                env=request.environment,
+                cwd=request.directory,
+                stdin=fds[0],
+                stdout=fds[1],
+                stderr=fds[2],
+                start_new_session=True,
+                preexec_fn=lambda: self._begin_child(group),  # noqa: PLW1509  one thread: it is safe here
+            )
+        except OSError as error:
+            where = f" ({error.filename})" if error.filename else ""
+            return Spawned(number=request.number, id=nobody, error=f"{error.strerror}{where}")
+        except (subprocess.SubprocessError, ValueError, IndexError) as error:
+            return Spawned(number=request.number, id=nobody, error=str(error))
+        finally:
+            for fd in fds:
+                os.close(fd)
+        child.returncode = 0  # waited for by _reap, never by Popen
+        self._children[child.pid] = request.environment.get(MARKER, "")
+        identity = self._reader.identify(child.pid)
+        return Spawned(number=request.number, id=identity or ProcessId(pid=child.pid, start_ticks=0))
+
+    def _group_for(self, mark: str) -> Group | None:
+        if self._groups is None:
+            return None
+        group = self._groups.of(mark if mark.startswith(self._mark) else self._mark)
+        return group if group.make() else None
+
+    def _begin_child(self, group: Group | None) -> None:
+        """Between fork and exec: in its group, bound to our life, with signals as programs expect them."""
+        if group is not None:
+            group.enter()
+        self._libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        if os.getppid() != self._pid:  # it died before the line above
+            os._exit(1)
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+    def _reap(self) -> None:
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                return
+            if self._children.pop(pid, None) is not None:  # the others are orphans that the kernel handed to us
+                code = os.waitstatus_to_exitcode(status)
+                self._send(Exited(pid=pid, code=code, at_ns=time.monotonic_ns(), swept=self._ending))
+
+    def _sweep(self, mark: str, *, grace_s: float) -> tuple[list[int], list[int]]:
+        def children() -> set[int]:
+            return {pid for pid, carried in self._children.items() if matches(carried, mark)}
+
+        group = self._groups.of(mark) if self._groups else None
+        return Ladder(self._reader, mark, group=group, children=children, pause=self._pause).run(grace_s)
+
+    def _pause(self, seconds: float) -> None:
+        """Wait for a child's end, no longer than this; and reap."""
+        waiting = select.poll()
+        waiting.register(self._wake_read, select.POLLIN)
+        waiting.poll(seconds * 1000)
+        with contextlib.suppress(BlockingIOError):
+            os.read(self._wake_read, 4096)
+        self._reap()
