@@ -1,8 +1,8 @@
 """The process that owns everything we start, so that nothing outlives us, even when we are SIGKILLed.
 
-One supervisor a pytest process (:mod:`pytest_ocrepro.stage.keeper`), on one end of a socket pair that is the lifeline:
-end of file, or the harness' end (pidfd_open(2), for a lifeline that a forked child of the harness keeps open), means
-that everything of this session is ended, by the rungs of :mod:`pytest_ocrepro.stage.ladder`.
+One supervisor a pytest process (:mod:`pytest_ocrepro.stage.keeper`), on one end of a socket pair that is the
+lifeline: end of file, or the harness' end (pidfd_open(2), for a lifeline that a forked child of the harness keeps
+open), means that everything of this session is ended, by the rungs of :mod:`pytest_ocrepro.stage.ladder`.
 
 Where a control group of version 2 may be made, each trial has one (:mod:`pytest_ocrepro.stage.cgroup`): the kernel
 keeps who is in it, and a guard ends all of it should harness and supervisor be SIGKILLed at once. A PID namespace is

@@ -431,7 +431,7 @@ def test_next_start_finds_what_a_killed_harness_and_supervisor_left(tmp_path: Pa
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.skipif(module.rung(READER) != module.WITH_GROUPS, reason="no control group of version 2 may be made here")
+@pytest.mark.skipif(module.rung(READER) != module.WITH_GROUPS, reason="no control group may be made here")
 def test_a_group_ends_when_harness_and_supervisor_are_killed_at_once(tmp_path: Path) -> None:
     """Even who has no marker and no parent of ours any more, and nobody waits for a next start."""
     wiped = """
