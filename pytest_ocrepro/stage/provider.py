@@ -182,7 +182,7 @@ def _handler_for(provider: Provider) -> type[Handler]:
         def _give(self, turn: Turn, number: int, pid: int | None, *, streaming: bool) -> None:
             try:
                 here = turn.barrier is None or self.hold(turn.barrier.arrive(), provider.closing)
-                here = here and self.hold(provider.closing, timeout_s=turn.late_s)
+                here = here and (turn.unheard or self.hold(provider.closing, timeout_s=turn.late_s))
                 what, detail = self._say(turn, number, pid, streaming=streaming) if here else ("client-left", "")
             except OSError as failure:
                 what, detail = "client-left", str(failure)
@@ -195,6 +195,8 @@ def _handler_for(provider: Provider) -> type[Handler]:
             """What became of it, with a detail."""
             if provider.closing.is_set():
                 return "client-left", ""
+            if turn.unheard:
+                return self._fall_silent(turn, number, pid), ""
             if turn.status != 200:  # noqa: PLR2004  HTTP OK
                 self.answer(turn.status, _error_body(f"scripted status {turn.status}"))
                 return "error", str(turn.status)

@@ -12,6 +12,7 @@ from typing import Any
 from pytest_ocrepro.errors import NotReachedError, UsageError
 
 BREAKS = ("eof", "reset")
+FOR_GOOD_S = 3600.0  # longer than any trial
 USAGE = {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2}
 
 
@@ -65,6 +66,11 @@ class Turn:
     def silent(self) -> bool:
         """It is never finished, and its connection stays."""
         return self.never_ends or (self.stall_after is not None and not self.breaks)
+
+    @property
+    def unheard(self) -> bool:
+        """So late that not even its headers are sent while the trial lasts."""
+        return self.late_s >= FOR_GOOD_S
 
     @property
     def beyond_a_script(self) -> bool:
@@ -150,7 +156,7 @@ def held(barrier: Barrier, turn: Turn) -> Turn:
 
 
 def late(seconds: float, turn: Turn) -> Turn:
-    """Begin this turn so many seconds after the question; until then not a byte is sent."""
+    """Begin this turn so many seconds after the question; until then not a byte is sent. 3600 s: for good."""
     return _changed(turn, name=f"{turn.name}, {seconds:g} s late", late_s=seconds)
 
 

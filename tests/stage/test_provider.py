@@ -270,6 +270,14 @@ def test_late_turn_sends_nothing_before_its_time(provider: Provider, history: Hi
     assert history.of_type(FaultInjected) == [], "a slow model is no broken one"
 
 
+def test_turn_that_is_late_for_good_is_declared_silent(provider: Provider, history: History, ask: Ask) -> None:
+    provider.script(scripted.late(scripted.FOR_GOOD_S, scripted.text("never")))
+    asking = ask()
+    until(lambda: replies(history) == [(1, "stalled")], timeout_s=WAIT_S, what="the silence")
+    assert [event.silent_for_good for event in history.of_type(FaultInjected)] == [True]
+    assert asking.silent(0.1), "not even its headers are sent"
+
+
 def test_late_error(provider: Provider, history: History, ask: Ask) -> None:
     provider.script(scripted.late(0.3, scripted.error(500)))
     assert ask().answer()[0] == 500
