@@ -28,7 +28,7 @@ def reach(ocrepro: Trial, server: Server, point: str) -> str:
     if point == "in the words":
         ocrepro.provider.script(never_ending(), text("went on"))
     elif point == "in four commands":
-        ocrepro.provider.script(together(*[bash("sleep 300")] * 4), text("went on"))
+        ocrepro.provider.script(together(*[bash(f"sleep 300.{number}") for number in range(4)]), text("went on"))
     elif point == "in a subagent":
         ocrepro.provider.script(
             tool("task", description="work", prompt=CHILDS_WORK, subagent_type="general"), text("went on")
@@ -89,7 +89,7 @@ def test_server_killed_at_a_point(ocrepro: Trial, point: str) -> None:
 @pytest.mark.ocrepro(issue=ISSUES, profile="ci", control=True)
 def test_server_killed_after_its_turn(ocrepro: Trial) -> None:
     """Control: the same kill and restart once the turn is over."""
-    ocrepro.provider.script(together(*[bash("true")] * 4), text("done"), text("went on"))
+    ocrepro.provider.script(together(*[bash(f"true {number}") for number in range(4)]), text("done"), text("went on"))
     server = ocrepro.serve()
     session = server.new_session()
     server.prompt(session, "begin")

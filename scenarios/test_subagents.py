@@ -5,7 +5,10 @@ import pytest
 from pytest_ocrepro import Trial, for_ever, prompt_body, text, together, tool
 
 CHILDS_WORK = "the work of the child"
-TASK = tool("task", description="work", prompt=CHILDS_WORK, subagent_type="general")
+TASKS = [
+    tool("task", description=f"work {number}", prompt=f"{CHILDS_WORK} {number}", subagent_type="general")
+    for number in range(20)
+]
 
 
 def all_were_asked(ocrepro: Trial, children: int, *, printed: str) -> None:
@@ -27,9 +30,10 @@ def all_were_asked(ocrepro: Trial, children: int, *, printed: str) -> None:
 def test_many_subagents_at_once(ocrepro: Trial, children: int) -> None:
     """A run must wait for all of its subagents, and give its last answer behind them.
 
-    Refuted by a run that comes back with its last answer, all children having asked their model.
+    Each is given work of its own: the third call that equals two before it is asked about as a "doom_loop", and a
+    headless run rejects that. Refuted by a run that comes back with its last answer, all children having asked.
     """
-    ocrepro.provider.script(together(*[TASK] * children), text("all are back"))
+    ocrepro.provider.script(together(*TASKS[:children]), text("all are back"))
     ocrepro.provider.script(for_ever(text("a child is done")), when=CHILDS_WORK)
     run = ocrepro.run("hi", deadline_s=90.0)
     ocrepro.expect(run).to_complete()
@@ -39,7 +43,7 @@ def test_many_subagents_at_once(ocrepro: Trial, children: int) -> None:
 @pytest.mark.ocrepro(issue="anomalyco/opencode#6573", profile="ci", title="subagent over HTTP")
 def test_subagent_over_http(ocrepro: Trial) -> None:
     """A prompt over HTTP that starts a subagent must come back with the parent's answer."""
-    ocrepro.provider.script(TASK, text("all are back"))
+    ocrepro.provider.script(TASKS[0], text("all are back"))
     ocrepro.provider.script(for_ever(text("a child is done")), when=CHILDS_WORK)
     server = ocrepro.serve()
     path = f"/session/{server.new_session()}/message"
@@ -51,7 +55,7 @@ def test_subagent_over_http(ocrepro: Trial) -> None:
 @pytest.mark.ocrepro(issue=("anomalyco/opencode#37548", "anomalyco/opencode#6573"), profile="ci", control=True)
 def test_one_subagent(ocrepro: Trial) -> None:
     """Control: one of them."""
-    ocrepro.provider.script(TASK, text("all are back"))
+    ocrepro.provider.script(TASKS[0], text("all are back"))
     ocrepro.provider.script(for_ever(text("a child is done")), when=CHILDS_WORK)
     run = ocrepro.run("hi", deadline_s=90.0)
     ocrepro.expect(run).to_complete()
