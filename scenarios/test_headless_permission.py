@@ -2,13 +2,15 @@
 
 import pytest
 
-from pytest_ocrepro import Trial, bash, for_ever, question, text, tool
+from pytest_ocrepro import Trial, bash, for_ever, question, text, together, tool
 
 ISSUES = (
     "anomalyco/opencode#41991",
     "anomalyco/opencode#36762",
     "anomalyco/opencode#43888",
 )
+PATIENCE_S = 60.0  # for what ends at once or never: the start alone takes long on a busy machine
+SAME_CALLS = 4
 CHILDS_WORK = "the work of the child"
 TASK = tool("task", description="work", prompt=CHILDS_WORK, subagent_type="general")
 OUTSIDE = {"edit": "write", "a directory outside": "read"}
@@ -78,8 +80,45 @@ def test_permission_of_an_attached_run(ocrepro: Trial) -> None:
     ocrepro.configure(permission={"bash": "ask"})
     ocrepro.provider.script(bash("true"), for_ever(text("done")))
     server = ocrepro.serve()
-    run = ocrepro.run("hi", args=("--attach", f"http://127.0.0.1:{server.port}"))
-    ocrepro.expect(run).to_finish()
+    address = f"http://127.0.0.1:{server.port}"
+    ocrepro.expect(ocrepro.run("hi", args=("--attach", address), fail_fast_s=PATIENCE_S)).to_finish()
+
+
+def same_calls(ocrepro: Trial, commands: list[str]) -> None:
+    """One answer with these commands to a server whose permissions allow each of them; the turn must end."""
+    ocrepro.provider.script(together(*map(bash, commands)), for_ever(text("done")))
+    server = ocrepro.serve()
+    session = server.new_session()
+    server.prompt(session, "begin")
+    ocrepro.provider.wait_for_request(timeout_s=PATIENCE_S)
+    ocrepro.wait_until(
+        lambda: server.call("GET", "/permission", quiet=True).json or not server.busy(session),
+        what="a permission asked, or the end of the turn",
+        timeout_s=PATIENCE_S,
+    )
+    asked = server.call("GET", "/permission", purpose="permissions").json
+    ocrepro.claim(
+        "no permission is asked for what is allowed",
+        held=not asked,
+        because=f"asked for {asked[0]['permission']}" if asked else "the turn has ended",
+        finding="needless-question" if asked else "",
+    )
+
+
+@pytest.mark.ocrepro(issue="anomalyco/opencode#16367", profile="ci", title="same allowed command four times at once")
+def test_same_command_again(ocrepro: Trial) -> None:
+    """A command that the configuration allows must not wait for a permission, however often it is asked for.
+
+    The report tells of an attached run that hangs in such a question, which is put by default at the third of
+    calls that are the same ("doom_loop"). Refuted by a turn that ends.
+    """
+    same_calls(ocrepro, ["true"] * SAME_CALLS)
+
+
+@pytest.mark.ocrepro(issue="anomalyco/opencode#16367", profile="ci", control=True)
+def test_other_command_each_time(ocrepro: Trial) -> None:
+    """Control: as many commands, no two of them the same."""
+    same_calls(ocrepro, [f"true {number}" for number in range(SAME_CALLS)])
 
 
 @pytest.mark.ocrepro(
@@ -119,5 +158,5 @@ def test_attached_run_that_needs_nothing(ocrepro: Trial) -> None:
     """Control: an attached run whose tool is allowed."""
     ocrepro.provider.script(bash("true"), for_ever(text("done")))
     server = ocrepro.serve()
-    run = ocrepro.run("hi", args=("--attach", f"http://127.0.0.1:{server.port}"))
-    ocrepro.expect(run).to_finish()
+    address = f"http://127.0.0.1:{server.port}"
+    ocrepro.expect(ocrepro.run("hi", args=("--attach", address), fail_fast_s=PATIENCE_S)).to_finish()

@@ -72,6 +72,7 @@ CASES: list[tuple[str, str, dict[str, Any], str]] = [
     ("subagents", "subagent_over_http", {}, "loses-children"),
     ("headless_permission", "permission_of_a_subagent", {}, "asks"),
     ("headless_permission", "other_permission_of_a_subagent", {"what": "edit"}, "asks"),
+    ("headless_permission", "same_command_again", {}, "doubts-repeats"),
     ("headless_permission", "question_in_a_session_of_the_server", {}, "asks"),
     ("mcp_servers", "mcp_server_that_dies_before_a_question", {}, "locked-up"),
     ("mcp_servers", "mcp_server_behind_the_end", {"end": "of a run"}, "leaves-stub"),

@@ -156,6 +156,9 @@ class Turn:
             message = STORE.message(self.session, role="assistant", time={})
             words, calls = ask(told, self.model)
             told.append({"role": "assistant", "content": words, "tool_calls": [as_call(*call) for call in calls]})
+            same = len(calls) > 1 and len({(name, json.dumps(given)) for _, name, given in calls}) == 1
+            if same and self.api is not None and "doubts-repeats" in FLAWS:
+                self.api.ask(self.session, "permission", child=False)
             if calls:
                 threads = [threading.Thread(target=self.call, args=(message, told, *call)) for call in calls]
                 for thread in threads:
@@ -352,7 +355,8 @@ class Api(http.server.BaseHTTPRequestHandler):
             self.listen()
             return
         if kind in ("question", "permission"):
-            self.answer([{"id": name, "sessionID": own[0]} for name, own in self.pending.items() if own[1] == kind])
+            asked = [(name, own[0]) for name, own in self.pending.items() if own[1] == kind]
+            self.answer([{"id": name, "sessionID": session, kind: "any"} for name, session in asked])
         elif self.path == "/session/status":
             shown = set(self.running) & self.shown if "idle-early" in FLAWS else set(self.running)
             self.shown |= set(self.running)  # such a one is told of at the second look only
