@@ -30,20 +30,14 @@ MAY_IMPORT = {
     "versions": {
         "errors",
         "catalogue",
-<<<<<<< HEAD
-=======
         "items",
->>>>>>> 53260b0 (A scenario whose feature a build lacks is skipped with the reason, once; a matrix cell is one test item)
         "history",
         "readings",
         "schedule",
         "judge",
         "publish",
         "stage.subject",
-<<<<<<< HEAD
         "stage.tarball",
-=======
->>>>>>> 53260b0 (A scenario whose feature a build lacks is skipped with the reason, once; a matrix cell is one test item)
     },
     "catalogue": {"errors"},
     "tally": {"errors", "judge", "publish"},
