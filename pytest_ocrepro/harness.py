@@ -13,7 +13,7 @@ import random
 import signal
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import overload
@@ -154,7 +154,8 @@ class Trial:
         self.claims = Claims(self.history)
         self.registry = Registry(self.history, asker=self._asker)
         self.provider: Provider = RecordedProvider(self.history, asker=self._asker)
-        self.sandbox = self._make_sandbox()
+        with self._or_abandon():
+            self.sandbox = self._make_sandbox()
         self._box_gate = Redactor({}, {str(self.sandbox.root): "$SANDBOX", **_interpreter()}, names={})
         self.roster = Roster(
             self.sandbox,
@@ -166,7 +167,8 @@ class Trial:
             deadline_s=DEADLINE_S,
         )
         self._furniture = Furniture(self.sandbox, self.history)
-        self.configure()
+        with self._or_abandon():
+            self.configure()
         self._begin()
         if waited_s > WAITED_S:
             self.note(f"waited {waited_s:.0f} s until there was memory for one more opencode")
@@ -554,11 +556,18 @@ class Trial:
             self._bundle_failure = failure
 
     def _make_sandbox(self) -> Sandbox:
+        return make_sandbox(
+            binary=Path(self.build.path), registry_url=self.registry.url, mark=self.mark, marker=MARKER
+        )
+
+    @contextlib.contextmanager
+    def _or_abandon(self) -> Iterator[None]:
+        """A trial that cannot begin (a full disk) leaves nothing behind but its torn bundle."""
         try:
-            return make_sandbox(
-                binary=Path(self.build.path), registry_url=self.registry.url, mark=self.mark, marker=MARKER
-            )
+            yield
         except OcreproError:
+            if hasattr(self, "sandbox"):
+                self.sandbox.remove()
             self.provider.close()
             self.registry.close()
             self._bundle.close()

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from pytest_ocrepro.errors import StageError
 from pytest_ocrepro.harness import Session, Trial
 from pytest_ocrepro.history import ProcessStarted, ProviderReply, ProviderRequest
 from pytest_ocrepro.publish.bundle import RunDir, TrialInfo
@@ -32,6 +34,29 @@ def test_who_asks_before_we_know_its_pid_is_told_by_its_marker(trial: Trial, mon
     (request,) = trial.history.of_type(ProviderRequest)
     assert request.pid == process.pid
     assert {reply.pid for reply in trial.history.of_type(ProviderReply)} == {process.pid}
+
+
+def test_a_trial_that_cannot_begin_leaves_nothing(
+    stand_in: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The disk is full when the configuration is written: the sandbox is there by then."""
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
+    (tmp_path / "tmp").mkdir()
+
+    def full(*_: object) -> None:
+        raise StageError("cannot write opencode.json: No space left on device")
+
+    monkeypatch.setattr("pytest_ocrepro.stage.sandbox.Sandbox.configure", full)
+    before = set(threading.enumerate())
+    session = Session(RunDir.create(tmp_path / "reports"))
+    ours = set(threading.enumerate())
+    build = Build(version="9.9.9", path=str(stand_in), sha256="", source="binary")
+    with pytest.raises(StageError, match="No space left"):
+        Trial(session, build, TrialInfo(scenario="s", title="t", version=build.version), "s")
+    assert list((tmp_path / "tmp").iterdir()) == []
+    assert set(threading.enumerate()) == ours
+    session.close()
+    assert set(threading.enumerate()) == before
 
 
 def test_a_variable_that_is_no_text_is_refused_at_the_call_and_the_trial_goes_on(trial: Trial) -> None:
