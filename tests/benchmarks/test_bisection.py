@@ -11,25 +11,15 @@ import importlib.util
 import os
 import statistics
 import time
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import Any
 
 import pytest
 
 from pytest_ocrepro.judge.rates import clopper_pearson
 from pytest_ocrepro.versions.bisection import Cost, Phase, decide
 from pytest_ocrepro.versions.posterior import Counts, Question, posterior
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from tests.data.versions import coins
-else:
-    _spec = importlib.util.spec_from_file_location(
-        "ocrepro_coins", Path(__file__).parents[1] / "data/versions/coins.py"
-    )
-    coins = importlib.util.module_from_spec(_spec)
-    _spec.loader.exec_module(coins)
+from tests.data.versions import coins
 
 pytestmark = pytest.mark.benchmark
 RUNS = int(os.environ.get("OCREPRO_BENCHMARK_RUNS", "20"))

@@ -2,28 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.util
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType
-from typing import TYPE_CHECKING
 
 import msgspec
 import pytest
 
-if TYPE_CHECKING:
-    from tests.data.publish import chromium, sample_run
-else:
-
-    def _loaded(name: str) -> ModuleType:
-        path = Path(__file__).parents[1] / "data" / "publish" / f"{name}.py"
-        spec = importlib.util.spec_from_file_location(f"ocrepro_{name}", path)
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        return module
-
-    sample_run, chromium = _loaded("sample_run"), _loaded("chromium")
+from tests.data.publish import chromium, sample_run
 
 pytestmark = [pytest.mark.benchmark, pytest.mark.browser]
 

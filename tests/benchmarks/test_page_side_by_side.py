@@ -18,27 +18,13 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import ModuleType
-from typing import TYPE_CHECKING
 
 import msgspec
 import pytest
 from playwright.sync_api import TimeoutError as TookTooLong
 
 from pytest_ocrepro.publish.bundle import RunDir
-
-if TYPE_CHECKING:
-    from tests.data.publish import driven, sample_run
-else:
-
-    def _loaded(name: str) -> ModuleType:
-        path = Path(__file__).parents[1] / "data" / "publish" / f"{name}.py"
-        spec = importlib.util.spec_from_file_location(f"ocrepro_{name}", path)
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        return module
-
-    driven, sample_run = _loaded("driven"), _loaded("sample_run")
+from tests.data.publish import driven, sample_run
 
 pytestmark = [pytest.mark.benchmark, pytest.mark.browser]
 

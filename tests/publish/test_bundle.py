@@ -1,14 +1,12 @@
 from __future__ import annotations
 
 import errno
-import importlib.util
 import os
 import signal
 import subprocess
 import sys
 import textwrap
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import msgspec
 import pytest
@@ -27,15 +25,7 @@ from pytest_ocrepro.publish.bundle import (
     slug,
 )
 from pytest_ocrepro.publish.redaction import Redactor
-
-if TYPE_CHECKING:
-    from tests.data.publish import sample_run
-else:
-    _spec = importlib.util.spec_from_file_location(
-        "ocrepro_sample_run", Path(__file__).parents[1] / "data" / "publish" / "sample_run.py"
-    )
-    sample_run = importlib.util.module_from_spec(_spec)
-    _spec.loader.exec_module(sample_run)
+from tests.data.publish import sample_run
 
 ROOT = Path(__file__).parents[2]
 INFO = TrialInfo(scenario="scenarios/test_a.py::test_b", title="b", version="1.15.4", issue=("a/b#1",))

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import base64
 import gzip
-import importlib.util
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import msgspec
 import pytest
@@ -22,22 +21,7 @@ from pytest_ocrepro.publish.bundle import RunDir, TrialBundle, TrialInfo
 from pytest_ocrepro.publish.issue import issue_text
 from pytest_ocrepro.publish.redaction import Redactor
 from pytest_ocrepro.publish.repro import repro_script
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from tests.data.publish import reproducing, sample_run
-else:
-    _spec = importlib.util.spec_from_file_location(
-        "ocrepro_sample_run", Path(__file__).parents[1] / "data" / "publish" / "sample_run.py"
-    )
-    sample_run = importlib.util.module_from_spec(_spec)
-    _spec.loader.exec_module(sample_run)
-    _spec = importlib.util.spec_from_file_location(
-        "ocrepro_reproducing", Path(__file__).parents[1] / "data" / "publish" / "reproducing.py"
-    )
-    reproducing = importlib.util.module_from_spec(_spec)
-    _spec.loader.exec_module(reproducing)
+from tests.data.publish import reproducing, sample_run
 
 CANARY = "CnRy4f1d9A7c2b0E6x"
 # kind -> how it looks where it leaks; the gate knows the first by its value, the others by their shape or key

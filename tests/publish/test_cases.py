@@ -1,8 +1,6 @@
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 
@@ -13,15 +11,7 @@ from pytest_ocrepro.publish.counting import Entry
 from pytest_ocrepro.publish.handout import entries_in
 from pytest_ocrepro.publish.records import TrialInfo, TrialResult
 from pytest_ocrepro.publish.repro import Script
-
-if TYPE_CHECKING:
-    from tests.data.publish import sample_run
-else:
-    _spec = importlib.util.spec_from_file_location(
-        "ocrepro_sample_run", Path(__file__).parents[1] / "data" / "publish" / "sample_run.py"
-    )
-    sample_run = importlib.util.module_from_spec(_spec)
-    _spec.loader.exec_module(sample_run)
+from tests.data.publish import sample_run
 
 
 def entry(test: str, version: str, result: str, trial: int = 1, *, chain: int = 1, control: bool = False) -> Entry:

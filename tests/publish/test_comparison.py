@@ -1,9 +1,7 @@
 from __future__ import annotations
 
-import importlib.util
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import msgspec
 import pytest
@@ -13,15 +11,7 @@ from pytest_ocrepro.cli import main
 from pytest_ocrepro.judge.rates import fisher, newcombe
 from pytest_ocrepro.publish.bundle import RunDir, TrialResult
 from pytest_ocrepro.publish.comparison import Comparison, Direction, compare_paths, in_markdown, in_text
-
-if TYPE_CHECKING:
-    from tests.data.publish import sample_run
-else:
-    _spec = importlib.util.spec_from_file_location(
-        "ocrepro_sample_run", Path(__file__).parents[1] / "data" / "publish" / "sample_run.py"
-    )
-    sample_run = importlib.util.module_from_spec(_spec)
-    _spec.loader.exec_module(sample_run)
+from tests.data.publish import sample_run
 
 NASTY = "a|b <img src=x> `c` [d](http://e.example) \x1b[31m\u202e\n::error ::f"
 

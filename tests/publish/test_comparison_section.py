@@ -1,9 +1,7 @@
 from __future__ import annotations
 
-import importlib.util
 import xml.etree.ElementTree as ET
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import msgspec
 import pytest
@@ -16,15 +14,7 @@ from pytest_ocrepro.publish.comparison_section import compared, comparison_block
 from pytest_ocrepro.publish.document import Paragraph, Part, Picture, Sheet
 from pytest_ocrepro.publish.page import render
 from pytest_ocrepro.publish.pictures.paired import Pair, paired
-
-if TYPE_CHECKING:
-    from tests.data.publish import sample_run
-else:
-    _spec = importlib.util.spec_from_file_location(
-        "ocrepro_sample_run", Path(__file__).parents[1] / "data" / "publish" / "sample_run.py"
-    )
-    sample_run = importlib.util.module_from_spec(_spec)
-    _spec.loader.exec_module(sample_run)
+from tests.data.publish import sample_run
 
 SVG = "{http://www.w3.org/2000/svg}"
 NASTY = "</script><img src=x onerror=alert(1)> \x1b[31m\u202e"

@@ -1,11 +1,10 @@
 from __future__ import annotations
 
-import importlib.util
 import json
 import re
 import uuid
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 import pytest
@@ -17,15 +16,7 @@ from pytest_ocrepro.publish.counting import Entry
 from pytest_ocrepro.publish.ctrf import STATUSES, encode, status_of
 from pytest_ocrepro.publish.handout import entries_in
 from pytest_ocrepro.publish.merge import merge
-
-if TYPE_CHECKING:
-    from tests.data.publish import sample_run
-else:
-    _spec = importlib.util.spec_from_file_location(
-        "ocrepro_sample_run", Path(__file__).parents[1] / "data" / "publish" / "sample_run.py"
-    )
-    sample_run = importlib.util.module_from_spec(_spec)
-    _spec.loader.exec_module(sample_run)
+from tests.data.publish import sample_run
 
 # The rules of ctrf.io's JSON schema for what we write: property -> (required, type). Nothing else is allowed.
 Rules = dict[str, tuple[bool, type | tuple[type, ...]]]

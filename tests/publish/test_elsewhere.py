@@ -1,10 +1,8 @@
 from __future__ import annotations
 
 import gzip
-import importlib.util
 import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import msgspec
 import pytest
@@ -15,15 +13,7 @@ from pytest_ocrepro.publish.elsewhere import command, replayed
 from pytest_ocrepro.publish.github import summary
 from pytest_ocrepro.publish.handout import entries_in
 from pytest_ocrepro.publish.page import write_report
-
-if TYPE_CHECKING:
-    from tests.data.publish import sample_run
-else:
-    _spec = importlib.util.spec_from_file_location(
-        "ocrepro_sample_run", Path(__file__).parents[1] / "data" / "publish" / "sample_run.py"
-    )
-    sample_run = importlib.util.module_from_spec(_spec)
-    _spec.loader.exec_module(sample_run)
+from tests.data.publish import sample_run
 
 
 @pytest.mark.parametrize(

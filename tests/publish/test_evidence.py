@@ -1,8 +1,6 @@
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 
@@ -12,15 +10,7 @@ from pytest_ocrepro.publish.counting import Entry, place
 from pytest_ocrepro.publish.evidence import Evidence, gather
 from pytest_ocrepro.publish.packing import ON_THE_PAGE
 from pytest_ocrepro.publish.trial_document import View, view_of
-
-if TYPE_CHECKING:
-    from tests.data.publish import sample_run
-else:
-    _spec = importlib.util.spec_from_file_location(
-        "ocrepro_sample_run", Path(__file__).parents[1] / "data" / "publish" / "sample_run.py"
-    )
-    sample_run = importlib.util.module_from_spec(_spec)
-    _spec.loader.exec_module(sample_run)
+from tests.data.publish import sample_run
 
 
 def entries(tmp_path: Path, *cases: sample_run.Case) -> list[Entry]:

@@ -2,11 +2,9 @@ from __future__ import annotations
 
 import base64
 import gzip
-import importlib.util
 import re
 import xml.etree.ElementTree as ET
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import msgspec
 import pytest
@@ -17,15 +15,7 @@ from pytest_ocrepro.publish.bundle import RunDir, TrialBundle
 from pytest_ocrepro.publish.counting import Entry, matrix, place
 from pytest_ocrepro.publish.pictures.outcomes import MOST_BARS, outcomes
 from pytest_ocrepro.publish.trial_document import View, view_of
-
-if TYPE_CHECKING:
-    from tests.data.publish import sample_run
-else:
-    _spec = importlib.util.spec_from_file_location(
-        "ocrepro_sample_run", Path(__file__).parents[1] / "data" / "publish" / "sample_run.py"
-    )
-    sample_run = importlib.util.module_from_spec(_spec)
-    _spec.loader.exec_module(sample_run)
+from tests.data.publish import sample_run
 
 BAD, GOOD, DOUBT = Result.REPRODUCED, Result.NOT_SEEN, Result.INCONCLUSIVE
 

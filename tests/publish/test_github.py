@@ -1,9 +1,7 @@
 from __future__ import annotations
 
-import importlib.util
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import msgspec
 import pytest
@@ -17,15 +15,7 @@ from pytest_ocrepro.publish.bundle import RunDir, RunInfo, TrialResult
 from pytest_ocrepro.publish.counting import Entry
 from pytest_ocrepro.publish.github import SUMMARY_BYTES, Note, append_summary, inert, notes_of, summary
 from pytest_ocrepro.publish.handout import entries_in
-
-if TYPE_CHECKING:
-    from tests.data.publish import sample_run
-else:
-    _spec = importlib.util.spec_from_file_location(
-        "ocrepro_sample_run", Path(__file__).parents[1] / "data" / "publish" / "sample_run.py"
-    )
-    sample_run = importlib.util.module_from_spec(_spec)
-    _spec.loader.exec_module(sample_run)
+from tests.data.publish import sample_run
 
 FRAME = RunInfo(run_id="r", started="2026-11-21T00:30:12+00:00", plugin_version="0.1.0")
 KNOWN_COMMANDS = {

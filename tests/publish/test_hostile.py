@@ -6,14 +6,13 @@
 from __future__ import annotations
 
 import ast
-import importlib.util
 import json
 import os
 import random
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 import pytest
@@ -30,19 +29,7 @@ from pytest_ocrepro.publish.bundle import RunDir, TrialBundle
 from pytest_ocrepro.publish.cases import FOLDER
 from pytest_ocrepro.publish.records import StoredTrial
 from pytest_ocrepro.publish.repro import repro_script
-
-if TYPE_CHECKING:
-    from tests.data.publish import reproducing, sample_run
-else:
-
-    def _load(name: str) -> object:
-        file = Path(__file__).parents[1] / "data" / "publish" / f"{name}.py"
-        spec = importlib.util.spec_from_file_location(f"ocrepro_{name}", file)
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        return module
-
-    sample_run, reproducing = _load("sample_run"), _load("reproducing")
+from tests.data.publish import reproducing, sample_run
 
 CAPTURED = Path(__file__).parents[1] / "data" / "judge"
 REAL = ("overlap-1.18.34", "writer-in-transaction-1.18.34", "crash-in-bash-1.18.34", "stdin-open-1.18.34")

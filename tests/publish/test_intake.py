@@ -1,23 +1,13 @@
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 
 from pytest_ocrepro.errors import UsageError
 from pytest_ocrepro.publish.bundle import SAFE_NAME, RunDir
 from pytest_ocrepro.publish.intake import DEPTH, clearest_at, entries_of, read_contents, runs_at, trial_name
-
-if TYPE_CHECKING:
-    from tests.data.publish import sample_run
-else:
-    _spec = importlib.util.spec_from_file_location(
-        "ocrepro_sample_run", Path(__file__).parents[1] / "data" / "publish" / "sample_run.py"
-    )
-    sample_run = importlib.util.module_from_spec(_spec)
-    _spec.loader.exec_module(sample_run)
+from tests.data.publish import sample_run
 
 
 def test_runs_are_found_in_folders_as_artifact_stores_make_them(tmp_path: Path) -> None:

@@ -1,11 +1,9 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import re
 import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import msgspec
 import pytest
@@ -21,15 +19,7 @@ from pytest_ocrepro.publish.issue import LEFT_OUT, MOST, USUAL, issue_text
 from pytest_ocrepro.publish.page import write_report
 from pytest_ocrepro.publish.records import StoredTrial
 from pytest_ocrepro.publish.repro import Script
-
-if TYPE_CHECKING:
-    from tests.data.publish import sample_run
-else:
-    _spec = importlib.util.spec_from_file_location(
-        "ocrepro_sample_run", Path(__file__).parents[1] / "data" / "publish" / "sample_run.py"
-    )
-    sample_run = importlib.util.module_from_spec(_spec)
-    _spec.loader.exec_module(sample_run)
+from tests.data.publish import sample_run
 
 HEADINGS = [
     "Description", "Plugins", "OpenCode version", "Steps to reproduce", "Screenshot and/or share link",

@@ -1,13 +1,11 @@
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
 from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import msgspec
 import pytest
@@ -28,15 +26,7 @@ from pytest_ocrepro.publish.merge import Merged, merge, store, union
 from pytest_ocrepro.publish.page import render
 from pytest_ocrepro.publish.records import Origin, Proof
 from pytest_ocrepro.publish.repro import Script
-
-if TYPE_CHECKING:
-    from tests.data.publish import sample_run
-else:
-    _spec = importlib.util.spec_from_file_location(
-        "ocrepro_sample_run", Path(__file__).parents[1] / "data" / "publish" / "sample_run.py"
-    )
-    sample_run = importlib.util.module_from_spec(_spec)
-    _spec.loader.exec_module(sample_run)
+from tests.data.publish import sample_run
 
 SCENARIOS = (sample_run.overlap, sample_run.alone, sample_run.question)
 RUN_IDS = ("20261121T003012Z-00000001", "20261121T003012Z-00000002", "20261122T003012Z-00000003")

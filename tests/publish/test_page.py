@@ -3,12 +3,11 @@ from __future__ import annotations
 import base64
 import gzip
 import hashlib
-import importlib.util
 import itertools
 import re
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 import pytest
@@ -20,15 +19,7 @@ from pytest_ocrepro.publish import page
 from pytest_ocrepro.publish.bundle import RunDir
 from pytest_ocrepro.publish.page import render, write_report
 from pytest_ocrepro.publish.redaction import Redactor
-
-if TYPE_CHECKING:
-    from tests.data.publish import sample_run
-else:
-    _spec = importlib.util.spec_from_file_location(
-        "ocrepro_sample_run", Path(__file__).parents[1] / "data" / "publish" / "sample_run.py"
-    )
-    sample_run = importlib.util.module_from_spec(_spec)
-    _spec.loader.exec_module(sample_run)
+from tests.data.publish import sample_run
 
 WRITE_LOCK = "A run that finds the database locked says so in time"
 VOID = {"meta", "link", "br", "img", "input", "hr"}

@@ -2,35 +2,20 @@
 
 from __future__ import annotations
 
-import importlib.util
-from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 import pytest
 from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Browser, Page
 
 from pytest_ocrepro.judge.offsets import Offset
+from pytest_ocrepro.publish.bundle import RunDir
 from pytest_ocrepro.publish.comparison import compare_paths
 from pytest_ocrepro.publish.comparison_section import comparison_blocks
 from pytest_ocrepro.publish.page import write_report
-
-if TYPE_CHECKING:
-    from playwright.sync_api import Browser, Page
-
-    from tests.data.publish import driven, reproducing, sample_run
-else:
-
-    def _loaded(name: str) -> ModuleType:
-        path = Path(__file__).parents[1] / "data" / "publish" / f"{name}.py"
-        spec = importlib.util.spec_from_file_location(f"ocrepro_{name}", path)
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        return module
-
-    driven, reproducing, sample_run = _loaded("driven"), _loaded("reproducing"), _loaded("sample_run")
+from tests.data.publish import driven, reproducing, sample_run
 
 pytestmark = pytest.mark.browser
 SECTIONS = {"clearest", "verdict", "cases", "window", "progress", "trials", "evidence", "compared", "problems", "how"}
@@ -40,7 +25,13 @@ SECTIONS = {"clearest", "verdict", "cases", "window", "progress", "trials", "evi
 def url(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A page that has every section there is."""
     reports = tmp_path_factory.mktemp("reports")
-    run = sample_run.make_run(reports, trials=2)
+    run = RunDir.create(reports)
+    run.write_info(sample_run.run_info(run.path.name))
+    for trial in (1, 2):
+        for case in (sample_run.overlap, sample_run.alone, sample_run.question, sample_run.killed_server):
+            sample_run.store(run, case("1.18.34", trial))
+    sample_run.store(run, sample_run.write_lock("1.14.48", 1))  # of the others that cell of the matrix is empty
+    sample_run.store(run, (*sample_run.overlap("1.18.34", 3)[:2], None))
     whole = reproducing.overlap()
     sample_run.store(run, (whole.info, list(whole.history), whole.judgement))
     swept = run.results()[0]
@@ -52,12 +43,6 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> str:
     (run.bundles()[0] / "judgement.json").write_text("{")  # one that cannot be read
     other = sample_run.make_run(reports / "other", trials=1)
     return write_report(run, comparison_blocks(compare_paths([other.path], [run.path]))).resolve().as_uri()
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with driven.browser() as running:
-        yield running
 
 
 def findings(page: Page) -> list[str]:
@@ -82,22 +67,18 @@ def test_axe_has_nothing_serious_to_say(browser: Browser, url: str, scheme: str,
     page.keyboard.press("Escape")
     page.evaluate("document.querySelectorAll('details').forEach(one => { one.open = true; })")
     assert findings(page) == [], "with all that is folded open"
-    reader.context.close()
 
 
-def test_axe_finds_what_is_wrong(browser: Browser, url: str) -> None:
-    reader = driven.Reader(browser)
+def test_axe_finds_what_is_wrong(reader: driven.Reader, url: str) -> None:
     page = reader.opens(url)
     page.evaluate("document.querySelector('main').prepend(document.createElement('button'))")
     page.evaluate("document.querySelector('h1').style.color = '#ccc'")
     told = "\n".join(findings(page))
     assert "button-name" in told
     assert "color-contrast" in told
-    reader.context.close()
 
 
-def test_not_one_request_and_not_one_message_while_everything_is_used(browser: Browser, url: str) -> None:
-    reader = driven.Reader(browser)
+def test_not_one_request_and_not_one_message_while_everything_is_used(reader: driven.Reader, url: str) -> None:
     page = reader.opens(url)
     for key in ("]", "]", "[", "t", "g", "m", "r", "j", "k", "Enter", "?", "Escape", "/"):
         page.keyboard.press(key)
@@ -109,17 +90,14 @@ def test_not_one_request_and_not_one_message_while_everything_is_used(browser: B
     assert [one for one in reader.asked if not one.startswith(("file:", "data:"))] == []
     assert {one.partition("#")[0] for one in reader.asked if one.startswith("file:")} == {url}
     assert reader.complaints == []
-    reader.context.close()
 
 
-def test_a_page_that_asks_and_complains_is_caught(browser: Browser, tmp_path: Path) -> None:
+def test_a_page_that_asks_and_complains_is_caught(reader: driven.Reader, tmp_path: Path) -> None:
     guilty = tmp_path / "guilty.html"
     guilty.write_text("<!DOCTYPE html><img src=http://ocrepro-canary.invalid/a.png><script>nowhere()</script>")
-    reader = driven.Reader(browser)
     reader.opens(guilty.as_uri(), scripts=False)
     assert any("ocrepro-canary" in one for one in reader.asked)
     assert any("nowhere" in one for one in reader.complaints)
-    reader.context.close()
 
 
 FIRST = {
@@ -148,4 +126,3 @@ def test_with_scripts_off_the_first_screen_is_complete(browser: Browser, url: st
     page.click("#clearest a.button[href^='#trial-']")
     assert page.locator("details.trial[open] svg.swimlane").first.is_visible()
     assert reader.complaints == []
-    reader.context.close()

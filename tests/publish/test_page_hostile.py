@@ -2,28 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
 import sys
-from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
-from typing import TYPE_CHECKING
 
 import pytest
 
-if TYPE_CHECKING:
-    from tests.data.publish import driven
-else:
-
-    def _loaded(name: str) -> ModuleType:
-        path = Path(__file__).parents[1] / "data" / "publish" / f"{name}.py"
-        spec = importlib.util.spec_from_file_location(f"ocrepro_{name}", path)
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        return module
-
-    driven = _loaded("driven")
+from tests.data.publish import driven
 
 pytestmark = pytest.mark.browser
 
@@ -80,12 +65,6 @@ def page(pytester: pytest.Pytester, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     return pytester.path / "reports/latest/report.html"
 
 
-@pytest.fixture
-def reader() -> Iterator[driven.Reader]:
-    with driven.browser() as running:
-        yield driven.Reader(running)
-
-
 def test_all_of_it_stays_text_and_a_line_of_a_megabyte_is_cut_and_counted(page: Path, reader: driven.Reader) -> None:
     opened = reader.opens(page.resolve().as_uri())
     title = opened.title()
@@ -112,7 +91,6 @@ def test_all_of_it_stays_text_and_a_line_of_a_megabyte_is_cut_and_counted(page: 
     assert opened.title() == title
     assert reader.complaints == []
     assert [one for one in reader.asked if not one.startswith(("file:", "data:"))] == []
-    reader.context.close()
     content = page.read_text(encoding="utf-8")
     assert len(content) < 1_500_000
     assert "characters cut" in content

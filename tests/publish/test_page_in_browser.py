@@ -2,28 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
-from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_ocrepro.publish.page import write_report
-
-if TYPE_CHECKING:
-    from tests.data.publish import chromium, sample_run
-else:
-
-    def _loaded(name: str) -> ModuleType:
-        path = Path(__file__).parents[1] / "data" / "publish" / f"{name}.py"
-        spec = importlib.util.spec_from_file_location(f"ocrepro_{name}", path)
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        return module
-
-    sample_run, chromium = _loaded("sample_run"), _loaded("chromium")
+from tests.data.publish import chromium
 
 Browser = chromium.Browser
 pytestmark = pytest.mark.browser
@@ -33,13 +17,18 @@ GUILTY = """<!DOCTYPE html><title>guilty</title><img src="http://ocrepro-canary.
 <link rel=stylesheet href="http://ocrepro-canary.invalid/a.css"><script>console.error("guilty"); nowhere()</script>"""
 
 
-@pytest.fixture(scope="module")
-def page(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return write_report(sample_run.make_run(tmp_path_factory.mktemp("reports"), trials=4)).resolve().as_uri()
+@pytest.fixture
+def browser(devtools: Browser) -> Iterator[Browser]:
+    """One that others have used, and that looks at a screen of 1,280 again."""
+    devtools.resize(1280)
+    yield devtools
+    devtools.send("Emulation.setEmulatedMedia", media="", features=[])
+    devtools.open("about:blank")
 
 
 @pytest.fixture
-def browser(tmp_path: Path) -> Iterator[Browser]:
+def own(tmp_path: Path) -> Iterator[Browser]:
+    """One whose log of the network is this test's alone."""
     browser = Browser(tmp_path)
     try:
         yield browser
@@ -47,46 +36,46 @@ def browser(tmp_path: Path) -> Iterator[Browser]:
         browser.close()
 
 
-def test_the_page_asks_for_nothing_and_complains_of_nothing(browser: Browser, page: str) -> None:
-    browser.open(page)
-    assert browser.requests() == [page, "data:,"] or browser.requests() == [page]
+def test_the_page_asks_for_nothing_and_complains_of_nothing(browser: Browser, page_url: str) -> None:
+    browser.open(page_url)
+    assert browser.requests() == [page_url, "data:,"] or browser.requests() == [page_url]
     assert browser.complaints() == []
     assert "scenarios reproduced" in browser.evaluate("document.querySelector('h1').textContent")
 
 
-def test_a_guilty_page_is_caught(browser: Browser, tmp_path: Path) -> None:
+def test_a_guilty_page_is_caught(own: Browser, tmp_path: Path) -> None:
     (tmp_path / "guilty.html").write_text(GUILTY, encoding="utf-8")
-    browser.open((tmp_path / "guilty.html").as_uri())
-    assert len([url for url in browser.requests() if "ocrepro-canary" in url]) == 2
-    assert any("guilty" in complaint for complaint in browser.complaints())
-    assert any("nowhere" in complaint for complaint in browser.complaints())
-    browser.close()
-    assert "ocrepro-canary.invalid" in browser.net_log.read_text(encoding="utf-8")
+    own.open((tmp_path / "guilty.html").as_uri())
+    assert len([url for url in own.requests() if "ocrepro-canary" in url]) == 2
+    assert any("guilty" in complaint for complaint in own.complaints())
+    assert any("nowhere" in complaint for complaint in own.complaints())
+    own.close()
+    assert "ocrepro-canary.invalid" in own.net_log.read_text(encoding="utf-8")
 
 
-def test_not_even_a_name_is_looked_up(browser: Browser, page: str) -> None:
-    browser.open(page)
-    assert browser.evaluate("document.querySelectorAll('a[href^=\"https://github.com/\"]').length") > 3
-    browser.close()
-    assert "github.com" not in browser.net_log.read_text(encoding="utf-8")
+def test_not_even_a_name_is_looked_up(own: Browser, page_url: str) -> None:
+    own.open(page_url)
+    assert own.evaluate("document.querySelectorAll('a[href^=\"https://github.com/\"]').length") > 3
+    own.close()
+    assert "github.com" not in own.net_log.read_text(encoding="utf-8")
 
 
 def test_the_policy_stops_what_a_hole_in_the_escaping_would_let_in(
-    browser: Browser, page: str, tmp_path: Path
+    own: Browser, page_url: str, tmp_path: Path
 ) -> None:
-    text = Path(page.removeprefix("file://")).read_text(encoding="utf-8")
+    text = Path(page_url.removeprefix("file://")).read_text(encoding="utf-8")
     hole = "<script>document.title = 'in'</script>"
     hole += "<img src='http://ocrepro-canary.invalid/b.png' onerror='document.title = 1'>"
     (tmp_path / "hole.html").write_text(text.replace("<main>", f"<main>{hole}"), encoding="utf-8")
-    browser.open((tmp_path / "hole.html").as_uri())
-    assert "reproduced" in browser.evaluate("document.title")
-    assert any("Content Security Policy" in complaint for complaint in browser.complaints())
-    browser.close()
-    assert "ocrepro-canary.invalid" not in browser.net_log.read_text(encoding="utf-8").replace("hole.html", "")
+    own.open((tmp_path / "hole.html").as_uri())
+    assert "reproduced" in own.evaluate("document.title")
+    assert any("Content Security Policy" in complaint for complaint in own.complaints())
+    own.close()
+    assert "ocrepro-canary.invalid" not in own.net_log.read_text(encoding="utf-8").replace("hole.html", "")
 
 
-def test_it_looks_the_same_on_a_telephone_and_in_the_dark(browser: Browser, page: str, tmp_path: Path) -> None:
-    browser.open(page)
+def test_it_looks_the_same_on_a_telephone_and_in_the_dark(browser: Browser, page_url: str, tmp_path: Path) -> None:
+    browser.open(page_url)
     pictures = {
         (width, scheme): browser.picture(tmp_path / f"{width}-{scheme}.png", width=width, scheme=scheme)
         for width in (400, 1280, 1920)
@@ -134,18 +123,18 @@ LOW_CONTRAST = """
 """
 
 
-def test_a_fragment_leads_into_a_folded_trial(browser: Browser, page: str) -> None:
-    browser.open(page)
+def test_a_fragment_leads_into_a_folded_trial(browser: Browser, page_url: str) -> None:
+    browser.open(page_url)
     folded = "document.querySelector('details.trial:not([open])')"
     anchor = browser.evaluate(f"{folded}.id")
     browser.open("about:blank")
-    browser.open(f"{page}#{anchor}-timeline")
+    browser.open(f"{page_url}#{anchor}-timeline")
     assert browser.evaluate(f"document.getElementById('{anchor}').open") is True
     assert browser.evaluate(f"document.getElementById('{anchor}-timeline').getBoundingClientRect().top") < 900
 
 
-def test_a_print_has_all_of_the_trial_that_is_open_and_a_line_of_each_other(browser: Browser, page: str) -> None:
-    browser.open(page)
+def test_a_print_has_all_of_the_trial_that_is_open_and_a_line_of_each_other(browser: Browser, page_url: str) -> None:
+    browser.open(page_url)
     shown = "getComputedStyle(document.querySelector('{}'), '::details-content').contentVisibility"
     part = shown.format("details.trial[open] details.part:not([open])")
     trial = shown.format("details.trial:not([open])")
@@ -157,8 +146,8 @@ def test_a_print_has_all_of_the_trial_that_is_open_and_a_line_of_each_other(brow
     assert browser.evaluate(seen) == 0, "nobody presses a button on paper"
 
 
-def test_every_stop_of_the_tab_key_can_be_seen(browser: Browser, page: str) -> None:
-    browser.open(page)
+def test_every_stop_of_the_tab_key_can_be_seen(browser: Browser, page_url: str) -> None:
+    browser.open(page_url)
     for _ in range(12):
         for kind in ("keyDown", "keyUp"):
             browser.send("Input.dispatchKeyEvent", type=kind, key="Tab", code="Tab", windowsVirtualKeyCode=9)

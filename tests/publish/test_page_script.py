@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
-from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
-from types import ModuleType
-from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 import msgspec
@@ -19,19 +15,7 @@ from pytest_ocrepro.publish.bundle import RunDir, TrialBundle
 from pytest_ocrepro.publish.counting import Entry
 from pytest_ocrepro.publish.page import write_report
 from pytest_ocrepro.publish.trial_document import document, view_of
-
-if TYPE_CHECKING:
-    from tests.data.publish import chromium, sample_run
-else:
-
-    def _loaded(name: str) -> ModuleType:
-        path = Path(__file__).parents[1] / "data" / "publish" / f"{name}.py"
-        spec = importlib.util.spec_from_file_location(f"ocrepro_{name}", path)
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        return module
-
-    sample_run, chromium = _loaded("sample_run"), _loaded("chromium")
+from tests.data.publish import chromium, sample_run
 
 pytestmark = pytest.mark.browser
 
@@ -40,29 +24,10 @@ FOUND = "document.getElementById('found').textContent"
 OVERLAP = "trial-test_overlap-test_later_run_while_another_installs_its_plugin-{}-t{}"
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> RunDir:
-    return sample_run.make_run(tmp_path_factory.mktemp("reports"), trials=4)
-
-
-@pytest.fixture(scope="module")
-def page(run: RunDir) -> str:
-    return write_report(run).resolve().as_uri()
-
-
-@pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[chromium.Browser]:
-    browser = chromium.Browser(tmp_path_factory.mktemp("browser"))
-    try:
-        yield browser
-    finally:
-        browser.close()
-
-
 @pytest.fixture
-def browser(shared: chromium.Browser, page: str) -> chromium.Browser:
-    fresh(shared, page)
-    return shared
+def browser(devtools: chromium.Browser, page_url: str) -> chromium.Browser:
+    fresh(devtools, page_url)
+    return devtools
 
 
 def fresh(browser: chromium.Browser, url: str) -> None:
@@ -206,9 +171,9 @@ def test_a_row_whose_text_is_marked_stays_where_it_is(browser: chromium.Browser)
 
 @pytest.mark.parametrize("fragment", ["%ZZ", "q=%ZZ", "trial-nonexistent", "%E0%A4%A"])
 def test_an_address_that_leads_nowhere_says_so_and_the_page_is_whole(
-    browser: chromium.Browser, page: str, fragment: str
+    browser: chromium.Browser, page_url: str, fragment: str
 ) -> None:
-    fresh(browser, f"{page}#{fragment}")
+    fresh(browser, f"{page_url}#{fragment}")
     said = browser.evaluate("document.getElementById('said').textContent")
     assert said == f"Nothing in this file is called {fragment}: no such trial, or no such part of it."
     assert browser.evaluate(FOUND) == "61 of 61 trials"
@@ -216,9 +181,9 @@ def test_an_address_that_leads_nowhere_says_so_and_the_page_is_whole(
     assert browser.complaints() == []
 
 
-def test_a_link_leads_into_a_part_of_a_compressed_trial(browser: chromium.Browser, page: str) -> None:
+def test_a_link_leads_into_a_part_of_a_compressed_trial(browser: chromium.Browser, page_url: str) -> None:
     anchor = OVERLAP.format("1.18.34", 2)
-    fresh(browser, f"{page}#{anchor}-threads")
+    fresh(browser, f"{page_url}#{anchor}-threads")
     opened(browser, f"{anchor}-threads")
     assert -1 <= browser.evaluate(f"document.getElementById('{anchor}-threads').getBoundingClientRect().top") < 100
 
@@ -258,15 +223,17 @@ class Shape(HTMLParser):
 
 @pytest.mark.parametrize("case", ["overlap", "question", "killed_server"])
 def test_the_script_draws_a_trial_as_python_does(
-    browser: chromium.Browser, run: RunDir, page: str, case: str
+    browser: chromium.Browser, sample: RunDir, page_url: str, case: str
 ) -> None:
     info = getattr(sample_run, case)("1.15.4", 2)[0]
-    path = next(p for p in run.bundles() if TrialBundle.peek(p)[0].scenario == info.scenario and p.name[-2:] == "t2")
+    path = next(
+        p for p in sample.bundles() if TrialBundle.peek(p)[0].scenario == info.scenario and p.name[-2:] == "t2"
+    )
     _, result, _ = TrialBundle.peek(path)
     assert result is not None
     view = view_of(Entry(result=result, info=info, path=path), TrialBundle.read(path))
     by_python = Shape(drawing.trial(document(view, uid="0"))).seen
-    fresh(browser, f"{page}#trial-{path.name}")
+    fresh(browser, f"{page_url}#trial-{path.name}")
     opened(browser, f"trial-{path.name}")
     by_script = Shape(browser.evaluate("document.getElementById('opened').innerHTML")).seen
     assert by_script == by_python
@@ -338,20 +305,20 @@ def test_brackets_walk_through_the_reproductions(browser: chromium.Browser) -> N
 
 @pytest.mark.parametrize(("key", "button", "part"), [("t", "threads", "threads"), ("g", "graph", "graph")])
 def test_a_key_and_its_button_lead_to_a_part(
-    browser: chromium.Browser, page: str, key: str, button: str, part: str
+    browser: chromium.Browser, page_url: str, key: str, button: str, part: str
 ) -> None:
     anchor = f"{OVERLAP.format('1.18.34', 1)}-{part}"
     browser.press(key)
     opened(browser, anchor)
     assert browser.evaluate("location.hash") == f"#{anchor}"
-    fresh(browser, page)
+    fresh(browser, page_url)
     browser.click(f"[data-do={button}]")
     opened(browser, anchor)
 
 
-def test_what_a_trial_does_not_have_is_told(browser: chromium.Browser, page: str) -> None:
+def test_what_a_trial_does_not_have_is_told(browser: chromium.Browser, page_url: str) -> None:
     anchor = "trial-test_restart-test_a_server_killed_in_a_bash_tool_and_started_again-1.15.4-t2"
-    fresh(browser, f"{page}#{anchor}")
+    fresh(browser, f"{page_url}#{anchor}")
     opened(browser, anchor)
     browser.press("t")
     assert "no full snapshot" in browser.evaluate("document.getElementById('said').textContent")
@@ -396,9 +363,9 @@ def test_every_key_has_a_button(browser: chromium.Browser) -> None:
 # --- without it -------------------------------------------------------------------------------------------------
 
 
-def test_without_scripts_the_first_screen_is_complete(browser: chromium.Browser, page: str) -> None:
+def test_without_scripts_the_first_screen_is_complete(browser: chromium.Browser, page_url: str) -> None:
     browser.open("about:blank")
-    browser.open(f"{page}#{OVERLAP.format('1.18.34', 1)}-timeline", scripts=False)
+    browser.open(f"{page_url}#{OVERLAP.format('1.18.34', 1)}-timeline", scripts=False)
     seen = "(what => [...document.querySelectorAll(what)].filter(one => one.checkVisibility()).length)"
     assert browser.evaluate(READY) is False
     for selector in (

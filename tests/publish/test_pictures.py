@@ -1,10 +1,7 @@
 from __future__ import annotations
 
-import importlib.util
 import itertools
 import xml.etree.ElementTree as ET
-from pathlib import Path
-from typing import TYPE_CHECKING
 
 import msgspec
 import pytest
@@ -17,15 +14,7 @@ from pytest_ocrepro.publish.pictures.swimlane import swimlane
 from pytest_ocrepro.publish.pictures.timeline import MAX_LANES, Timeline, timeline
 from pytest_ocrepro.publish.pictures.waitfor import graph
 from pytest_ocrepro.readings import FileLock, LockChange, ProcessId, Snapshot
-
-if TYPE_CHECKING:
-    from tests.data.publish import sample_run
-else:
-    _spec = importlib.util.spec_from_file_location(
-        "ocrepro_sample_run", Path(__file__).parents[1] / "data" / "publish" / "sample_run.py"
-    )
-    sample_run = importlib.util.module_from_spec(_spec)
-    _spec.loader.exec_module(sample_run)
+from tests.data.publish import sample_run
 
 SVG = "{http://www.w3.org/2000/svg}"
 HOSTILE = "</svg><script>alert(1)</script><img src=x onerror=alert(1)>\"'&\x1b[31m\u202egnp.exe\x00"

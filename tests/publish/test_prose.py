@@ -1,21 +1,9 @@
 from __future__ import annotations
 
-import importlib.util
-from pathlib import Path
-from typing import TYPE_CHECKING
-
 from pytest_ocrepro.judge.judgement import Finding, Grade, Graph, Judgement, ProcessJudgement, Result, Verdict
 from pytest_ocrepro.publish.prose import WIDTH, judgement_in_words, paragraph, summary_table
 from pytest_ocrepro.publish.records import TrialInfo, TrialResult
-
-if TYPE_CHECKING:
-    from tests.data.publish import sample_run
-else:
-    _spec = importlib.util.spec_from_file_location(
-        "ocrepro_sample_run", Path(__file__).parents[1] / "data" / "publish" / "sample_run.py"
-    )
-    sample_run = importlib.util.module_from_spec(_spec)
-    _spec.loader.exec_module(sample_run)
+from tests.data.publish import sample_run
 
 LINK = "second (pid 20) waits for lock directory npm-install:$SANDBOX/x [inferred: its log ends at [here]; mkdir]"
 

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import ast
 import contextlib
-import importlib.util
 import json
 import os
 import shutil
@@ -10,7 +9,6 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import msgspec
 import pytest
@@ -22,14 +20,9 @@ from pytest_ocrepro.publish.plan import Shows, plan
 from pytest_ocrepro.publish.records import StoredTrial
 from pytest_ocrepro.publish.repro import LONGEST_LINE, MOST_LINES, repro_script
 from pytest_ocrepro.stage.process import until
+from tests.data.publish import reproducing
 
 DATA = Path(__file__).parents[1] / "data/publish"
-if TYPE_CHECKING:
-    from tests.data.publish import reproducing
-else:
-    _spec = importlib.util.spec_from_file_location("ocrepro_reproducing", DATA / "reproducing.py")
-    reproducing = importlib.util.module_from_spec(_spec)
-    _spec.loader.exec_module(reproducing)
 
 KINDS = {
     "overlap": reproducing.overlap,

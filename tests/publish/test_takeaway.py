@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
-from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
-from typing import TYPE_CHECKING
 
 import pytest
 from markupsafe import escape
+from playwright.sync_api import Browser
 
 from pytest_ocrepro.publish import cases
 from pytest_ocrepro.publish import takeaway as room
@@ -17,21 +14,7 @@ from pytest_ocrepro.publish.bundle import RunDir
 from pytest_ocrepro.publish.handout import entries_in
 from pytest_ocrepro.publish.page import render, write_report
 from pytest_ocrepro.publish.takeaway import Takeaway, takeaways
-
-if TYPE_CHECKING:
-    from playwright.sync_api import Browser
-
-    from tests.data.publish import driven, reproducing, sample_run
-else:
-
-    def _loaded(name: str) -> ModuleType:
-        path = Path(__file__).parents[1] / "data" / "publish" / f"{name}.py"
-        spec = importlib.util.spec_from_file_location(f"ocrepro_{name}", path)
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        return module
-
-    driven, reproducing, sample_run = _loaded("driven"), _loaded("reproducing"), _loaded("sample_run")
+from tests.data.publish import driven, reproducing, sample_run
 
 
 def made(reports: Path) -> RunDir:
@@ -119,21 +102,6 @@ def url(run: RunDir) -> str:
     found = write_report(run).resolve().as_uri()
     assert found.startswith("file:///")
     return found
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with driven.browser() as running:
-        yield running
-
-
-@pytest.fixture
-def reader(browser: Browser) -> Iterator[driven.Reader]:
-    reader = driven.Reader(browser)
-    try:
-        yield reader
-    finally:
-        reader.context.close()
 
 
 REFUSED = "navigator.clipboard.writeText = () => Promise.reject(new Error('not allowed'));"

@@ -1,12 +1,11 @@
 from __future__ import annotations
 
 import gzip
-import importlib.util
 import itertools
 import json
 from collections import defaultdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 import pytest
@@ -23,15 +22,7 @@ from pytest_ocrepro.publish.bundle import RunDir, StoredTrial, TrialBundle
 from pytest_ocrepro.publish.redaction import Redactor
 from pytest_ocrepro.publish.trace import encode
 from pytest_ocrepro.publish.trace_format import BEYOND_ALL_PIDS, TraceFile
-
-if TYPE_CHECKING:
-    from tests.data.publish import sample_run
-else:
-    _spec = importlib.util.spec_from_file_location(
-        "ocrepro_sample_run", Path(__file__).parents[1] / "data" / "publish" / "sample_run.py"
-    )
-    sample_run = importlib.util.module_from_spec(_spec)
-    _spec.loader.exec_module(sample_run)
+from tests.data.publish import sample_run
 
 CAPTURED = sorted(path.parent for path in (Path(__file__).parents[1] / "data" / "judge").glob("*/history.jsonl*"))
 NASTY = "</script><img src=x onerror=alert(1)>\x1b[31m\u202e\x00 \ud800"
@@ -78,7 +69,7 @@ def _frame(trace: Trace) -> list[str]:
     found = [f"unknown key {key}" for key in sorted(set(trace) - {"traceEvents", "displayTimeUnit", "otherData"})]
     if trace["displayTimeUnit"] not in ("ms", "ns"):
         found.append(f"no unit of time: {trace['displayTimeUnit']}")
-    named = {"process_name": ("name", str), "thread_name": ("name", str)}
+    named: dict[str, tuple[str, type]] = {"process_name": ("name", str), "thread_name": ("name", str)}
     named |= {"process_sort_index": ("sort_index", int), "thread_sort_index": ("sort_index", int)}
     for event in trace["traceEvents"]:
         if event["ph"] == "M":
