@@ -21,6 +21,7 @@ START, LOCK_DIRECTORY = "start", "lock-directory"
 PLACES = (START, LOCK_DIRECTORY, *MILESTONES[1:])
 SHORTEST_S, LONGEST_PAUSE_S = 0.005, 2.0  # rr's starving, see rr's Scheduler.cc: pauses of 1 ms to 2 s, log-uniform
 FOR_GOOD_SHARE = 0.3
+ABOUT_ALL = 2  # so many extremes are about no one place: they come first
 _SECONDS = r"(?P<seconds>\d+(?:\.\d+)?) s"
 _AT = rf"(?P<start>\d+) (?:at|from) (?P<at>{'|'.join(PLACES)})"
 

@@ -11,7 +11,7 @@ import msgspec
 
 from pytest_ocrepro.errors import UsageError
 from pytest_ocrepro.judge.rates import Rate
-from pytest_ocrepro.schedule import Schedule, World, drawn, extremes, smaller
+from pytest_ocrepro.schedule import ABOUT_ALL, Schedule, World, drawn, extremes, smaller
 from pytest_ocrepro.stage import subject
 
 CONTROLS = 2
@@ -205,10 +205,14 @@ class Search:
 
 
 def _candidates(world: World, dice: random.Random) -> Iterator[Schedule]:
-    """In turns an extreme and one by chance; when all extremes were tried, only chance. Never ends."""
+    """In turns an extreme and one by chance; when all extremes were tried, only chance. Never ends.
+
+    Extremes that are about everybody come first, since they are few; those about one place in no order.
+    """
     ends = list(extremes(world))
-    dice.shuffle(ends)
-    for schedule in ends:
+    places = ends[ABOUT_ALL:]
+    dice.shuffle(places)
+    for schedule in ends[:ABOUT_ALL] + places:
         yield schedule
         yield drawn(world, dice)
     while True:
