@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from pytest_ocrepro.stage.process import Process as Process
     from pytest_ocrepro.stage.server import Server as Server
     from pytest_ocrepro.stage.server import prompt_body as prompt_body
+    from pytest_ocrepro.stage.terminal import Terminal as Terminal
     from pytest_ocrepro.stage.turns import bash as bash
     from pytest_ocrepro.stage.turns import broken_off as broken_off
     from pytest_ocrepro.stage.turns import costing as costing
@@ -46,6 +47,7 @@ _HOMES = {
     "pytest_ocrepro.judge.judgement": ("Grade", "Judgement", "Result", "Verdict"),
     "pytest_ocrepro.stage.process": ("OpenPipe", "Process"),
     "pytest_ocrepro.stage.server": ("Server", "prompt_body"),
+    "pytest_ocrepro.stage.terminal": ("Terminal",),
     "pytest_ocrepro.stage.turns": (
         "bash", "broken_off", "costing", "error", "finishing", "for_ever", "held", "late", "never_ending", "opened",
         "paced", "question", "stall_after", "text", "together", "tool", "with_comments",

@@ -55,6 +55,7 @@ from pytest_ocrepro.stage.budget import Budget, Guard, Used, measure, wait_for_m
 from pytest_ocrepro.stage.faults import AtLockDirectory, AtMilestone, AtRequest, DatabaseLock, SignalAt, Trigger
 from pytest_ocrepro.stage.ledger import Ledger
 from pytest_ocrepro.stage.orders import MARKER
+from pytest_ocrepro.stage.pressure import Pressure
 from pytest_ocrepro.stage.process import NoInput, OpenPipe, Process, Stdin, until
 from pytest_ocrepro.stage.provider import Provider
 from pytest_ocrepro.stage.registry import Registry
@@ -62,6 +63,7 @@ from pytest_ocrepro.stage.sandbox import Project, Sandbox, make_sandbox, remove_
 from pytest_ocrepro.stage.server import Answer, Server, free_port
 from pytest_ocrepro.stage.subject import Build, fetch
 from pytest_ocrepro.stage.supervisor import Supervisor
+from pytest_ocrepro.stage.terminal import Keyboard, Terminal, host_argv
 from pytest_ocrepro.steps import Furniture, RecordedProvider, RecordedServer, step_waited, waited
 from pytest_ocrepro.sweeps import Sweeps
 from pytest_ocrepro.watching import Watcher
@@ -259,6 +261,13 @@ class Trial:
             fail_fast_s=fail_fast_s,
         )
 
+    def interactive(self, *args: str, role: str = "terminal", **environment: str) -> Terminal:
+        """Start the interactive ``opencode`` in a terminal of its own (TERM: xterm-256color) and return at once."""
+        keyboard = Keyboard()
+        argv = host_argv(["opencode", *args])
+        host = self._start(role, argv, "", keyboard, {"TERM": "xterm-256color", **environment})
+        return Terminal(host, keyboard, self.history)
+
     def other_build(self, version: str) -> str:
         """The executable of another published build, from the cache or npm, for :meth:`spawn`. Raises BuildError."""
         return fetch(version).path
@@ -266,6 +275,11 @@ class Trial:
     def hold_database(self, mode: str = "IMMEDIATE") -> DatabaseLock:
         """A fault: another process holds SQLite's write lock (``with ocrepro.hold_database("EXCLUSIVE"):``)."""
         return DatabaseLock(self.sandbox.database, mode, spawn=self._helper, history=self.history)
+
+    def pressure(self, *, burners: int = 2, writers: int = 1) -> Pressure:
+        """A fault: so many processes burn CPU, and so many write to the disk (``with ocrepro.pressure():``)."""
+        scratch = self.sandbox.root / "pressure"
+        return Pressure(burners, writers, scratch=scratch, spawn=self._helper, history=self.history)
 
     def at_milestone(self, process: Process, milestone: str) -> Trigger:
         """The moment when a process reaches a milestone."""

@@ -89,6 +89,9 @@ CASES: list[tuple[str, str, dict[str, Any], str]] = [
     ("headless_permission", "permission_of_a_subagent_with_auto", {}, "asks"),
     ("busy_server", "listener_of_events_that_goes", {}, "lost-listener"),
     ("busy_server", "health_beside_fast_sessions", {}, "slow-health"),
+    ("interactive", "run_beside_an_interactive_program", {"project": "with git"}, "stays"),
+    ("interactive", "first_prompt_of_an_interactive_program", {}, "ignores-enter"),
+    ("interactive", "terminal_that_is_closed", {}, "outlives-terminal"),
     ("isolation_recipes", "workers_with_a_recipe", {"mechanism": "install lock", "recipe": "nothing"}, ""),
 ]
 

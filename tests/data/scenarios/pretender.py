@@ -318,6 +318,22 @@ def run() -> int:
     return 0
 
 
+def interactive() -> int:
+    """``opencode`` in a terminal: one line, one turn."""
+    if "outlives-terminal" in FLAWS:
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    print("mock", flush=True)
+    try:
+        for line in sys.stdin:
+            if "ignores-enter" not in FLAWS:
+                print(Turn(new("ses"), line.strip()).go(), flush=True)
+    except (KeyboardInterrupt, OSError):
+        pass
+    if "outlives-terminal" in FLAWS:
+        signal.pause()
+    return 0
+
+
 class Api(http.server.BaseHTTPRequestHandler):
     """``opencode serve``."""
 
@@ -466,7 +482,8 @@ def main() -> int:
         return 1
     MCP = Tools()
     try:
-        return serve() if ARGV[:1] == ["serve"] else run() if ARGV[:1] == ["run"] else 0
+        commands = {"serve": serve, "run": run, "": interactive}
+        return commands.get((ARGV or [""])[0], lambda: 0)()
     except sqlite3.OperationalError as error:
         print("Error: Unexpected", error)
         return 1
