@@ -23,7 +23,7 @@ import psutil
 from pytest_ocrepro.errors import BuildError
 from pytest_ocrepro.observe import procfs
 from pytest_ocrepro.stage import subject
-from pytest_ocrepro.versions import releases
+from pytest_ocrepro.versions import programs, releases
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -294,7 +294,7 @@ class _Proc:
 def _npm() -> Check:
     try:
         command = releases.find_npm()
-        done = releases.run_bounded([*command, "--version"], timeout_s=REGISTRY_TIMEOUT_S)
+        done = programs.run_bounded([*command, "--version"], timeout_s=REGISTRY_TIMEOUT_S)
     except (BuildError, OSError) as error:
         return _no_npm(str(error))
     said = done.out.strip()

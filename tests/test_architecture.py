@@ -26,7 +26,15 @@ MAY_IMPORT = {
     "history": {"readings"},
     "judge": {"history", "readings"},
     "observe": {"history", "readings", "errors"},
-    "stage": {"history", "readings", "errors", "observe.procfs", "observe.proctext", "versions.releases"},
+    "stage": {
+        "history",
+        "readings",
+        "errors",
+        "observe.procfs",
+        "observe.proctext",
+        "versions.programs",
+        "versions.releases",
+    },
     "versions": {
         "errors",
         "catalogue",
@@ -168,7 +176,7 @@ RIGHTS = {
             "stage/supervisor.py",  # its own process
             "stage/keeper.py",  # everything in a sandbox
             "stage/executable.py",  # `--version` of a candidate
-            "versions/releases.py",  # npm
+            "versions/programs.py",  # npm, git, a user's build command, pytest
             "versions/commits.py",  # the user's own build command
             "doctor.py",  # its own self test
             "observe/intrusive.py",  # strace and gdb, only when the user has asked for them
@@ -177,7 +185,7 @@ RIGHTS = {
     ),
     "send a signal": (
         {"os.kill", "os.killpg", "signal.pthread_kill"},
-        {"stage/ladder.py", "versions/releases.py"},
+        {"stage/ladder.py", "versions/programs.py"},
     ),
     "use jinja2": ({"jinja2.Environment"}, {"publish/page.py"}),
 }

@@ -20,7 +20,7 @@ import psutil
 import semver
 
 from pytest_ocrepro.errors import BuildError, UnfitBuildError
-from pytest_ocrepro.versions import releases
+from pytest_ocrepro.versions import programs, releases
 from pytest_ocrepro.versions.releases import Machine, platform_package, this_machine
 
 VERSION_TIMEOUT_S = 20.0
@@ -110,7 +110,7 @@ def ask_version(file: Path) -> str:
     _remove_homes_of_the_dead()
     with tempfile.TemporaryDirectory(prefix=f"{_HOME}{os.getpid()}-", ignore_cleanup_errors=True) as home:
         try:
-            done = releases.run_bounded(
+            done = programs.run_bounded(
                 [str(file), "--version"], timeout_s=VERSION_TIMEOUT_S, env=_closed(home), cwd=Path(home)
             )
         except OSError as error:
@@ -162,7 +162,7 @@ def _remove_homes_of_the_dead() -> None:
             shutil.rmtree(place, ignore_errors=True)
 
 
-def _what_it_did(done: releases.Finished) -> str:
+def _what_it_did(done: programs.Finished) -> str:
     if done.cut:
         return f"had to be ended ({done.cut})"
     lines = (done.err.strip() or done.out.strip()).splitlines()

@@ -15,7 +15,8 @@ from pathlib import Path
 from pytest_ocrepro.errors import BuildError, UnfitBuildError, UsageError
 from pytest_ocrepro.stage import subject
 from pytest_ocrepro.versions.batches import Fetch, Here
-from pytest_ocrepro.versions.releases import Finished, cache_root, run_bounded
+from pytest_ocrepro.versions.programs import Finished, run_bounded
+from pytest_ocrepro.versions.releases import cache_root
 
 NAME_LENGTH = 12  # of a commit: unique in any repository of this size
 GIT_S, BUILD_S = 60.0, 3600.0

@@ -17,7 +17,7 @@ import pytest
 from pytest_ocrepro.catalogue import Scenario
 from pytest_ocrepro.errors import UsageError
 from pytest_ocrepro.items import without_ours
-from pytest_ocrepro.versions.releases import run_bounded
+from pytest_ocrepro.versions.programs import run_bounded
 
 OPTION = "--ocrepro-one-set"
 COLLECTED_WITHIN_S = 120.0

@@ -19,7 +19,7 @@ import msgspec
 from pytest_ocrepro.errors import BundleError, UsageError
 from pytest_ocrepro.judge.signature import neutral
 from pytest_ocrepro.publish.bundle import RunDir, TrialResult
-from pytest_ocrepro.versions import parameters, releases
+from pytest_ocrepro.versions import parameters, programs
 from pytest_ocrepro.versions.journal import SKIPPED, Chosen, Tried
 
 TRIAL_TIMEOUT_S = 900.0  # a scenario's own deadlines end long before
@@ -81,7 +81,7 @@ class Trials:
         """One trial; what went wrong with us makes it inconclusive."""
         reports = self._reports / f"{seed:05}-{version}".rstrip("-")
         started = datetime.now(UTC)
-        done = releases.run_bounded(
+        done = programs.run_bounded(
             self._command(scenario, version, seed, reports),
             timeout_s=self._timeout_s,
             env={name: value for name, value in os.environ.items() if name not in _NOT_THEIRS},
@@ -170,12 +170,12 @@ def _words(text: str) -> str:
     return neutral(because.partition(" s: ")[2] or because)
 
 
-def _no_result(version: str, seed: int, done: releases.Finished) -> Tried:
+def _no_result(version: str, seed: int, done: programs.Finished) -> Tried:
     reason = f"pytest left no result: {done.cut or _last_words(done)}"[:300]
     return Tried(batch=0, phase="", scenario="", version=version, seed=seed, result="inconclusive", reason=reason)
 
 
-def _last_words(done: releases.Finished) -> str:
+def _last_words(done: programs.Finished) -> str:
     lines = [line for line in (done.err.strip() or done.out.strip()).splitlines() if line.strip()]
     told = [line for line in lines if line.startswith("ERROR")] or lines[-1:]
     return told[-1].removeprefix("ERROR: ").strip() if told else f"pytest ended with {done.code}"

@@ -19,7 +19,7 @@ import pytest
 from pytest_ocrepro.errors import BuildError
 from pytest_ocrepro.stage import subject
 from pytest_ocrepro.stage.executable import sha256_of
-from pytest_ocrepro.versions import releases
+from pytest_ocrepro.versions import programs, releases
 from tests.data.subject.packages import build, executable, member, script, tarball
 
 STAND_IN = Path(__file__).parents[1] / "data/subject/stand_in_npm.py"
@@ -385,7 +385,7 @@ def test_the_pinned_build_is_fetched_from_npm(tmp_path: Path, monkeypatch: pytes
     assert {what for _, _, what in steps} == {f"downloading opencode {subject.PINNED}", "unpacking"}
     own = subject.from_binary(fetched.path)
     assert (own.version, own.sha256) == (subject.PINNED, fetched.sha256)
-    monkeypatch.setattr(releases, "run_bounded", lambda *_, **__: pytest.fail("something was started"))
+    monkeypatch.setattr(programs, "run_bounded", lambda *_, **__: pytest.fail("something was started"))
     assert subject.from_binary(fetched.path) == own
     assert subject.fetch(subject.PINNED) == fetched
     assert not (tmp_path / "home").exists()

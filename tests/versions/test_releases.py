@@ -4,11 +4,9 @@ import importlib.util
 import json
 import os
 import sys
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import psutil
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -16,6 +14,7 @@ from hypothesis import strategies as st
 from pytest_ocrepro.errors import BuildError
 from pytest_ocrepro.versions import releases
 from pytest_ocrepro.versions.releases import Machine, Releases
+from tests.data.versions import groups
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -207,24 +206,7 @@ def test_an_npm_that_hangs_is_ended_with_all_that_it_started(registry: Path) -> 
     with pytest.raises(releases.RegistryError, match=r"npm view was ended \(no end within 1 s\)"):
         releases.obtain("opencode-linux-x64", timeout_s=1)
     leader = int((registry / "asked").read_text().split()[-1])
-    assert not group_after_kill(leader)
-
-
-def group_after_kill(leader: int) -> list[psutil.Process]:
-    """Members of the group that are still there after at most 10 s; zombies that init has yet to reap are not."""
-    deadline = time.monotonic() + 10
-    while True:
-        alive = [process for process in psutil.process_iter() if in_group(process, leader)]
-        if not alive or time.monotonic() > deadline:
-            return alive
-        time.sleep(0.01)
-
-
-def in_group(process: psutil.Process, leader: int) -> bool:
-    try:
-        return os.getpgid(process.pid) == leader and process.status() != psutil.STATUS_ZOMBIE
-    except (ProcessLookupError, psutil.NoSuchProcess):
-        return False
+    assert not groups.after_kill(leader)
 
 
 def test_npm_from_the_wheel_where_path_has_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -263,37 +245,6 @@ def test_the_cache_is_where_the_environment_says(tmp_path: Path, monkeypatch: py
     monkeypatch.setenv("OCREPRO_CACHE_DIR", "~/builds")
     assert releases.cache_root() == tmp_path / "builds"
     assert releases.cache_root("/elsewhere") == Path("/elsewhere")
-
-
-def test_a_bounded_run_returns_what_was_printed() -> None:
-    done = releases.run_bounded(["sh", "-c", "echo out; echo err >&2; exit 3"], timeout_s=20)
-    assert (done.code, done.out, done.err, done.cut) == (3, "out\n", "err\n", "")
-
-
-def test_a_bounded_run_keeps_its_deadline_also_with_closed_output() -> None:
-    done = releases.run_bounded(["sh", "-c", "exec >&- 2>&-; exec sleep 300"], timeout_s=0.3)
-    assert (done.code, done.cut) == (-9, "no end within 0.3 s")
-
-
-def test_a_flood_of_output_is_ended() -> None:
-    done = releases.run_bounded(["yes", "x" * 4096], timeout_s=60)
-    assert (done.code, done.cut) == (-9, "too much output")
-
-
-def test_a_child_that_holds_the_output_is_not_waited_for() -> None:
-    done = releases.run_bounded(["sh", "-c", "sleep 300 & echo group $$"], timeout_s=60)
-    assert (done.code, done.cut) == (0, "")
-    assert not group_after_kill(int(done.out.split()[1]))
-
-
-def test_an_exception_in_the_tick_ends_the_program() -> None:
-    def interrupted() -> None:
-        raise KeyboardInterrupt
-
-    ours = {child.pid for child in psutil.Process().children()}
-    with pytest.raises(KeyboardInterrupt):
-        releases.run_bounded(["sleep", "300"], timeout_s=60, tick=interrupted)
-    assert {child.pid for child in psutil.Process().children()} == ours
 
 
 @pytest.mark.parametrize("fail", [lambda path: path.mkdir(parents=True), lambda path: path.parent.write_bytes(b"")])

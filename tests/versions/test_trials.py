@@ -13,7 +13,6 @@ from pytest_ocrepro.errors import UsageError
 from pytest_ocrepro.judge.judgement import Finding
 from pytest_ocrepro.publish.records import TrialResult
 from pytest_ocrepro.stage import subject
-from pytest_ocrepro.versions import releases
 from pytest_ocrepro.versions.journal import Chosen
 from pytest_ocrepro.versions.trials import _TIED_PYTEST, Trials, signs_of
 
@@ -111,11 +110,6 @@ def test_a_tied_pytest_ends_when_its_pipe_breaks(tmp_path: Path) -> None:
             assert child.poll() is None
         child.stdin.close()
         assert child.wait(timeout=30) == 70
-
-
-def test_a_tied_run_that_ends_by_itself_is_told_as_any_other() -> None:
-    done = releases.run_bounded([sys.executable, "-c", "import sys; sys.exit(3)"], timeout_s=20, tied=True)
-    assert (done.code, done.cut) == (3, "")
 
 
 def result(*findings: Finding, outcome: str = "reproduced") -> TrialResult:
