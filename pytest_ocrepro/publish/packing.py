@@ -16,6 +16,7 @@ import msgspec
 
 from pytest_ocrepro.publish.counting import Entry, scenario_of
 from pytest_ocrepro.publish.document import Trial
+from pytest_ocrepro.publish.records import TrialResult
 from pytest_ocrepro.publish.text import clip, visible
 
 CHUNK_BYTES = 400_000  # of JSON; decoding one takes a browser some 5 ms
@@ -74,6 +75,7 @@ class Row(msgspec.Struct, frozen=True, kw_only=True, array_like=True):
     seed: int
     chunk: int
     place: int
+    offset: float | None  # milliseconds, of a scenario that sweeps one; as it came to be, else as it was asked for
 
 
 class Index(msgspec.Struct, frozen=True, kw_only=True):
@@ -114,7 +116,13 @@ def _rows(entries: Sequence[Entry], where: dict[str, tuple[int, int]], words: di
             seed=result.seed,
             chunk=chunk,
             place=place,
+            offset=_offset(result),
         )
+
+
+def _offset(result: TrialResult) -> float | None:
+    swept = result.offset
+    return None if swept is None else swept.asked_ms if swept.took_ms is None else swept.took_ms
 
 
 # What ``visible`` may have to spell, as JSON writes it: C0 as \u00.., the rest as it is

@@ -50,6 +50,7 @@ from pytest_ocrepro.publish.redaction import Masked
 from pytest_ocrepro.publish.takeaway import takeaways
 from pytest_ocrepro.publish.text import clip, visible
 from pytest_ocrepro.publish.trial_document import View, view_of
+from pytest_ocrepro.publish.turns import turns
 from pytest_ocrepro.publish.wholeness import portions, shortfall
 from pytest_ocrepro.publish.window_section import window_parts
 
@@ -214,7 +215,7 @@ def _templates() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(clip=clip, issue_url=issue_url, command=command)
+    environment.filters.update(clip=clip, issue_url=issue_url, command=command, turns=turns)
     environment.globals.update(GLYPHS=dict(GLYPHS), WORDS=dict(WORDS), PLACES=PLACES)
     return environment
 

@@ -255,7 +255,7 @@ def test_reproduced_trials_come_first_and_one_a_cell_is_drawn(text: str) -> None
 def test_the_evidence_of_all_that_reproduced_is_there(text: str) -> None:
     index = unpacked(text, "index")
     chunks = [unpacked(text, f"chunk-{n}") for n in range(text.count('<template id="chunk-'))]
-    for anchor, result, *_, chunk, place in index["rows"]:
+    for anchor, result, *_, chunk, place, _ in index["rows"]:
         if chunk >= 0:
             assert chunks[chunk][place]["anchor"] == anchor
             assert f'id="{anchor}"' not in text

@@ -10,6 +10,7 @@ from urllib.parse import quote
 import msgspec
 import pytest
 
+from pytest_ocrepro.judge.offsets import Offset
 from pytest_ocrepro.publish import drawing
 from pytest_ocrepro.publish.bundle import RunDir, TrialBundle
 from pytest_ocrepro.publish.counting import Entry
@@ -97,6 +98,18 @@ def test_what_a_search_finds(browser: chromium.Browser, words: str, found: int) 
 )
 def test_a_search_that_is_not_understood_says_so(browser: chromium.Browser, words: str, told: str) -> None:
     assert search(browser, words) == told
+
+
+def test_trials_are_found_by_the_offset_that_they_had(browser: chromium.Browser, tmp_path: Path) -> None:
+    run = RunDir.create(tmp_path)
+    sample_run.store(run, sample_run.overlap("1.15.4", 1))
+    (result,) = run.results()
+    for number, took_ms in enumerate((5.0, 205.0, None), start=2):
+        offset = Offset(asked_ms=200 * (number - 2), took_ms=took_ms, low_ms=0, high_ms=400)
+        run.append_result(msgspec.structs.replace(result, trial=number, offset=offset, bundle=f"trials/x{number}"))
+    fresh(browser, write_report(run).resolve().as_uri())
+    assert search(browser, "off:200..400") == "2 of 4 trials"
+    assert search(browser, "!off:0..") == "1 of 4 trials"
 
 
 def test_the_search_is_in_the_address_and_survives_a_reload(browser: chromium.Browser) -> None:

@@ -40,7 +40,7 @@
 
   function rowsOf(index) {
     const fields = ["anchor", "result", "title", "scenario", "version", "trial", "verdict", "grade", "seconds",
-      "reason", "signature", "expected", "seed", "chunk", "place"];
+      "reason", "signature", "expected", "seed", "chunk", "place", "offset"];
     const texts = new Set(["result", "title", "scenario", "version", "verdict", "grade", "reason", "signature",
       "expected"]);
     return index.rows.map((values, number) => {
@@ -199,6 +199,7 @@
     grade: (row, value) => row.grade.startsWith(value),
     trial: (row, value) => within(row.trial, value),
     seed: (row, value) => within(row.seed, value),
+    off: (row, value) => row.offset !== null && within(row.offset, value), // of trials that swept one
     sec: (row, value) => row.seconds >= 0 && within(row.seconds, value), // below: nobody lived to judge
   };
 
@@ -210,7 +211,7 @@
   }
 
   const RANGE = /^(?:[<>]?\d+(?:\.\d+)?|(?:\d+(?:\.\d+)?)?\.\.(?:\d+(?:\.\d+)?)?)$/;
-  const NUMBERS = ["trial", "seed", "sec"];
+  const NUMBERS = ["trial", "seed", "sec", "off"];
 
   /* What of a search means nothing, so that nothing found is no answer to it; a node id has colons of its own. */
   function misunderstood(wanted) {
