@@ -365,6 +365,45 @@ def test_the_keys_are_told_and_can_be_turned_off(browser: chromium.Browser) -> N
     assert browser.evaluate("document.getElementById('help').open")
 
 
+def test_a_button_does_what_its_key_does(browser: chromium.Browser) -> None:
+    for button, trial in (("next", 2), ("next", 3), ("previous", 2)):
+        browser.click(f".toolbar [data-do={button}]")
+        browser.until(f"location.hash === '#{OVERLAP.format('1.18.34', trial)}'")
+        opened(browser, OVERLAP.format("1.18.34", trial))
+    browser.click(".toolbar [data-do=search]")
+    assert browser.evaluate("document.activeElement.id") == "query"
+
+
+def test_no_button_is_there_that_no_test_presses(browser: chromium.Browser) -> None:
+    there = set(browser.evaluate("[...document.querySelectorAll('[data-do]')].map(one => one.dataset.do)"))
+    pressed = {"next", "previous", "search", "threads", "graph", "help", "keys"}  # above
+    assert pressed < there <= pressed | {"issue", "script"}  # these by test_takeaway.py
+    heads = set(browser.evaluate("[...document.querySelectorAll('#grid [data-by]')].map(one => one.dataset.by)"))
+    others = browser.evaluate(
+        "[...document.querySelectorAll('button:not([data-do]):not([data-by])')].map(one => one.textContent)"
+    )
+    assert len(heads) == 8
+    assert others == []
+
+
+def test_a_filter_of_the_logs_takes_out_its_lines_and_no_others(browser: chromium.Browser) -> None:
+    browser.evaluate("document.querySelectorAll('details').forEach(one => { one.open = true; })")
+    boxes = browser.evaluate("[...document.querySelectorAll('.logbook')[0].querySelectorAll('input')].length")
+    shown = "[...document.querySelectorAll('.logbook')[0].querySelectorAll('li')].filter(li => li.checkVisibility())"
+    whole = browser.evaluate(f"{shown}.length")
+    told = 0
+    for number in range(boxes):
+        box = f"document.querySelectorAll('.logbook')[0].querySelectorAll('input')[{number}]"
+        kind = browser.evaluate(f"{box}.click() || {box}.className")
+        left = browser.evaluate(f"{shown}.map(li => li.className.split(' ').includes({kind!r}))")
+        assert not any(left), kind
+        gone = browser.evaluate(f"[...document.querySelectorAll('.logbook')[0].querySelectorAll('li.{kind}')].length")
+        assert len(left) == whole - gone, kind
+        told += gone
+        browser.evaluate(f"{box}.click()")
+    assert told == 2 * whole > 0  # each line has one voice and one level
+
+
 def test_every_key_has_a_button(browser: chromium.Browser) -> None:
     keys = set(browser.evaluate("[...document.querySelectorAll('#help kbd')].map(one => one.textContent)"))
     buttons = set(
