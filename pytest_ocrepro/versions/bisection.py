@@ -24,7 +24,7 @@ CANDIDATES = 6  # of which larger blocks are worked out
 HITS_WANTED, HITS_WANTED_WHEN_RARE = 2, 3  # at the failing end, before anything else is tried
 RARE = 0.2
 MOST_CALIBRATION = 60  # without a hit a rate above 5 % is excluded at 95 %
-STRICTER = 0.8  # of the error: what is right on average over all rates must be right at each of them
+STRICTER = 0.8  # of the error under one change: right on average over all rates must be right at each of them
 FRESH_CONFIDENCE = 0.99  # that a confirmation batch shows the failure where it is
 FEWEST_FRESH, MOST_FRESH = 8, 60
 SURELY = 0.9
@@ -128,7 +128,7 @@ def decide(question: Question, counts: Counts, cost: Cost, *, confidence: float,
     rare = trials >= 2 * HITS_WANTED_WHEN_RARE and hits < RARE * trials
     if hits < (HITS_WANTED_WHEN_RARE if rare else HITS_WANTED) and trials < MOST_CALIBRATION:
         return Decision(phase=Phase.CALIBRATE, builds=(end,) * how_many)
-    if answers(question, posterior(question, counts))[0].probability >= 1 - STRICTER * (1 - confidence):
+    if _is_sure(question, counts, confidence):
         return Decision(phase=Phase.ANSWERED)
     builds = choose(question, counts, cost, how_many=how_many)
     return Decision(phase=Phase.SEARCH if builds else Phase.NOTHING_LEFT, builds=builds)
@@ -162,6 +162,21 @@ def uneven(counts: Counts, found: Posterior) -> tuple[int, float] | None:
 
 
 # --- below: how
+
+
+def _is_sure(question: Question, counts: Counts, confidence: float) -> bool:
+    """One answer is likely enough, and likelier still as far as the error is that of a history with one change.
+
+    Most of what is left after a search is the doubt whether the failure was there before, which is never wrong of a
+    history with one change: to ask for more there would only cost trials.
+    """
+    found = posterior(question, counts)
+    best = answers(question, found)[0]
+    if best.probability < confidence:
+        return False
+    simple = msgspec.structs.replace(question, monotone=True)
+    same = next(one for one in answers(simple, posterior(simple, counts)) if one.failing == best.failing)
+    return (1 - found.not_monotone) * (1 - same.probability) <= STRICTER * (1 - confidence)
 
 
 def _worlds(question: Question, counts: Counts, picked: Sequence[int]) -> list[tuple[float, Posterior]]:
