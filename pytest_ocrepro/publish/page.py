@@ -55,6 +55,7 @@ from pytest_ocrepro.publish.wholeness import portions, shortfall
 from pytest_ocrepro.publish.window_section import window_parts
 
 GOOD_BYTES, MOST_BYTES = 15_000_000, 24_000_000
+AT_FIRST = ("system", "cores", "memory", "load average")  # of the machine, what its reader asks first
 ROWS = 200  # of the table that is there without the script
 
 
@@ -104,6 +105,7 @@ class _Page:
             .render(
                 run=self._run.info,
                 headline=headline(scenarios),
+                machine=[fact for name in AT_FIRST for fact in self._run.info.machine if fact.name == name],
                 shortfall=shortfall(self._run.info, self._entries, unread=self._unread()),
                 portions=portions(self._run.info, self._entries),
                 tally=tally(scenarios),
