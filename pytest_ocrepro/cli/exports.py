@@ -40,9 +40,10 @@ def diff(context: click.Context, first: Path, second: Path, *, across: bool, for
     """Compare two run sets (each a run, or a folder of them); exit 1 where something got worse beyond chance."""
     if form == "news":
         context.exit(_tell_news(first, second))
-    from pytest_ocrepro.publish import comparison as room
+    from pytest_ocrepro.publish import comparison_words as room
+    from pytest_ocrepro.publish.comparison import compare_paths
 
-    found = room.compare_paths([first], [second], across=across)
+    found = compare_paths([first], [second], across=across)
     shown = {"json": room.in_json, "markdown": room.in_markdown}.get(form or "", room.in_text)(found)
     for line in (*found.first.left_out, *found.second.left_out):
         complain(f"left out: {line}")

@@ -20,14 +20,10 @@ from pytest_ocrepro.judge.judgement import Result
 from pytest_ocrepro.judge.rates import Interval, Rate, fisher, holm, newcombe, percent
 from pytest_ocrepro.publish.counting import Entry, called, plural, scenario_of, version_key
 from pytest_ocrepro.publish.intake import Contents, entries_of, read_contents, runs_at
-from pytest_ocrepro.publish.markdown import escaped, table
 from pytest_ocrepro.publish.merge import union
 from pytest_ocrepro.publish.records import RunInfo
-from pytest_ocrepro.publish.text import cut, flat
 
 ALPHA = 0.05
-_WIDTH = 118
-_TITLE = 40
 
 
 class Direction(StrEnum):
@@ -160,48 +156,7 @@ def compare(first: Contents, second: Contents, *, across: bool = False) -> Compa
     )
 
 
-def in_text(comparison: Comparison) -> str:
-    """For a terminal, in lines of at most 118 columns."""
-    lines = [("scenario", "version", "A", "B", "difference (95 %)", "p", "")]
-    below: dict[int, tuple[str, ...]] = {}
-    for change in comparison.changes:
-        below[len(lines)] = change.remarks
-        lines.append((cut(flat(change.title), _TITLE), cut(flat(change.version), 24), *_cells(change)))
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    told = [cut(line, _WIDTH) for line in _sides(comparison)]
-    for number, line in enumerate(lines):
-        told.append("  ".join(map(str.ljust, line, widths)).rstrip())
-        told += [cut(f"    {flat(remark)}", _WIDTH) for remark in below.get(number, ())]
-    return "\n".join([*told, comparison.headline])
-
-
-def in_markdown(comparison: Comparison) -> str:
-    """The same as a table; texts of the subject are escaped."""
-    head = ("Scenario", "Version", "A", "B", "Difference (95 % interval)", "p", "")
-    rows = [
-        (escaped(change.title), escaped(change.version), *map(escaped, _cells(change)))
-        for change in comparison.changes
-    ]
-    remarks = [
-        f"- {escaped(change.title)}, {escaped(change.version)}: {'; '.join(map(escaped, change.remarks))}"
-        for change in comparison.changes
-        if change.remarks
-    ]
-    sides = "  \n".join(map(escaped, _sides(comparison)))
-    return "\n\n".join(filter(None, (escaped(comparison.headline), sides, table(head, rows), "\n".join(remarks))))
-
-
-def told_of(comparison: Comparison) -> tuple[str, ...]:
-    """Where the trials of both sides are from, a line each."""
-    return tuple(_sides(comparison))
-
-
-def in_json(comparison: Comparison) -> str:
-    """The records."""
-    return msgspec.json.format(msgspec.json.encode(comparison), indent=1).decode()
-
-
-# --- rows -------------------------------------------------------------------------------------------------------
+# --- below: how
 
 _Place = tuple[str, str]  # scenario, version
 
@@ -299,9 +254,6 @@ def _run_set(label: str, contents: Contents, entries: Sequence[Entry]) -> RunSet
     return RunSet(label=label, runs=tuple(runs), trials=len(entries), left_out=tuple(sorted(contents.left_out)))
 
 
-# --- words ------------------------------------------------------------------------------------------------------
-
-
 def _cells(change: Change) -> tuple[str, str, str, str, str]:
     return _rate(change.first), _rate(change.second), _difference(change), _p(change), change.direction
 
@@ -348,19 +300,3 @@ def _remarks(change: Change) -> Iterator[str]:
     seconds = [f"{side.seconds:.1f} s" for side in (change.first, change.second) if side.seconds is not None]
     if len(set(seconds)) > 1:
         yield f"median time to the verdict: {' → '.join(seconds)}"
-
-
-def _sides(comparison: Comparison) -> Iterator[str]:
-    for side in (comparison.first, comparison.second):
-        yield f"{side.label}: {flat(_where(side))}"
-    if comparison.shared and not comparison.across:
-        yield f"{plural(comparison.shared, 'trial')} of these are in both, and count on both sides"
-
-
-def _where(side: RunSet) -> str:
-    """``3 runs, 60 trials (20261121T..., ...; pytest-ocrepro 0.1.0)``."""
-    names = [run.run_id for run in side.runs]
-    shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")  # noqa: PLR2004
-    versions = ", ".join(sorted({run.plugin_version for run in side.runs} - {""}))
-    lost = f"; {plural(len(side.left_out), 'part')} left out" if side.left_out else ""
-    return f"{plural(len(names), 'run')}, {plural(side.trials, 'trial')} ({shown}; pytest-ocrepro {versions}{lost})"

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from pytest_ocrepro.errors import OcreproError
 from pytest_ocrepro.publish.bundle import RunDir
-from pytest_ocrepro.publish.comparison import Change, Comparison, Direction, Side, compare_paths, told_of
+from pytest_ocrepro.publish.comparison import Change, Comparison, Direction, Side, compare_paths
+from pytest_ocrepro.publish.comparison_words import told_of
 from pytest_ocrepro.publish.document import Block, Bullets, Paragraph, Part, Picture, Words, said, sheet
 from pytest_ocrepro.publish.pictures.paired import Pair, paired
 from pytest_ocrepro.publish.text import clip

@@ -10,7 +10,8 @@ from click.testing import CliRunner, Result
 from pytest_ocrepro.cli import main
 from pytest_ocrepro.judge.rates import fisher, newcombe
 from pytest_ocrepro.publish.bundle import RunDir, TrialResult
-from pytest_ocrepro.publish.comparison import Comparison, Direction, compare_paths, in_markdown, in_text
+from pytest_ocrepro.publish.comparison import Comparison, Direction, compare_paths
+from pytest_ocrepro.publish.comparison_words import in_markdown, in_text
 from tests.data.publish import sample_run
 
 NASTY = "a|b <img src=x> `c` [d](http://e.example) \x1b[31m\u202e\n::error ::f"
