@@ -433,6 +433,7 @@ class Trial:
             ("stop the registry", self.registry.close),
             ("read the database", self._last_database),
             ("remove the sandbox", self.sandbox.remove),
+            ("forget the mark", lambda: self._session.reader.forget(MARKER, self.mark)),
         )
         for what, step in steps:
             try:

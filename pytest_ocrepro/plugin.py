@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -126,6 +127,10 @@ def pytest_configure(config: pytest.Config) -> None:
     """Register the mark; with ``--ocrepro`` the real plugin."""
     config.addinivalue_line("markers", MARK)
     if config.getoption("--ocrepro"):
+        from pytest_ocrepro.platforms import scenarios_refused
+
+        if why := scenarios_refused(sys.platform):
+            raise pytest.UsageError(f"ocrepro: {why}")
         from pytest_ocrepro.pytest_session import activate
 
         activate(config)

@@ -244,6 +244,7 @@ class OcreproSession:
             with contextlib.suppress(OcreproError):  # told already by the call, if there was one
                 _, result = trial.finish("the test ended before the trial was judged")
                 item.stash.setdefault(RESULT, (result, ""))
+            del item.stash[TRIAL]  # pytest keeps every item to the end, and its history would stay with it
 
     def _running(self) -> Session:
         if self._session is None:
@@ -346,6 +347,8 @@ class OcreproSession:
             report.ocrepro_result = msgspec.json.encode(result).decode()  # type: ignore[attr-defined]
             if self._own_place is not None:
                 report.ocrepro_bundle = self._packed(result)  # type: ignore[attr-defined]
+        if call.when == "teardown" and RESULT in item.stash:
+            del item.stash[RESULT]
         return report
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
@@ -353,8 +356,10 @@ class OcreproSession:
         self._reported.add(report.nodeid)
         if report.skipped and report.when == "setup" and self._run_dir is not None and self._is_trial(report.nodeid):
             self._plan((self._run_dir.info.planned or 0) - 1)  # a mark skips it: it was not to be run
-        encoded = getattr(report, "ocrepro_result", None)
-        if encoded is None or self._worker is not None or self._run_dir is None:
+        if self._worker is not None or self._run_dir is None:
+            return
+        encoded = report.__dict__.pop("ocrepro_result", None)  # pytest keeps every report to the end
+        if encoded is None:
             return
         result = msgspec.json.decode(encoded, type=TrialResult)
         parcel = report.__dict__.pop("ocrepro_bundle", b"")

@@ -88,7 +88,8 @@ MAY_IMPORT = {
     "items": {"catalogue", "settings", "publish", "stage"},
     "sharing": {"settings", "catalogue", "stage", "readings", "errors"},
     "outcome": {"settings", "publish", "judge"},
-    "plugin": {"pytest_session", "harness"},
+    "platforms": set(),
+    "plugin": {"platforms", "pytest_session", "harness"},
     "pytest_session": {
         "baseline",
         "catalogue",
@@ -110,6 +111,7 @@ MAY_IMPORT = {
         "errors",
     },
     "cli": {
+        "platforms",
         "catalogue",
         "coverage",
         "tally",

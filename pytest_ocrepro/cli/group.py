@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import click
 
-from pytest_ocrepro.errors import OcreproError
+from pytest_ocrepro.errors import OcreproError, UsageError
+from pytest_ocrepro.platforms import everything_refused
 
 
 class _Group(click.Group):
@@ -24,6 +26,8 @@ class _Group(click.Group):
 @click.version_option(package_name="pytest-ocrepro", prog_name="ocrepro")
 def main() -> None:
     """Reproduce, observe and judge the concurrency bugs of the opencode coding agent."""
+    if why := everything_refused(sys.platform):
+        raise UsageError(why)
 
 
 def complain(what: object) -> None:

@@ -154,6 +154,11 @@ class Reader:
         self._marks[name, value] = after
         return found
 
+    def forget(self, name: str, value: str) -> None:
+        """Drop what was learnt of who carries a mark that nobody will be asked for again."""
+        self._marks.pop((name, value), None)
+        self._settled.pop((name, value), None)
+
     def newly_marked(self, name: str, value: str) -> list[ProcessId]:
         """The same among processes that were younger than 1 s when this was asked last, or came since.
 

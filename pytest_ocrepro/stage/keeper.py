@@ -207,7 +207,9 @@ class _Keeper:
             return {pid for pid, carried in self._children.items() if matches(carried, mark)}
 
         group = self._groups.of(mark) if self._groups else None
-        return Ladder(self._reader, mark, group=group, children=children, pause=self._pause).run(grace_s)
+        swept = Ladder(self._reader, mark, group=group, children=children, pause=self._pause).run(grace_s)
+        self._reader.forget(MARKER, mark)
+        return swept
 
     def _pause(self, seconds: float) -> None:
         """Wait for a child's end, no longer than this; and reap."""

@@ -22,9 +22,7 @@ from pytest_ocrepro.stage.orders import MARKER
 TRIALS = int(os.environ.get("OCREPRO_FIRE_TRIALS", "1000"))
 LONGEST_S = 3600.0
 OWN_CPU_S = 0.030
-GROWN_BYTES = (
-    1_000  # a trial, in the controller: results and reports of pytest's own, about 40 KB together, are known
-)
+GROWN_BYTES = 16_000  # a trial: pytest -n2 alone keeps reports of 6 KB of each empty test, we its result of 6 KB
 READER = Reader()
 
 METER = '''
@@ -134,5 +132,5 @@ def test_a_thousand_trials_in_one_session(tmp_path: Path) -> None:
         grown = max(one.slope("fds"), one.slope("sockets"), one.slope("threads"))
         assert grown * len(one.lines) < 1, f"descriptors or threads are left: {one}"
     (controller,) = (one for one in told if one.who == "controller")
-    assert controller.slope("resident") < GROWN_BYTES
+    assert all(one.slope("resident") < GROWN_BYTES for one in told)
     assert all(one.cpu_s + controller.cpu_s <= OWN_CPU_S for one in told if one is not controller)

@@ -175,6 +175,16 @@ def test_a_mark_that_comes_with_a_late_exec_is_found() -> None:
         until(lambda: reader.marked("OCREPRO_TEST", "late") == [identity])
 
 
+def test_a_mark_that_is_forgotten_leaves_nothing_and_is_found_again() -> None:
+    reader = Reader()
+    with stand_in(WAITS, OCREPRO_TEST_MARK="z.1") as child:
+        for _ in range(2):
+            assert [one.pid for one in reader.marked("OCREPRO_TEST_MARK", "z.1")] == [child.pid]
+            reader.newly_marked("OCREPRO_TEST_MARK", "z.1")
+            reader.forget("OCREPRO_TEST_MARK", "z.1")
+            assert (reader._marks, reader._settled) == ({}, {})
+
+
 def test_newly_marked_tells_a_process_until_it_is_settled() -> None:
     reader = Reader()
     mark = f"new-{os.getpid()}"
