@@ -3,6 +3,7 @@
 import pytest
 
 from pytest_ocrepro import (
+    NotReachedError,
     Trial,
     bash,
     broken_off,
@@ -37,6 +38,8 @@ STALLS = (
     "anomalyco/opencode#40205",
     "anomalyco/opencode#27871",
 )
+BOUNDS = ("anomalyco/opencode#46890", "anomalyco/opencode#29837", "anomalyco/opencode#16366")
+MINUTES_S = 390.0
 CHILD = ("anomalyco/opencode#11865", "anomalyco/opencode#33028", "anomalyco/opencode#37312")
 RETRIES = ("anomalyco/opencode#21960", "anomalyco/opencode#25733")
 CHILDS_WORK = "the work of the child"
@@ -57,6 +60,37 @@ def test_model_that_falls_silent(ocrepro: Trial, when: str) -> None:
     """
     ocrepro.provider.script(SILENT[when])
     ocrepro.expect(ocrepro.run("hi", deadline_s=LIMIT_S)).to_finish()
+
+
+@pytest.mark.ocrepro(issue=BOUNDS, profile="soak", title="model silent for minutes")
+@pytest.mark.parametrize("when", ["without headers", "in the middle"])
+def test_model_that_is_silent_for_minutes(ocrepro: Trial, when: str) -> None:
+    """A run must give up a silent request within minutes, and ask again or end.
+
+    Bounds of 2 and of 5 minutes were merged upstream, dropped, and merged again. Refuted by a second request, or an
+    end, within 6 minutes and a half. What we found: 1.14.48 waits on without any bound; 1.18.34 gives the request up
+    after 5 minutes, before its headers as in the middle of its words, asks again and answers.
+    """
+    ocrepro.provider.script(SILENT[when], for_ever(text("done")))
+    run = ocrepro.run("hi", deadline_s=MINUTES_S, fail_fast_s=MINUTES_S)
+    try:
+        ocrepro.wait_until(
+            lambda: not run.alive or sum(not one.title for one in ocrepro.provider.requests()) > 1,
+            what="a second request, or the end",
+            timeout_s=MINUTES_S,
+        )
+        given_up = True
+    except NotReachedError:
+        given_up = False
+    ocrepro.claim(
+        "the silent request is given up",
+        held=given_up,
+        because="it was" if given_up else f"not within {MINUTES_S:g} s",
+        finding="" if given_up else "unbounded-wait",
+        role=run.role,
+    )
+    if given_up:
+        ocrepro.expect(run).to_finish()
 
 
 @pytest.mark.ocrepro(
@@ -126,7 +160,8 @@ def test_connection_that_breaks_once(ocrepro: Trial, how: str) -> None:
 def test_summary_that_shrinks_nothing(ocrepro: Trial) -> None:
     """A run whose context stays full whatever is summed up must end, and not sum up for ever.
 
-    Refuted by an end, with an answer or an error, within 20 s or some ten requests.
+    Refuted by an end, with an answer or an error, within 20 s or some ten requests. What we found: every build tried
+    sums up again and again, 9 to 18 times until we stop to watch.
     """
     ocrepro.provider.script(for_ever(costing(CONTEXT_TOKENS - 500, text("a summary as long as ever"))))
     run = ocrepro.run("hi", deadline_s=LIMIT_S)

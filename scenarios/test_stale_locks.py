@@ -2,12 +2,13 @@
 
 import pytest
 
-from pytest_ocrepro import Process, Trial, for_ever, text, tool
+from pytest_ocrepro import Process, Server, Trial, for_ever, text, tool
 
 BEHIND = ("anomalyco/opencode#38480", "anomalyco/opencode#36763", "anomalyco/opencode#20765")
 SNAPSHOT = ("anomalyco/opencode#28952", "anomalyco/opencode#29413", "anomalyco/opencode#42597")
 COMMIT = ("git", "-c", "user.name=a", "-c", "user.email=a@b", "commit", "-q", "--allow-empty", "-m", "first")
 LIMIT_S = 20.0
+PATIENCE_S = 60.0
 
 
 def start(ocrepro: Trial, what: str) -> Process:
@@ -72,6 +73,82 @@ def test_index_lock_that_is_left(ocrepro: Trial) -> None:
     The lock is put there as a killed git leaves it, an empty file. Refuted by an answer within 20 s.
     """
     snapshot_twice(ocrepro, locked=True)
+
+
+def slow_git(ocrepro: Trial, *, slow: bool) -> None:
+    """Make git take its time over one file of the project, or no more."""
+    clean = "sleep 300 && cat" if slow else "cat"  # a semicolon would begin a comment
+    (ocrepro.sandbox.root / "home/.gitconfig").write_text(f'[filter "slow"]\n\tclean = {clean}\n')
+
+
+def begin_a_turn(ocrepro: Trial, server: Server) -> str:
+    """A turn in a session of its own, which begins with a snapshot; the session."""
+    ocrepro.provider.script(text("done"))
+    session = server.new_session()
+    server.prompt(session, "begin")
+    return session
+
+
+def asked(ocrepro: Trial) -> int:
+    """How often the model was."""
+    return sum(not request.title for request in ocrepro.provider.requests())
+
+
+def turn_leaves_no_lock(ocrepro: Trial, server: Server) -> None:
+    """One turn to its end; behind it no lock of git may lie in the repository of snapshots."""
+    before = asked(ocrepro)
+    session = begin_a_turn(ocrepro, server)
+    ocrepro.provider.wait_for_request(before + 1, timeout_s=PATIENCE_S)
+    server.wait_until_idle(session, LIMIT_S)
+    left = sorted((ocrepro.sandbox.data / "snapshot").rglob("index.lock"))
+    ocrepro.claim(
+        "no lock of git is left behind the next turn",
+        held=not left,
+        because="; ".join(str(path) for path in left) or "there is none",
+        finding="stale-index-lock" if left else "",
+    )
+
+
+@pytest.mark.ocrepro(issue=SNAPSHOT, profile="ci", title="killed while git made a snapshot")
+def test_killed_while_git_made_a_snapshot(ocrepro: Trial) -> None:
+    """A server whose predecessor was killed with its git, in the middle of a snapshot, must make snapshots again.
+
+    A filter of git holds it at one file, as a large tree does, and server and git are killed there. Refuted by a
+    repository of snapshots that holds no index.lock behind the next turn.
+    """
+    ocrepro.spawn(COMMIT, role="git").wait_for_end()
+    ocrepro.project.write(".gitattributes", "*.slow filter=slow\n")
+    ocrepro.project.write("a.slow", "a line\n")
+    slow_git(ocrepro, slow=True)
+    server = ocrepro.serve()
+    session = begin_a_turn(ocrepro, server)
+
+    def at_work() -> list[str]:
+        return [one for one in ocrepro.alive(tools_only=True) if "sleep 300" in one]
+
+    def over() -> bool:
+        return asked(ocrepro) > 0 and not server.busy(session)
+
+    ocrepro.wait_until(lambda: at_work() or over(), what="git at work on a snapshot", timeout_s=PATIENCE_S)
+    if not at_work():
+        pytest.skip("this build makes no snapshot of the project in a turn")
+    server.process.kill()
+    pids = [one.split(" ", 1)[0] for one in ocrepro.alive(tools_only=True)]
+    ocrepro.spawn(["kill", "-KILL", *pids], role="kill").wait_for_end()
+    slow_git(ocrepro, slow=False)
+    turn_leaves_no_lock(ocrepro, ocrepro.serve(role="server-again"))
+
+
+@pytest.mark.ocrepro(issue=SNAPSHOT, profile="ci", control=True)
+def test_turn_behind_a_snapshot_that_is_whole(ocrepro: Trial) -> None:
+    """Control: the same two turns with a kill in between, when git is done."""
+    ocrepro.spawn(COMMIT, role="git").wait_for_end()
+    server = ocrepro.serve()
+    session = begin_a_turn(ocrepro, server)
+    ocrepro.provider.wait_for_request(timeout_s=PATIENCE_S)
+    server.wait_until_idle(session, LIMIT_S)
+    server.process.kill()
+    turn_leaves_no_lock(ocrepro, ocrepro.serve(role="server-again"))
 
 
 @pytest.mark.ocrepro(issue=SNAPSHOT, profile="ci", control=True)

@@ -47,6 +47,10 @@ class Registry:
         """Refuse every connection (ECONNREFUSED), and reset those that are open at their next request."""
         self._become(REFUSE, "refuses every connection")
 
+    def requests(self) -> list[RegistryRequest]:
+        """All requests so far."""
+        return self._history.of_type(RegistryRequest)
+
     def heal(self) -> None:
         """Answer again, at the same address, those who wait included."""
         self._server.listen()

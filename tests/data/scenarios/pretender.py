@@ -151,6 +151,8 @@ class Turn:
     def go(self) -> str:
         """The last words. Raises ModelError."""
         STORE.message(self.session, role="user")
+        if Path(".gitattributes").exists():
+            snapshot()
         told: list[dict[str, Any]] = [*left_open(self.session), {"role": "user", "content": self.prompt}]
         while True:
             message = STORE.message(self.session, role="assistant", time={})
@@ -237,6 +239,17 @@ def end(child: subprocess.Popen[bytes]) -> None:
         os.killpg(child.pid, signal.SIGKILL)
 
 
+def snapshot() -> None:
+    """Keep what the project was before, in a repository of our own, whatever lock a dead git has left."""
+    place = DATA / "snapshot/x"
+    place.mkdir(parents=True, exist_ok=True)
+    git = ["git", "--git-dir", str(place), "--work-tree", "."]
+    subprocess.run([*git, "init", "-q"], check=True)
+    if "keeps-the-lock" not in FLAWS:
+        (place / "index.lock").unlink(missing_ok=True)
+    subprocess.run([*git, "add", "-A"], check=False, stderr=subprocess.DEVNULL)
+
+
 class Tools:
     """One MCP server."""
 
@@ -283,7 +296,7 @@ def plugins() -> None:
     (LOCK / "meta.json").write_text(json.dumps({"pid": os.getpid()}))
     if "no-bound-for-npm" in FLAWS:
         signal.pause()
-    time.sleep(0.2)
+    time.sleep(8 if "tries-npm-again" in FLAWS else 0.2)
     (LOCK / "meta.json").unlink()
     LOCK.rmdir()
     if "waits-in-plugins" in FLAWS:
