@@ -36,7 +36,11 @@ def test_permission_of_a_subagent(ocrepro: Trial) -> None:
 )  # fmt: skip
 @pytest.mark.parametrize("what", OUTSIDE)
 def test_other_permission_of_a_subagent(ocrepro: Trial, what: str) -> None:
-    """The same of an edit, and of a file outside of the project."""
+    """The same of an edit, and of a file outside of the project.
+
+    Refuted by a run that rejects or permits them. What we found: 1.14.48 waits for both, as for bash; 1.18.34 waits
+    for neither.
+    """
     ocrepro.configure(permission={"edit": "ask", "external_directory": "ask"})
     inside = {"filePath": str(ocrepro.project.root / "new.txt"), "content": "a line\n"}
     given = inside if what == "edit" else {"filePath": "/etc/hostname"}
@@ -64,7 +68,11 @@ def test_permission_of_a_subagent_with_auto(ocrepro: Trial) -> None:
     issue="anomalyco/opencode#44556", profile="ci", title="run on a session of the server meets a question"
 )
 def test_question_in_a_session_of_the_server(ocrepro: Trial) -> None:
-    """A headless run that goes on with a session made over HTTP has nobody to ask, as in a session of its own."""
+    """A headless run that goes on with a session made over HTTP has nobody to ask, as in a session of its own.
+
+    Refuted by a run that comes back. What we found: every build tried waits for an answer to the question; the rule
+    that denies it is part of the sessions that a run makes itself, and of no other.
+    """
     ocrepro.provider.script(question(), for_ever(text("done")))
     session = ocrepro.serve().new_session()
     run = ocrepro.run("hi", args=("--session", session), OPENCODE_ENABLE_QUESTION_TOOL="1")
@@ -76,7 +84,11 @@ def test_question_in_a_session_of_the_server(ocrepro: Trial) -> None:
     title="attached run meets a permission",
 )  # fmt: skip
 def test_permission_of_an_attached_run(ocrepro: Trial) -> None:
-    """A run that is attached to a server must come back when a permission is asked."""
+    """A run that is attached to a server must come back when a permission is asked.
+
+    Refuted by a run that rejects it, or waits. What we found: an attached run of 1.14.48 hangs with nothing that
+    says why, while one of 1.18.34 rejects the call, says so, and exits 0.
+    """
     ocrepro.configure(permission={"bash": "ask"})
     ocrepro.provider.script(bash("true"), for_ever(text("done")))
     server = ocrepro.serve()
@@ -109,8 +121,9 @@ def same_calls(ocrepro: Trial, commands: list[str]) -> None:
 def test_same_command_again(ocrepro: Trial) -> None:
     """A command that the configuration allows must not wait for a permission, however often it is asked for.
 
-    The report tells of an attached run that hangs in such a question, which is put by default at the third of
-    calls that are the same ("doom_loop"). Refuted by a turn that ends.
+    The report tells of an attached run that hangs in such a question. Refuted by a turn that ends. What we found: at
+    the third call that is the same as the two before it opencode asks by default ("doom_loop"), and a session of a
+    server waits for the answer without an end: parts stay "running" whose processes have ended.
     """
     same_calls(ocrepro, ["true"] * SAME_CALLS)
 

@@ -18,7 +18,8 @@ STEEPER = 3.0
 def test_temporary_directory_behind_several_runs(ocrepro: Trial) -> None:
     """What a run unpacks into the temporary directory must go with it, or be used by the next.
 
-    Refuted by a temporary directory that is as large behind the third run as behind the first.
+    Refuted by a temporary directory that is as large behind the third run as behind the first. What we found: each
+    run leaves one more library, of 5.6 MB on 1.18.34 and 4.7 MB on 1.14.48.
     """
     ocrepro.provider.script(for_ever(text("done")))
     sizes = []
@@ -37,7 +38,11 @@ def test_temporary_directory_behind_several_runs(ocrepro: Trial) -> None:
 
 @pytest.mark.ocrepro(issue="anomalyco/opencode#37821", profile="ci", title="database with damaged pages")
 def test_database_with_damaged_pages(ocrepro: Trial) -> None:
-    """A run on a damaged database must end with a word about it, or do without."""
+    """A run on a damaged database must end with a word about it, or do without.
+
+    Refuted by a run that ends, with an error that names the database. What we found: 1.14.48 ends with such an
+    error; 1.18.34 goes on and answers.
+    """
     ocrepro.provider.script(for_ever(text("done")))
     ocrepro.run("hi", role="warm-up").wait_for_end(60.0)
     with closing(sqlite3.connect(ocrepro.sandbox.database)) as connection:

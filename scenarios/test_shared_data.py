@@ -23,8 +23,8 @@ TAKEN_UP_WITHIN_S = 15.0
 def test_two_servers_on_one_session(ocrepro: Trial) -> None:
     """While one server answers in a session, another one on the same data must refuse or wait.
 
-    Refuted by requests of one process only, as long as its turn is held. What we found: in one trial of an earlier
-    form of this scenario, not counted here, 1.14.48 let both work on the session at once.
+    Refuted by requests of one process only, as long as its turn is held. What we found: each server knows its own
+    turns only; the second accepts the prompt with 204 and asks the model while the first one's answer is held.
     """
     barrier = ocrepro.provider.barrier()
     ocrepro.provider.script(for_ever(held(barrier, text("done"))))
