@@ -45,7 +45,7 @@ from pytest_ocrepro.publish.first_screen import clearest_of, first_screen
 from pytest_ocrepro.publish.issue import write_issues
 from pytest_ocrepro.publish.packing import index, packed
 from pytest_ocrepro.publish.progress_times import CAPTION, progress_times
-from pytest_ocrepro.publish.records import Origin, TrialResult
+from pytest_ocrepro.publish.records import Fact, Origin, RunInfo, TrialResult
 from pytest_ocrepro.publish.redaction import Masked
 from pytest_ocrepro.publish.takeaway import takeaways
 from pytest_ocrepro.publish.text import clip, visible
@@ -55,7 +55,7 @@ from pytest_ocrepro.publish.wholeness import portions, shortfall
 from pytest_ocrepro.publish.window_section import window_parts
 
 GOOD_BYTES, MOST_BYTES = 15_000_000, 24_000_000
-AT_FIRST = ("system", "cores", "memory", "load average")  # of the machine, what its reader asks first
+AT_FIRST = ("system", "cores", "memory")  # of the machine, what its reader asks first
 ROWS = 200  # of the table that is there without the script
 
 
@@ -105,7 +105,7 @@ class _Page:
             .render(
                 run=self._run.info,
                 headline=headline(scenarios),
-                machine=[fact for name in AT_FIRST for fact in self._run.info.machine if fact.name == name],
+                machine=_at_first(self._run.info),
                 shortfall=shortfall(self._run.info, self._entries, unread=self._unread()),
                 portions=portions(self._run.info, self._entries),
                 tally=tally(scenarios),
@@ -174,6 +174,12 @@ class _Page:
             return None
         self._costs.update((entry.anchor, event.share) for event in stored.history.of_type(ObservingCost))
         return view_of(entry, stored)
+
+
+def _at_first(frame: RunInfo) -> list[Fact]:
+    """Of the machine, in this order; runs that were merged had a load each, which no line of a header can tell."""
+    names = AT_FIRST if frame.parts else (*AT_FIRST, "load average")
+    return [fact for name in names for fact in frame.machine if fact.name == name]
 
 
 def _looking(shares: Sequence[float]) -> str:

@@ -18,6 +18,7 @@ from pytest_ocrepro.judge.judgement import Finding
 from pytest_ocrepro.publish import page
 from pytest_ocrepro.publish.bundle import RunDir
 from pytest_ocrepro.publish.page import render, write_report
+from pytest_ocrepro.publish.records import Fact
 from pytest_ocrepro.publish.redaction import Redactor
 from tests.data.publish import sample_run
 
@@ -540,3 +541,15 @@ def test_two_hundred_trials_stay_small_enough_to_attach(tmp_path: Path) -> None:
     assert "have 97 trials like others that did not reproduce" in text
     assert len(text) < 600_000
     assert re.search(r"this file: 0\.[2-6] MB", text)
+
+
+def test_the_header_names_the_system_first_and_no_load_where_there_were_several(tmp_path: Path) -> None:
+    run = one(tmp_path, sample_run.overlap("1.15.4", 1))
+    facts = [Fact(name=name, value=f"of {name}") for name in ("cores", "load average", "python", "system")]
+    frame = msgspec.structs.replace(run.info, machine=tuple(facts))
+    run.write_info(frame)
+    told = Outline(render(run)).words("header")
+    assert "system of system cores of cores load average of load average" in " ".join(told.split())
+    assert "python" not in told
+    run.write_info(msgspec.structs.replace(frame, parts=(frame,)))
+    assert "load average" not in Outline(render(run)).words("header")
