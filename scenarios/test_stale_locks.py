@@ -114,7 +114,8 @@ def test_killed_while_git_made_a_snapshot(ocrepro: Trial) -> None:
     """A server whose predecessor was killed with its git, in the middle of a snapshot, must make snapshots again.
 
     A filter of git holds it at one file, as a large tree does, and server and git are killed there. Refuted by a
-    repository of snapshots that holds no index.lock behind the next turn.
+    repository of snapshots that holds no index.lock behind the next turn. What we found: the turn is answered, and
+    the lock stays: git refuses to touch the index from then on, and nothing is said of it.
     """
     ocrepro.spawn(COMMIT, role="git").wait_for_end()
     ocrepro.project.write(".gitattributes", "*.slow filter=slow\n")

@@ -19,6 +19,8 @@ NO_ANSWER = {
     "an unknown finish, nothing said": finishing("none-of-the-api", text("")),
 }
 LIMIT_S = 20.0
+PATIENCE_S = 60.0  # for what ends at once or never: the start alone takes long on a busy machine
+MANY = 6
 
 
 def tells(ocrepro: Trial, run: Process) -> None:
@@ -35,6 +37,26 @@ def tells(ocrepro: Trial, run: Process) -> None:
     )
 
 
+def must_not_ask_for_ever(ocrepro: Trial, run: Process) -> bool:
+    """It ends before it has asked six times; once so many were answered alike, no end is in sight."""
+
+    def asked() -> int:
+        return sum(not request.title for request in ocrepro.provider.requests())
+
+    ocrepro.wait_until(
+        lambda: not run.alive or asked() >= MANY, what="an end, or many requests", timeout_s=PATIENCE_S
+    )
+    held = asked() < MANY
+    ocrepro.claim(
+        f"{run.role} gives up, or ends",
+        held=held,
+        because=f"its model was asked {asked()} time(s)",
+        finding="" if held else "asks-for-ever",
+        role=run.role,
+    )
+    return held
+
+
 @pytest.mark.ocrepro(
     issue=ISSUES,
     covers=THE_SAME,
@@ -46,14 +68,15 @@ def tells(ocrepro: Trial, run: Process) -> None:
 def test_answer_that_is_none(ocrepro: Trial, how: str) -> None:
     """A stream that ends without an answer is a failure, and a script that calls ``run`` must be able to see it.
 
-    Refuted by an exit code other than 0 within the time. What we found: 1.14.48 exits 0 whatever was missing; 1.18.34
-    exits 0 where a finish came without a word, and where the stream broke or its finish is unknown it asks again at
-    once, without a pause and without an end (18 to 29 requests in half a minute).
+    Refuted by an exit code other than 0 before the sixth request. What we found: 1.14.48 exits 0 whatever was missing;
+    1.18.34 exits 0 where a finish came without a word, and where the stream broke or its finish is unknown it asks
+    again at once, without a pause and without an end (18 to 29 requests in half a minute, when we watched so long).
     """
     ocrepro.provider.script(for_ever(NO_ANSWER[how]))
-    run = ocrepro.run("hi", deadline_s=LIMIT_S)
-    ocrepro.expect(run).to_finish()
-    tells(ocrepro, run)
+    run = ocrepro.run("hi", deadline_s=PATIENCE_S, fail_fast_s=PATIENCE_S)
+    if must_not_ask_for_ever(ocrepro, run):
+        ocrepro.expect(run).to_finish()
+        tells(ocrepro, run)
 
 
 @pytest.mark.ocrepro(
