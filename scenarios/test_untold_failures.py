@@ -68,8 +68,8 @@ def must_not_ask_for_ever(ocrepro: Trial, run: Process) -> bool:
 def test_answer_that_is_none(ocrepro: Trial, how: str) -> None:
     """A stream that ends without an answer is a failure, and a script that calls ``run`` must be able to see it.
 
-    Refuted by an exit code other than 0 before the sixth request. What we found: 1.14.48 exits 0 whatever was missing;
-    1.18.34 exits 0 where a finish came without a word, and where the stream broke or its finish is unknown it asks
+    Refuted by an exit code other than 0 before the sixth request. What we found: 1.14.48 exits 0 whatever was
+    missing; 1.18.34 exits 0 where a finish came without a word, and where the stream broke or its finish is unknown it asks
     again at once, without a pause and without an end (18 to 29 requests in half a minute, when we watched so long).
     """
     ocrepro.provider.script(for_ever(NO_ANSWER[how]))
