@@ -69,8 +69,8 @@ def test_answer_that_is_none(ocrepro: Trial, how: str) -> None:
     """A stream that ends without an answer is a failure, and a script that calls ``run`` must be able to see it.
 
     Refuted by an exit code other than 0 before the sixth request. What we found: 1.14.48 exits 0 whatever was
-    missing; 1.18.34 exits 0 where a finish came without a word, and where the stream broke or its finish is unknown it asks
-    again at once, without a pause and without an end (18 to 29 requests in half a minute, when we watched so long).
+    missing; 1.18.34 exits 0 where a finish came without a word, and where the stream broke or its finish is unknown
+    it asks again at once, without a pause and without an end (18 to 29 requests in half a minute of watching).
     """
     ocrepro.provider.script(for_ever(NO_ANSWER[how]))
     run = ocrepro.run("hi", deadline_s=PATIENCE_S, fail_fast_s=PATIENCE_S)
