@@ -7,14 +7,18 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
+from pathlib import Path
 
 import msgspec
 
 from pytest_ocrepro import __version__
-from pytest_ocrepro.errors import OcreproError, UnfitBuildError
+from pytest_ocrepro.errors import OcreproError, UnfitBuildError, UsageError
+from pytest_ocrepro.publish.redaction import Redactor
+from pytest_ocrepro.publish.storage import replace
+from pytest_ocrepro.versions import releases
 from pytest_ocrepro.versions.journal import (
     AnyRecord,
     Chosen,
@@ -26,6 +30,7 @@ from pytest_ocrepro.versions.journal import (
     Tried,
     trials_of,
 )
+from pytest_ocrepro.versions.releases import Releases
 
 MOST_TROUBLE = 10  # inconclusive trials in a row, whatever the version: it is the machine, not a version
 
@@ -140,6 +145,31 @@ class Batches:
         for later, first in twins(self._journal.records).items():
             if later not in before:
                 self._tell(f"{later} has the same bytes as {first}: one build")
+
+
+def check_resume(path: Path, *, resume: bool, or_else: str = "") -> None:
+    """Who begins must find no journal there, who goes on must find one. Raises UsageError."""
+    if path.exists() and path.stat().st_size and not resume:
+        raise UsageError(f"{path} exists: go on with --resume, {or_else}or name another --journal")
+    if resume and not path.exists():
+        raise UsageError(f"there is no journal {path} to go on with: leave --resume out, or name one with --journal")
+
+
+def published(*, offline: bool, tell: Tell) -> Releases:
+    """What npm serves for this machine, or the last list of it. Raises BuildError."""
+    released = releases.obtain(releases.platform_package(releases.this_machine()), offline=offline)
+    if released.note:
+        tell(released.note)
+    return released
+
+
+def write_beside(journal: Path, secrets: Mapping[str, str], texts: Mapping[str, str]) -> dict[str, Path]:
+    """Texts by suffix, each beside the journal: what the trials said has passed the gate, a path has not."""
+    gate = Redactor(secrets, {str(Path.cwd()): "$PROJECT"})
+    paths = {suffix: journal.with_suffix(suffix) for suffix in texts}
+    for suffix, path in paths.items():
+        replace(path, gate(texts[suffix]).encode())
+    return paths
 
 
 def plan_of(records: Sequence[AnyRecord]) -> Plan:

@@ -12,11 +12,8 @@ import semver
 from pytest_ocrepro import __version__
 from pytest_ocrepro.catalogue import find_scenario
 from pytest_ocrepro.errors import UsageError
-from pytest_ocrepro.publish.redaction import Redactor
-from pytest_ocrepro.publish.storage import replace
 from pytest_ocrepro.stage.tarball import Progress
-from pytest_ocrepro.versions import releases
-from pytest_ocrepro.versions.batches import Fetch, Run, plan_of
+from pytest_ocrepro.versions.batches import Fetch, Run, check_resume, plan_of, published, write_beside
 from pytest_ocrepro.versions.certificate import Certificate, certify
 from pytest_ocrepro.versions.checkout import Checkout
 from pytest_ocrepro.versions.journal import Journal, Plan, Skipped, read_journal
@@ -122,10 +119,7 @@ def bisect(
     """Begin, or go on where the journal stands; to the end, the budget or trouble. Raises OcreproError."""
     scenario = find_scenario(wanted.scenario)
     path = wanted.journal or journal_name(scenario.test, find_fix=wanted.find_fix)
-    if path.exists() and path.stat().st_size and not wanted.resume:
-        raise UsageError(f"{path} exists: go on with --resume, look at it with --replay, or name another --journal")
-    if wanted.resume and not path.exists():
-        raise UsageError(f"there is no journal {path} to go on with: leave --resume out, or name one with --journal")
+    check_resume(path, resume=wanted.resume, or_else="look at it with --replay, ")
     line = _line(wanted, tell, progress)
     with Journal(path) as journal:
         _begin(journal, wanted, scenario.name, line)
@@ -221,9 +215,7 @@ def _line(wanted: Wanted, tell: Callable[[str], None], progress: Progress | None
         return Checkout(Path.cwd(), build=wanted.build, binary=wanted.binary)
     if wanted.build or wanted.binary:
         raise UsageError("--build and --binary say how commits become builds: add --commits, or leave them out")
-    released = releases.obtain(releases.platform_package(releases.this_machine()), offline=wanted.offline)
-    if released.note:
-        tell(released.note)
+    released = published(offline=wanted.offline, tell=tell)
     return Published(released, wanted, progress)
 
 
@@ -284,9 +276,5 @@ def _span(plan: Plan) -> str:
 
 
 def _write(told: Certificate, journal: Path, secrets: Mapping[str, str]) -> Outcome:
-    """Beside the journal; what the trials said has passed the gate, the scenario's path has not."""
-    gate = Redactor(secrets, {str(Path.cwd()): "$PROJECT"})
-    markdown, page = journal.with_suffix(".md"), journal.with_suffix(".html")
-    replace(markdown, gate(as_markdown(told)).encode())
-    replace(page, gate(as_page(told)).encode())
-    return Outcome(certificate=told, markdown=markdown, page=page)
+    written = write_beside(journal, secrets, {".md": as_markdown(told), ".html": as_page(told)})
+    return Outcome(certificate=told, markdown=written[".md"], page=written[".html"])

@@ -11,11 +11,9 @@ from pytest_ocrepro import __version__
 from pytest_ocrepro.catalogue import Scenario, all_scenarios, find_scenario
 from pytest_ocrepro.errors import UsageError
 from pytest_ocrepro.judge.rates import Rate
-from pytest_ocrepro.publish.redaction import Redactor
-from pytest_ocrepro.publish.storage import replace
 from pytest_ocrepro.stage.tarball import Progress
 from pytest_ocrepro.versions import releases
-from pytest_ocrepro.versions.batches import Run, plan_of
+from pytest_ocrepro.versions.batches import Run, check_resume, plan_of, published, write_beside
 from pytest_ocrepro.versions.campaign import in_range
 from pytest_ocrepro.versions.journal import Journal, Plan
 from pytest_ocrepro.versions.known import write_known
@@ -68,13 +66,8 @@ def survey(
 ) -> Surveyed:
     """Begin, or go on where the journal stands; to the end or the budget. Raises OcreproError."""
     named = [find_scenario(name) for name in asked.scenarios]
-    if asked.journal.exists() and asked.journal.stat().st_size and not asked.resume:
-        raise UsageError(f"{asked.journal} exists: go on with --resume, or name another --journal")
-    if asked.resume and not asked.journal.exists():
-        raise UsageError(f"there is no journal {asked.journal} to go on with: leave --resume out")
-    released = releases.obtain(releases.platform_package(releases.this_machine()), offline=asked.offline)
-    if released.note:
-        tell(released.note)
+    check_resume(asked.journal, resume=asked.resume)
+    released = published(offline=asked.offline, tell=tell)
     there = here()
     with Journal(asked.journal) as journal:
         whole = bool(asked.scenarios) or journal.plan is None
@@ -145,12 +138,9 @@ def _begin(journal: Journal, asked: Asked, scenarios: Sequence[Scenario], releas
 
 
 def _write(grid: Grid, why: str, journal: Path, secrets: Mapping[str, str]) -> Surveyed:
-    gate = Redactor(secrets, {str(Path.cwd()): "$PROJECT"})
-    markdown, page, data = (journal.with_suffix(suffix) for suffix in (".md", ".html", ".json"))
-    replace(markdown, gate(as_markdown(grid, why)).encode())
-    replace(page, gate(as_page(grid, why)).encode())
-    replace(data, gate(as_json(grid).decode()).encode())
-    return Surveyed(grid=grid, why=why, markdown=markdown, page=page, json=data)
+    texts = {".md": as_markdown(grid, why), ".html": as_page(grid, why), ".json": as_json(grid).decode()}
+    written = write_beside(journal, secrets, texts)
+    return Surveyed(grid=grid, why=why, markdown=written[".md"], page=written[".html"], json=written[".json"])
 
 
 def _with_known(done: Surveyed, scenarios: list[Scenario]) -> Surveyed:
