@@ -369,7 +369,10 @@ class OcreproSession:
             except BundleError as error:
                 self._lost.append(f"evidence of {result.scenario} did not arrive: {error}")
         self._results.append(result)
-        self._run_dir.append_result(result)
+        try:
+            self._run_dir.append_result(result)
+        except BundleError as error:
+            _give_up(error)
 
     def _packed(self, result: TrialResult) -> bytes:
         """The bundle for its way to the controller; here it is then needed no longer."""

@@ -332,8 +332,11 @@ def test_the_catalogue_is_the_same_without_a_network_and_changes_no_file(place: 
     """In a network namespace with nothing but loopback, with all that is written on the machine kept aside."""
     scenarios = (f"{ROOT}/scenarios/test_{file}.py", "-k", BY_CHANCE)
     before = place.canaries()
-    outside = place.conclude(real, *scenarios)
-    inside = place.conclude(real, *scenarios, prefix=(*place.aside(), *ALONE), name="alone")
+    for _ in range(2):  # a machine under load may say "failed late" once; what the network makes of it says so twice
+        outside = place.conclude(real, *scenarios)
+        inside = place.conclude(real, *scenarios, prefix=(*place.aside(), *ALONE), name="alone")
+        if inside == outside:
+            break
     assert inside == outside
     assert inside
     assert place.changed() == []
