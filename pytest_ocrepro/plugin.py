@@ -12,10 +12,11 @@ if TYPE_CHECKING:
     from pytest_ocrepro.harness import Trial
 
 MARK = (
-    "ocrepro(issue=..., covers=..., known=..., title=..., control=False, profile='smoke'): a scenario. issue: one or "
+    "ocrepro(issue=..., covers=..., known=..., title=..., control=False, profile='smoke', timing=False): a scenario. "
+    "issue: one or "
     "several 'owner/repo#n'; covers: further reports of the same mechanism; known: {version: 'k/n'} of our own runs "
     "on which the failure was seen; control: must never reproduce; profile: the smallest of smoke, ci and soak that "
-    "runs it"
+    "runs it; timing: it measures times, and runs while no other such trial does on this machine"
 )
 
 

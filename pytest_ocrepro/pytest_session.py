@@ -27,9 +27,9 @@ import pytest
 from pytest_ocrepro import __version__
 from pytest_ocrepro.baseline import Verdict, compare, read_baseline, run_of
 from pytest_ocrepro.catalogue import catalogue
-from pytest_ocrepro.errors import BundleError, LackingError, OcreproError, UsageError
+from pytest_ocrepro.errors import BundleError, LackingError, OcreproError, StageError, UsageError
 from pytest_ocrepro.guard import GUARD, TRIAL, Guard
-from pytest_ocrepro.harness import Session, Trial, secrets_around_us
+from pytest_ocrepro.harness import WAITED_S, Session, Trial, secrets_around_us
 from pytest_ocrepro.items import choose_paths, labels, scenario_of_item, slug_of, title_of, without_ours
 from pytest_ocrepro.judge.judgement import Judgement
 from pytest_ocrepro.observe.procfs import Reader
@@ -52,6 +52,7 @@ from pytest_ocrepro.sharing import Share, build_here, for_node, outlive_lost_mac
 from pytest_ocrepro.stage import subject
 from pytest_ocrepro.stage.subject import Build
 from pytest_ocrepro.stage.supervisor import rung
+from pytest_ocrepro.stage.timing import turn
 from pytest_ocrepro.versions.releases import cache_root
 
 PROPERTIES = ("result", "verdict", "grade", "version", "signature")
@@ -227,6 +228,14 @@ class OcreproSession:
 
     def trial(self, request: pytest.FixtureRequest) -> Iterator[Trial]:
         """The fixture's body."""
+        measures = read_mark(request.node).timing
+        try:
+            with turn(cache_root()) if measures else contextlib.nullcontext(0.0) as waited_s:
+                yield from self._trial(request, waited_s)
+        except StageError as error:  # no turn was to be had
+            pytest.fail(f"ocrepro: {error}", pytrace=False)
+
+    def _trial(self, request: pytest.FixtureRequest, waited_s: float) -> Iterator[Trial]:
         build, number = request.param
         item = request.node
         try:
@@ -238,6 +247,8 @@ class OcreproSession:
         except OcreproError as error:
             pytest.fail(f"ocrepro: {error}", pytrace=False)
         item.stash[TRIAL] = trial
+        if waited_s > WAITED_S:
+            trial.note(f"waited {waited_s:.0f} s until no other trial that measures times ran on this machine")
         try:
             yield trial
         finally:

@@ -44,6 +44,7 @@ class Mark(msgspec.Struct, frozen=True, kw_only=True):
     """What ``@pytest.mark.ocrepro(...)`` says. ``known``: version -> "k/n", or "" where n is not told.
 
     ``covers``: further reports of the same mechanism, for ``ocrepro catalogue``. ``schedule``: its moves in words.
+    ``timing``: it measures times, so no other such trial may run on the machine meanwhile.
     """
 
     issue: tuple[str, ...] = ()
@@ -53,6 +54,7 @@ class Mark(msgspec.Struct, frozen=True, kw_only=True):
     control: bool = False
     profile: str = PROFILES[0]
     schedule: tuple[str, ...] | None = None
+    timing: bool = False
 
     def deterministic_on(self, version: str) -> bool:
         """Our own runs saw it every time, and often enough to be surprised when it is not seen."""
@@ -119,6 +121,7 @@ def read_mark(item: pytest.Item) -> Mark:
         "control": found.kwargs.get("control", False),
         "profile": found.kwargs.get("profile", PROFILES[0]),
         "schedule": found.kwargs.get("schedule"),
+        "timing": found.kwargs.get("timing", False),
     }
     try:
         mark = msgspec.convert(fields, Mark)

@@ -45,7 +45,7 @@ def hold_in_a_turn(ocrepro: Trial, point: str, seconds: float) -> None:
     ocrepro.expect(run).to_complete()
 
 
-@pytest.mark.ocrepro(issue=ISSUES, profile="ci", title="write lock held for 14 s over a start")
+@pytest.mark.ocrepro(issue=ISSUES, profile="ci", timing=True, title="write lock held for 14 s over a start")
 def test_lock_held_beyond_the_busy_timeout(ocrepro: Trial) -> None:
     """A run that starts under a writer of 14 s should live through it.
 
@@ -57,7 +57,11 @@ def test_lock_held_beyond_the_busy_timeout(ocrepro: Trial) -> None:
 
 
 @pytest.mark.ocrepro(
-    issue=TURN, covers="anomalyco/opencode#40029", profile="ci", title="write lock held for 8 s in a turn"
+    issue=TURN,
+    covers="anomalyco/opencode#40029",
+    profile="ci",
+    timing=True,
+    title="write lock held for 8 s in a turn",
 )
 @pytest.mark.parametrize("point", POINTS)
 def test_lock_held_in_a_turn(ocrepro: Trial, point: str) -> None:
@@ -69,14 +73,14 @@ def test_lock_held_in_a_turn(ocrepro: Trial, point: str) -> None:
     hold_in_a_turn(ocrepro, point, IN_A_TURN_S)
 
 
-@pytest.mark.ocrepro(issue=ISSUES, profile="ci", control=True)
+@pytest.mark.ocrepro(issue=ISSUES, profile="ci", timing=True, control=True)
 @pytest.mark.parametrize("seconds", WITHIN_S)
 def test_lock_held_within_the_busy_timeout(ocrepro: Trial, seconds: float) -> None:
     """Control: a writer that ends within the timeout is waited for."""
     hold_for(ocrepro, seconds)
 
 
-@pytest.mark.ocrepro(issue=TURN, profile="ci", control=True)
+@pytest.mark.ocrepro(issue=TURN, profile="ci", timing=True, control=True)
 @pytest.mark.parametrize("point", ["behind a tool"])
 def test_lock_held_for_a_moment_in_a_turn(ocrepro: Trial, point: str) -> None:
     """Control: the same in a turn, for a second."""

@@ -510,6 +510,24 @@ def test_the_outer_guard_leaves_a_report(pytester: pytest.Pytester, run: Run) ->
     assert (pytester.path / "reports/latest/report.html").exists()
 
 
+def test_trials_that_measure_times_take_turns(pytester: pytest.Pytester, run: Run) -> None:
+    pytester.makepyfile(
+        test_it="""
+        import pytest
+        from pathlib import Path
+
+        @pytest.mark.ocrepro(timing=True)
+        def test_it(ocrepro):
+            inside = Path(__file__).with_name("inside")
+            inside.mkdir()  # fails where somebody else is inside
+            ocrepro.expect(ocrepro.run("hi", model="bogus/x")).to_finish()
+            inside.rmdir()
+        """
+    )
+    result = run("test_it.py", "--ocrepro-trials", "3", "-n", "2")
+    result.assert_outcomes(passed=3)
+
+
 @pytest.mark.parametrize("workers", [(), ("-n", "2")], ids=["alone", "xdist"])
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_a_killed_pytest_leaves_evidence_and_no_process(

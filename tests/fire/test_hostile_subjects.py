@@ -62,6 +62,38 @@ held = [os.open("/dev/null", os.O_RDONLY) for _ in range(most)]
 while True: signal.pause()
 """,
 }
+# in full size: by hand, ``pytest tests/fire/test_hostile_subjects.py -m fire`` (a minute, 1 GB of disk)
+LARGE = {
+    "writes a log of 1 GB": """
+log = pathlib.Path(os.environ["XDG_DATA_HOME"], "opencode/log/a.log")
+log.parent.mkdir(parents=True)
+line = b"INFO  2026-11-21T00:00:00 +0ms service=x a line that says nothing at all\\n"
+with log.open("wb") as file:
+    for number in range(1000): file.write(line * (1_000_000 // len(line)))
+fail()
+""",
+    "prints 900 MB without a newline": """
+for _ in range(900): os.write(1, b"x" * 1_000_000)
+fail()
+""",
+    "does it all at once": """
+resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
+held = [os.open("/dev/null", os.O_RDONLY) for _ in range(10_000)]
+for number in range(200):
+    if os.fork() == 0:
+        os.setsid()
+        for one in range(1, 65):
+            try: signal.signal(one, signal.SIG_IGN)
+            except (OSError, ValueError): pass
+        while True: signal.pause()
+for _ in range(100): os.write(1, b"x" * (1 << 20))
+program = shutil.which("opencode")
+os.unlink(program)
+for name in ("HOME", "XDG_DATA_HOME", "XDG_STATE_HOME", "XDG_CONFIG_HOME", "XDG_CACHE_HOME", "TMPDIR"):
+    shutil.rmtree(os.environ[name], ignore_errors=True)
+fail()
+""",
+}
 GREEDY = {
     "writes a log without end": (
         """
@@ -137,6 +169,15 @@ def test_one_that_fails_is_said_to_have_failed_whatever_else_it_did(
     judged = play(FAILING[kind], Budget())
     assert judged.processes[0].verdict in (Verdict.FAILED_FAST, Verdict.FAILED_LATE)
     assert judged.result is Result.NOT_SEEN
+
+
+@pytest.mark.fire
+@pytest.mark.parametrize("kind", list(LARGE))
+def test_one_in_full_size_is_said_to_have_failed(play: Callable[..., Judgement], kind: str) -> None:
+    judged = play(LARGE[kind], Budget(), 100.0)
+    assert judged.processes[0].verdict in (Verdict.FAILED_FAST, Verdict.FAILED_LATE)
+    assert judged.result is Result.NOT_SEEN
+    print(f"\n{kind}: {judged.processes[0].verdict}")
 
 
 @pytest.mark.parametrize("kind", list(HANGING))

@@ -1,0 +1,59 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from pytest_ocrepro.errors import StageError
+from pytest_ocrepro.stage import timing
+from pytest_ocrepro.stage.timing import turn
+
+ROOT = Path(timing.__file__).parents[2]
+HOLDER = """
+import sys
+from pathlib import Path
+from pytest_ocrepro.stage.timing import turn
+with turn(Path(sys.argv[1])):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_one_turn_at_a_time_and_the_next_when_its_holder_is_killed(tmp_path: Path) -> None:
+    argv = [sys.executable, "-c", HOLDER, str(tmp_path)]
+    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == b"held\n"
+        with pytest.raises(StageError, match=r"has run on this machine for 0.1 s \(.*timing.lock\); run again"):
+            turn(tmp_path, most_s=0.1).__enter__()
+        holder.kill()
+        with turn(tmp_path, most_s=60):
+            assert holder.wait(60) != 0
+
+
+def test_who_waits_is_told_how_long(tmp_path: Path) -> None:
+    inside, go = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with turn(tmp_path):
+            inside.set()
+            go.wait(60)
+
+    holder = threading.Thread(target=hold)
+    holder.start()
+    assert inside.wait(60)
+    threading.Timer(0.2, go.set).start()
+    with turn(tmp_path, most_s=60) as waited_s:
+        assert waited_s > 0.1
+    holder.join()
+    with turn(tmp_path) as waited_s:
+        assert waited_s < 10
+
+
+def test_a_cache_that_cannot_be_made_gives_no_turns(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with turn(tmp_path / "file/cache") as waited_s:
+        assert waited_s == 0
