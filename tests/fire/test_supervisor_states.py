@@ -1,4 +1,4 @@
-"""The supervisor as a state machine: whatever is started, killed and swept in any order, who must live does, no other.
+"""The supervisor as a state machine: whatever is started, killed and swept in any order, who must live does.
 
 A few walks in the default run; many by hand: ``pytest tests/fire/test_supervisor_states.py -m fire``.
 """
