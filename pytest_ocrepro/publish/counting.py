@@ -59,7 +59,10 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Cell(msgspec.Struct, frozen=True, kw_only=True):
-    """All trials of one scenario on one version. ``n`` counts the conclusive ones."""
+    """All trials of one scenario on one version. ``n`` counts the conclusive ones.
+
+    ``skipped``: in each of them the scenario has ended itself, as the version lacks what it is about.
+    """
 
     version: str
     k: int
@@ -70,21 +73,22 @@ class Cell(msgspec.Struct, frozen=True, kw_only=True):
     result: Result
     anchor: str
     expected: tuple[str, ...]
+    skipped: bool = False
 
     @property
     def glyph(self) -> str:
         """The result in one character."""
-        return GLYPHS[self.result]
+        return "-" if self.skipped else GLYPHS[self.result]
 
     @property
     def word(self) -> str:
         """The result in words."""
-        return WORDS[self.result]
+        return "skipped" if self.skipped else WORDS[self.result]
 
     @property
     def rate(self) -> str:
         """k/n."""
-        return f"{self.k}/{self.n}"
+        return "n/a" if self.skipped else f"{self.k}/{self.n}"
 
     @property
     def doubt(self) -> str:
@@ -113,6 +117,11 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
         """What the scenario shows over all versions; inconclusive on one is never a pass of all."""
         results = {cell.result for cell in self.cells if cell}
         return next(result for result in _ORDER if result in results)
+
+    @property
+    def skipped(self) -> bool:
+        """On every version: it says nothing, and there is no doubt about that."""
+        return all(cell.skipped for cell in self.cells if cell)
 
 
 class Tally(msgspec.Struct, frozen=True, kw_only=True):
@@ -223,7 +232,8 @@ def _cell(version: str, entries: Sequence[Entry], drawn: frozenset[str] | None) 
         version=version,
         k=k,
         n=n,
-        inconclusive=results[Result.INCONCLUSIVE],
+        inconclusive=results[Result.INCONCLUSIVE] - sum(bool(entry.result.skipped) for entry in entries),
+        skipped=all(entry.result.skipped for entry in entries),
         verdict=Counter(called(entry.result) for entry in telling).most_common(1)[0][0],
         reason=telling[0].result.reason,
         result=result,
@@ -242,7 +252,7 @@ def called(result: TrialResult) -> str:
 
 def tally(rows: Iterable[Row]) -> list[Tally]:
     """How many scenarios have which result."""
-    counts = Counter(row.result for row in rows if not row.control)
+    counts = Counter(row.result for row in rows if not row.control and not row.skipped)
     ordered = (Result.REPRODUCED, Result.NOT_SEEN, Result.INCONCLUSIVE)
     return [
         Tally(result=result, glyph=GLYPHS[result], word=WORDS[result], count=counts[result]) for result in ordered
@@ -256,6 +266,10 @@ def headline(rows: Sequence[Row]) -> str:
     claims = [row for row in rows if not row.control]
     if not claims:
         return _of_controls(rows)
+    if all(row.skipped for row in claims):
+        versions = _where(cell for row in claims for cell in row.cells if cell)
+        return f"Skipped: opencode {versions} lacks what the {plural(len(claims), 'scenario')} would need"
+    claims = [row for row in claims if not row.skipped]
     if len(claims) == 1 and claims[0].scenario == DUMP:
         return _dumped(claims[0])
     if len(claims) == 1:
@@ -280,7 +294,7 @@ def _dumped(row: Row) -> str:
 
 def _of_one(row: Row) -> str:
     """Where it was seen and how often there, then where it was not, then where nobody could tell."""
-    cells = [cell for cell in row.cells if cell]
+    cells = [cell for cell in row.cells if cell and not cell.skipped]
     seen, unseen, untold = ([cell for cell in cells if cell.result is result] for result in GLYPHS)
     parts = [_rate_on(*some) for some in ([[cell] for cell in seen] if len(seen) <= FEW else [seen])]
     if unseen:

@@ -4,6 +4,7 @@ What its statuses say of a trial, so that no dashboard shows green where a failu
 
     not seen, or reproduced where that was demanded  passed
     what pytest failed                               failed
+    skipped: the build lacks what it is about        skipped
     inconclusive, whatever pytest made of it         other
     reproduced and known, or nothing was to fail     other
 
@@ -56,6 +57,8 @@ def encode(frame: RunInfo, entries: Sequence[Entry]) -> bytes:
 def status_of(entry: Entry) -> str:
     """The status of a trial; the table above."""
     outcome = entry.result.expected.partition(":")[0]
+    if entry.result.skipped:
+        return "skipped"
     if entry.says is Result.INCONCLUSIVE:
         return "other"
     if outcome == "failed":

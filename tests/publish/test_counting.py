@@ -2,10 +2,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from pytest_ocrepro.judge.judgement import Result
-from pytest_ocrepro.publish.counting import DUMP, Cell, Row, headline, scenario_of, unjudged
+from pytest_ocrepro.publish.counting import DUMP, Cell, Row, headline, scenario_of, tally, unjudged
 from pytest_ocrepro.publish.records import TrialInfo
 
 
@@ -83,6 +84,21 @@ def row(*cells: Cell | None, control: bool = False) -> Row:
 def test_a_rate_is_that_of_the_versions_that_it_is_told_of(cells: list[tuple[str, int, int]], says: str) -> None:
     told = [row(*(cell(*one) for one in cells), None), row(cell("1.1", 0, 99), control=True)]
     assert headline(told) == f"{says}: It answers"
+
+
+def test_what_a_version_lacks_is_neither_seen_nor_unseen_nor_a_doubt() -> None:
+    def lacking(version: str) -> Cell:
+        return msgspec.structs.replace(cell(version, 0, 0), skipped=True)
+
+    assert (lacking("1.1").glyph, lacking("1.1").word, lacking("1.1").rate) == ("-", "skipped", "n/a")
+    assert headline([row(lacking("1.1"))]) == "Skipped: opencode 1.1 lacks what the 1 scenario would need"
+    assert headline([row(lacking("1.1"), cell("1.2", 1, 2))]).startswith(
+        "Reproduced in 1 of 2 trials on opencode 1.2"
+    )
+    two = [row(lacking("1.1")), row(cell("1.1", 0, 2)), row(cell("1.1", 0, 1))]
+    assert headline(two) == "Not seen: none of 2 scenarios reproduced on opencode 1.1"
+    assert [one.count for one in tally(two)] == [0, 2, 0]
+    assert headline([row(lacking("1.1")), row(cell("1.1", 0, 0)), row(cell("1.1", 0, 1))]).startswith("Inconclusive")
 
 
 @pytest.mark.parametrize(

@@ -152,6 +152,9 @@ def test_a_status_never_says_more_than_the_result(result: str, expected: str, st
     assert judgement is not None
     base = sample_run.result_of("r", info, judgement, "trials/x")
     assert status_of(Entry(result=msgspec.structs.replace(base, result=result, expected=expected))) == status
+    assert (
+        status_of(Entry(result=msgspec.structs.replace(base, result="inconclusive", skipped="no lock"))) == "skipped"
+    )
 
 
 def test_verdict_grade_signature_and_replay_are_in_extra(run: RunDir) -> None:
