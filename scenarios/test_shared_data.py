@@ -1,11 +1,12 @@
 """Several programs on one data directory: two servers, runs beside a server (anomalyco/opencode#49367, #50348)."""
 
-from contextlib import nullcontext, suppress
+import sqlite3
+from contextlib import closing, nullcontext, suppress
 
 import psutil
 import pytest
 
-from pytest_ocrepro import NotReachedError, Server, Trial, for_ever, held, prompt_body, text
+from pytest_ocrepro import NotReachedError, Server, Trial, for_ever, held, prompt_body, text, tool
 
 COMMIT = ("git", "-c", "user.name=a", "-c", "user.email=a@b", "commit", "-q", "--allow-empty", "-m", "first")
 SAME = (
@@ -14,7 +15,7 @@ SAME = (
     "anomalyco/opencode#40439",
     "anomalyco/opencode#35870",
 )
-RUNS, BURNERS = 3, 2
+RUNS, BURNERS, AT_ONCE = 3, 2, 4
 PATIENCE_S = 60.0
 TAKEN_UP_WITHIN_S = 15.0
 
@@ -101,3 +102,53 @@ def test_runs_without_a_server(ocrepro: Trial) -> None:
     ocrepro.provider.script(for_ever(text("done")))
     for _ in range(RUNS):
         ocrepro.expect(ocrepro.run("hi")).to_complete()
+
+
+def written(ocrepro: Trial, number: int) -> dict[str, str]:
+    """A file of its own in the project that all share, for the write tool."""
+    return {"filePath": str(ocrepro.project.root / f"{number}.txt"), "content": "a line\n"}
+
+
+def each_step_has_its_snapshot(ocrepro: Trial) -> None:
+    """What is stored of each step of each session must say what the project was before it."""
+    with closing(sqlite3.connect(f"file:{ocrepro.sandbox.database}?mode=ro", uri=True)) as connection:
+        rows = connection.execute(
+            "SELECT json_extract(data, '$.snapshot') FROM part WHERE json_extract(data, '$.type') = 'step-start'"
+        ).fetchall()
+    kept = sum(snapshot is not None for (snapshot,) in rows)
+    if not kept:
+        pytest.skip("this build keeps no snapshot with a step")
+    ocrepro.claim(
+        "each step has its snapshot",
+        held=kept == len(rows),
+        because=f"{kept} of {len(rows)} steps have one",
+        finding="" if kept == len(rows) else "lost-snapshot",
+    )
+
+
+@pytest.mark.ocrepro(issue="anomalyco/opencode#48848", profile="soak", title="snapshots of several runs at once")
+def test_snapshots_of_runs_at_once(ocrepro: Trial) -> None:
+    """Runs that change one project at the same instant must each have a snapshot of each step.
+
+    The report counts 56 of 64 failures of git, whose repository all share. Refuted by a snapshot with each step.
+    """
+    ocrepro.spawn(COMMIT, role="git").wait_for_end()
+    barrier = ocrepro.provider.barrier()
+    turns = [held(barrier, tool("write", **written(ocrepro, number))) for number in range(AT_ONCE)]
+    ocrepro.provider.script(*turns, for_ever(text("done")))
+    runs = [ocrepro.run("hi", deadline_s=PATIENCE_S, fail_fast_s=PATIENCE_S) for _ in range(AT_ONCE)]
+    barrier.wait_for_arrival(AT_ONCE, timeout_s=PATIENCE_S)
+    barrier.open()
+    for run in runs:
+        ocrepro.expect(run).to_finish()
+    each_step_has_its_snapshot(ocrepro)
+
+
+@pytest.mark.ocrepro(issue="anomalyco/opencode#48848", profile="soak", control=True)
+def test_snapshots_of_runs_one_by_one(ocrepro: Trial) -> None:
+    """Control: the same runs, each behind the end of the one before."""
+    ocrepro.spawn(COMMIT, role="git").wait_for_end()
+    for number in range(AT_ONCE):
+        ocrepro.provider.script(tool("write", **written(ocrepro, number)), text("done"))
+        ocrepro.expect(ocrepro.run("hi", deadline_s=PATIENCE_S, fail_fast_s=PATIENCE_S)).to_finish()
+    each_step_has_its_snapshot(ocrepro)

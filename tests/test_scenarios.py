@@ -67,6 +67,7 @@ CASES: list[tuple[str, str, dict[str, Any], str]] = [
     ("async_prompts", "status_right_after_the_answer", {}, "stays-busy"),
     ("shared_data", "two_servers_on_one_session", {}, "two-owners"),
     ("shared_data", "runs_beside_an_idle_server", {"project": "with a commit"}, "stays"),
+    ("shared_data", "snapshots_of_runs_at_once", {}, "loses-snapshots"),
     ("plugins", "plugin_that_waits_in_its_start", {"plugin": "never returns"}, "waits-in-plugins"),
     ("plugins", "plugin_and_a_registry_that_is_away", {"registry": "is silent"}, "no-bound-for-npm"),
     ("plugins", "registry_that_resets_to_the_end", {}, "tries-npm-again"),

@@ -156,6 +156,9 @@ class Turn:
         told: list[dict[str, Any]] = [*left_open(self.session), {"role": "user", "content": self.prompt}]
         while True:
             message = STORE.message(self.session, role="assistant", time={})
+            kept = {} if "loses-snapshots" in FLAWS and told[1:] else {"snapshot": "x"}
+            step = json.dumps({"type": "step-start", **kept})
+            STORE.do("INSERT INTO part VALUES (?, ?, ?, ?, 1)", new("prt"), self.session, message, step)
             words, calls = ask(told, self.model)
             told.append({"role": "assistant", "content": words, "tool_calls": [as_call(*call) for call in calls]})
             same = len(calls) > 1 and len({(name, json.dumps(given)) for _, name, given in calls}) == 1
