@@ -133,6 +133,8 @@ def test_snapshots_of_runs_at_once(ocrepro: Trial) -> None:
     The report counts 56 of 64 failures of git, whose repository all share. Refuted by a snapshot with each step.
     """
     ocrepro.spawn(COMMIT, role="git").wait_for_end()
+    ocrepro.provider.script(text("done"))
+    ocrepro.run("hi", role="warm-up").wait_for_end(PATIENCE_S)  # so that no run dies of an empty database
     barrier = ocrepro.provider.barrier()
     turns = [held(barrier, tool("write", **written(ocrepro, number))) for number in range(AT_ONCE)]
     ocrepro.provider.script(*turns, for_ever(text("done")))
