@@ -83,7 +83,7 @@ class _Page:
         self._compared = compared
         self._problems: list[str] = []
         self._masked: Counter[str] = Counter()
-        self._costs: dict[str, float] = {}
+        self._costs: dict[str, ObservingCost] = {}
         self._entries = sorted(self._gather(), key=place)
 
     @property
@@ -172,7 +172,7 @@ class _Page:
             if str(error) not in self._problems:
                 self._problems.append(str(error))
             return None
-        self._costs.update((entry.anchor, event.share) for event in stored.history.of_type(ObservingCost))
+        self._costs.update((entry.anchor, event) for event in stored.history.of_type(ObservingCost))
         return view_of(entry, stored)
 
 
@@ -182,12 +182,19 @@ def _at_first(frame: RunInfo) -> list[Fact]:
     return [fact for name in names for fact in frame.machine if fact.name == name]
 
 
-def _looking(shares: Sequence[float]) -> str:
-    """What looking has cost in the trials whose evidence was read, as shares of one core; "" where none tells."""
-    if not shares:
+def _looking(costs: Sequence[ObservingCost]) -> str:
+    """What looking has cost in the trials whose evidence was read, and how often it was; "" where none tells."""
+    if not costs:
         return ""
+    shares = [cost.share for cost in costs]
     middle, most = (f"{100 * share:.1f} %" for share in (median(shares), max(shares)))
-    return f"median {middle} of one core, at most {most}, in {plural(len(shares), 'trial')} (our CPU time)"
+    told = f"median {middle} of one core, at most {most}, in {plural(len(costs), 'trial')} (our CPU time)"
+    rates = [cost.seconds / looks for cost in costs if (looks := cost.samples + cost.snapshots)]
+    return (
+        f"{told}; a look every {median(rates):.2f} s, in the slowest of them every {max(rates):.2f} s"
+        if rates
+        else told
+    )
 
 
 def _size_in_words(size_bytes: int) -> str:
