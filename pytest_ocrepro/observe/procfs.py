@@ -259,8 +259,13 @@ class Reader:
         return parse_locks(self._text("locks", missing) or "")
 
     def fd_links(self, pid: int, missing: list[str] | None = None) -> list[tuple[int, str]]:
-        """(descriptor, target) of every open file, in order."""
-        numbers = sorted(int(name) for name in self._entries(f"{pid}/fd", missing) if name.isdecimal())
+        """(descriptor, target) of every open file, in order; of the first ones of a process with very many."""
+        return self._targets(pid, self._fds(pid, missing)[:_MOST_FDS], missing)
+
+    def _fds(self, pid: int, missing: list[str] | None) -> list[int]:
+        return sorted(int(name) for name in self._entries(f"{pid}/fd", missing) if name.isdecimal())
+
+    def _targets(self, pid: int, numbers: Iterable[int], missing: list[str] | None) -> list[tuple[int, str]]:
         links = ((fd, self._link(f"{pid}/fd/{fd}", missing)) for fd in numbers)
         return [(fd, target) for fd, target in links if target is not None]
 
@@ -329,10 +334,11 @@ class Reader:
     def _in_full(self, reading: ProcessReading, missing: list[str]) -> ProcessReading:
         pid = reading.id.pid
         threads = self._threads(pid, missing)  # first: reading cmdline may block on a stuck process's memory lock
-        links = self.fd_links(pid, missing)
-        if len(links) > _MOST_FDS:
-            missing.append(f"pid {pid}: {len(links) - _MOST_FDS} of {len(links)} descriptors were not read")
-        fds = tuple(self._fd(pid, fd, target, missing) for fd, target in links[:_MOST_FDS])
+        numbers = self._fds(pid, missing)
+        if len(numbers) > _MOST_FDS:
+            missing.append(f"pid {pid}: {len(numbers) - _MOST_FDS} of {len(numbers)} descriptors were not read")
+        links = self._targets(pid, numbers[:_MOST_FDS], missing)
+        fds = tuple(self._fd(pid, fd, target, missing) for fd, target in links)
         read_bytes, written_bytes = parse_io(self._text(f"{pid}/io", missing) or "")
         return structs.replace(
             reading,

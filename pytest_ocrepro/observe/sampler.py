@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Final, Protocol
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 _FORK_TO_EXEC_S: Final = 1.0  # a child this young with its parent's command line has not begun its own program
 _STOP_TIMEOUT_S: Final = 5.0
 _HEADER_TRIES: Final = 3
+_MOST_FDS: Final = 8192  # of all processes in one look: each costs 0.03 ms
 _THOROUGH_EVERY: Final = 8  # light samples; the others look for young processes alone
 
 
@@ -268,6 +270,19 @@ class Sampler:
         recycled = reading is not None and reading.id.start_ticks != one.id.start_ticks
         return None if recycled else reading
 
+    def _read_all(
+        self, observed: Iterable[Observed], missing: list[str], *, full: bool
+    ) -> Iterator[ProcessReading | None]:
+        """All of them; in full only as long as they have not more descriptors together than a short look can read."""
+        left, cursory = _MOST_FDS, 0
+        for one in observed:
+            cursory += full and left <= 0
+            reading = self._read(one, missing, full=full and left > 0)
+            left -= len(reading.fds) if reading is not None else 0
+            yield reading
+        if cursory:
+            missing.append(f"{cursory} processes were not read in full: others have {_MOST_FDS - left} files open")
+
     def _row(self, one: Observed) -> tuple[int, int, int, int, int, str] | None:
         reading = self._read(one, [], full=False)
         if reading is None:
@@ -306,7 +321,7 @@ class Sampler:
         started_ns = now_ns()
         boottime_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
         missing: list[str] = [self._holders.error] if self._holders.error else []
-        readings = [self._read(one, missing, full=full) for one in places.observed]
+        readings = list(self._read_all(places.observed, missing, full=full))
         processes = tuple(reading for reading in readings if reading is not None)
         return Snapshot(
             number=number,

@@ -324,6 +324,21 @@ def test_a_full_snapshot_has_every_kind_of_reading(room: Room, deputy: Deputy) -
     assert [event.snapshot for event in kept(history, SnapshotTaken)] == [snapshot, light]
 
 
+def test_a_look_at_very_many_descriptors_stays_short_and_says_so(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first process alone has more than a look may read: the second is there, without what is open in it."""
+    monkeypatch.setattr("pytest_ocrepro.observe.sampler._MOST_FDS", 2)
+    sampler = Sampler(room, History(), Reader())
+    with (
+        room.start(STAND_IN, room.logs / "opencode.log"),
+        room.start(STAND_IN, room.logs / "other.log", role="second") as second,
+    ):
+        snapshot = sampler.snapshot()
+    one, other = snapshot.processes
+    assert len(one.fds) > 2
+    assert (other.id.pid, other.fds) == (second.pid, ())
+    assert f"1 processes were not read in full: others have {len(one.fds)} files open" in snapshot.missing
+
+
 PINS = """
 import sqlite3, sys
 connection = sqlite3.connect(sys.argv[1], isolation_level=None)
