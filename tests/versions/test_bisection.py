@@ -1,9 +1,6 @@
 from __future__ import annotations
 
-import importlib.util
 import statistics
-from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given, settings
@@ -21,14 +18,7 @@ from pytest_ocrepro.versions.bisection import (
     uneven,
 )
 from pytest_ocrepro.versions.posterior import Counts, Question, posterior
-
-DATA = Path(__file__).parents[1] / "data/versions"
-if TYPE_CHECKING:
-    from tests.data.versions import coins
-else:
-    _spec = importlib.util.spec_from_file_location("ocrepro_coins", DATA / "coins.py")
-    coins = importlib.util.module_from_spec(_spec)
-    _spec.loader.exec_module(coins)
+from tests.data.versions import coins
 
 FREE = 0.0
 

@@ -1,8 +1,7 @@
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 import pytest
@@ -10,14 +9,7 @@ import pytest
 from pytest_ocrepro.versions.certificate import Certificate, certify
 from pytest_ocrepro.versions.journal import Fetched, Opened, Plan, Tried, read_journal
 from pytest_ocrepro.versions.search import Why
-
-DATA = Path(__file__).parents[1] / "data/versions"
-if TYPE_CHECKING:
-    from tests.data.versions import coin_subject as cs
-else:
-    _spec = importlib.util.spec_from_file_location("ocrepro_coin_subject", DATA / "coin_subject.py")
-    cs = importlib.util.module_from_spec(_spec)
-    _spec.loader.exec_module(cs)
+from tests.data.versions import coin_subject as cs
 
 
 def certified(path: Path, world: cs.World, plan: Plan | None = None, **limits: Any) -> Certificate:

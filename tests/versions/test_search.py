@@ -1,10 +1,8 @@
 from __future__ import annotations
 
-import importlib.util
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import msgspec
 import pytest
@@ -25,14 +23,9 @@ from pytest_ocrepro.versions.journal import (
 from pytest_ocrepro.versions.rendering import as_markdown
 from pytest_ocrepro.versions.search import BETWEEN_CONTROLS, Search, Why, next_step, replay
 from pytest_ocrepro.versions.state import fold
+from tests.data.versions import coin_subject as cs
 
 DATA = Path(__file__).parents[1] / "data/versions"
-if TYPE_CHECKING:
-    from tests.data.versions import coin_subject as cs
-else:
-    _spec = importlib.util.spec_from_file_location("ocrepro_coin_subject", DATA / "coin_subject.py")
-    cs = importlib.util.module_from_spec(_spec)
-    _spec.loader.exec_module(cs)
 
 
 def records(path: Path) -> tuple[AnyRecord, ...]:
