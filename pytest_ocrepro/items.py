@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import re
+import shlex
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from pytest_ocrepro.catalogue import CATALOGUE, catalogue
-from pytest_ocrepro.publish.bundle import slug
-from pytest_ocrepro.settings import Mark, check_root
+from pytest_ocrepro.publish.bundle import TrialInfo, slug
+from pytest_ocrepro.settings import Mark, Settings, check_root, read_mark
 from pytest_ocrepro.stage.subject import Build
 
 
@@ -62,6 +64,26 @@ def labels(builds: tuple[Build, ...]) -> list[str]:
     return [build.version if versions.count(build.version) == 1 else build.label for build in builds]
 
 
+def info_of(item: Any, build: Build, number: int, settings: Settings) -> TrialInfo:
+    """What is told of a trial before it begins."""
+    mark = read_mark(item)
+    seed = settings.seed + number - 1
+    docstring = (item.function.__doc__ or "").strip()
+    return TrialInfo(
+        scenario=scenario_of_item(item),
+        title=title_of(item, mark),
+        issue=mark.issue,
+        version=build.version,
+        binary_sha256=build.sha256,
+        trial=number,
+        seed=seed,
+        docstring=docstring,
+        replay=_replay(item, build, seed, settings),
+        started=datetime.now(UTC).isoformat(timespec="milliseconds"),
+        control=mark.control,
+    )
+
+
 def _found_in_the_catalogue(config: pytest.Config) -> tuple[str, ...]:
     """The given paths; those of a replay line that are not here are the installed catalogue's."""
     here, moved = config.invocation_params.dir, []
@@ -71,3 +93,17 @@ def _found_in_the_catalogue(config: pytest.Config) -> tuple[str, ...]:
         absent = place.startswith(f"{CATALOGUE}/") and not (here / place).exists() and inside.exists()
         moved.append(f"{inside}{colons}{name}" if absent else argument)
     return tuple(moved) if moved != config.args else ()
+
+
+def _replay(item: Any, build: Build, seed: int, settings: Settings) -> str:
+    which = ["--ocrepro-version", build.version] if build.package else [f"--ocrepro-binary={build.path}"]
+    own = without_ours(item, "")
+    name = labels((build,))[0]
+    node = (
+        scenario_of_item(item)
+        if not own
+        else f"{scenario_of_item(item).split('[', 1)[0]}[{without_ours(item, name)}]"
+    )
+    asked = settings.schedule
+    moves = [] if asked is None else [f"--ocrepro-schedule={'; '.join(asked)}"]
+    return shlex.join(["pytest", "--ocrepro", *which, "--ocrepro-seed", str(seed), *moves, node])

@@ -8,22 +8,17 @@ from __future__ import annotations
 
 import contextlib
 import os
-import platform
-import shlex
 import shutil
 import sys
 import tempfile
-import traceback
 from collections.abc import Generator, Iterator
-from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NoReturn
 
 import msgspec
-import psutil
 import pytest
 
+<<<<<<< HEAD
 from pytest_ocrepro import __version__
 from pytest_ocrepro.baseline import Verdict, compare, read_baseline, run_of
 from pytest_ocrepro.catalogue import catalogue
@@ -31,33 +26,34 @@ from pytest_ocrepro.errors import BundleError, LackingError, OcreproError, Stage
 from pytest_ocrepro.guard import GUARD, TRIAL, Guard
 from pytest_ocrepro.harness import WAITED_S, Session, Trial, secrets_around_us
 from pytest_ocrepro.items import choose_paths, labels, scenario_of_item, slug_of, title_of, without_ours
+=======
+from pytest_ocrepro.closing import Closing
+from pytest_ocrepro.errors import BundleError, OcreproError, UsageError
+from pytest_ocrepro.guard import GUARD, TRIAL, Guard
+from pytest_ocrepro.harness import Session, Trial, secrets_around_us
+from pytest_ocrepro.items import choose_paths, info_of, labels, slug_of
+>>>>>>> 8ea1741 (The pytest plugin's session cut at its seams: the run's record, how a scenario ended, the closing; CI compiles our modules once, not in each Python that a test starts)
 from pytest_ocrepro.judge.judgement import Judgement
 from pytest_ocrepro.observe.procfs import Reader
 from pytest_ocrepro.outcome import Decision, Outcome, decide, section
 from pytest_ocrepro.progress import progress_on
-from pytest_ocrepro.publish.bundle import Fact, RunDir, RunInfo, Subject, TrialInfo, TrialResult
-from pytest_ocrepro.publish.danger_window import danger_windows, in_lines
-from pytest_ocrepro.publish.document import Block
+from pytest_ocrepro.publish.bundle import RunDir, TrialResult
 from pytest_ocrepro.publish.github import inert
-from pytest_ocrepro.publish.handout import hand_out
-from pytest_ocrepro.publish.page import write_report
 from pytest_ocrepro.publish.parcel import pack, take_in
-from pytest_ocrepro.publish.prose import summary_table
 from pytest_ocrepro.publish.redaction import Redactor
 from pytest_ocrepro.publish.rules import read_rules
 from pytest_ocrepro.publish.text import cut, flat
+from pytest_ocrepro.run_record import newest, run_info, withdraw
+from pytest_ocrepro.scenario_end import OUTCOMES, Ending, ending_of
 from pytest_ocrepro.schedule import Schedule, parse
-from pytest_ocrepro.settings import PROFILES, Settings, read_mark, read_settings
+from pytest_ocrepro.settings import PROFILES, read_mark, read_settings
 from pytest_ocrepro.sharing import Share, build_here, for_node, outlive_lost_machines, paths_here
 from pytest_ocrepro.stage import subject
-from pytest_ocrepro.stage.subject import Build
 from pytest_ocrepro.stage.supervisor import rung
 from pytest_ocrepro.stage.timing import turn
 from pytest_ocrepro.versions.releases import cache_root
 
 PROPERTIES = ("result", "verdict", "grade", "version", "signature")
-SHOWN_BYTES = 1_000_000
-ATTACHABLE_BYTES = 24_000_000
 
 
 def activate(config: pytest.Config) -> None:
@@ -77,13 +73,6 @@ class OcreproSession:
         self._results: list[TrialResult] = []
         self._session: Session | None = None
         self._scenarios = 0
-        self._page: Path | None = None
-        self._page_error = ""
-        self._baseline: tuple[TrialResult, ...] = ()
-        self._baseline_run: Path | None = None
-        self._against: Verdict | None = None
-        self._proved: tuple[str, ...] = ()
-        self._lost: list[str] = []
         self._gone: list[str] = []  # machines of workers that do not come back
         self._reported: set[str] = set()
         self._own_place: Path | None = None  # of a far worker: where its bundles wait for their reports
@@ -105,12 +94,11 @@ class OcreproSession:
 
     def _prepare(self, redact: tuple[str, ...]) -> Share:
         settings = read_settings(self.config)
-        self._baseline = read_baseline(Path(settings.baseline)) if settings.baseline else ()
-        self._baseline_run = run_of(Path(settings.baseline)) if settings.baseline else None
+        self._closing = Closing(settings)
         paths = choose_paths(self.config)
         reports = Path(settings.reports)
         getattr(self.config.option, "rsyncignore", []).append(settings.reports)  # no worker needs them
-        self._latest_before = _newest(reports)
+        self._latest_before = newest(reports)
         run = None if self.config.option.collectonly else RunDir.create(reports, gate=self._gate())
         try:
             with progress_on(sys.stderr) as progress:
@@ -123,7 +111,7 @@ class OcreproSession:
                 )
         except BaseException:
             if run is not None:
-                _withdraw(run, reports, self._latest_before)
+                withdraw(run, reports, self._latest_before)
             raise
         command = ("pytest", *map(str, self.config.invocation_params.args))
         share = Share(
@@ -136,7 +124,7 @@ class OcreproSession:
             redact=redact,
         )
         if run is not None:
-            run.write_info(_run_info(run, share))
+            run.write_info(run_info(run, share))
         return share
 
     def _gate(self) -> Redactor:
@@ -240,7 +228,7 @@ class OcreproSession:
         item = request.node
         try:
             build = build_here(self.share, build)
-            info, slug = self._info(item, build, number), slug_of(item, build, number)
+            info, slug = info_of(item, build, number, self.share.settings), slug_of(item, build, number)
             trial = Trial(self._running(), build, info, slug, schedule=self._schedule(item))
         except BundleError as error:
             _give_up(error)
@@ -276,48 +264,17 @@ class OcreproSession:
         words = read_mark(item).schedule if asked is None else asked
         return None if words is None else parse(words)
 
-    def _info(self, item: Any, build: Build, number: int) -> TrialInfo:
-        mark = read_mark(item)
-        seed = self.share.settings.seed + number - 1
-        docstring = (item.function.__doc__ or "").strip()
-        return TrialInfo(
-            scenario=scenario_of_item(item),
-            title=title_of(item, mark),
-            issue=mark.issue,
-            version=build.version,
-            binary_sha256=build.sha256,
-            trial=number,
-            seed=seed,
-            docstring=docstring,
-            replay=self._replay(item, build, seed),
-            started=datetime.now(UTC).isoformat(timespec="milliseconds"),
-            control=mark.control,
-        )
-
-    def _replay(self, item: Any, build: Build, seed: int) -> str:
-        which = ["--ocrepro-version", build.version] if build.package else [f"--ocrepro-binary={build.path}"]
-        own = without_ours(item, "")
-        name = labels((build,))[0]
-        node = (
-            scenario_of_item(item)
-            if not own
-            else f"{scenario_of_item(item).split('[', 1)[0]}[{without_ours(item, name)}]"
-        )
-        asked = self.share.settings.schedule
-        moves = [] if asked is None else [f"--ocrepro-schedule={'; '.join(asked)}"]
-        return shlex.join(["pytest", "--ocrepro", *which, "--ocrepro-seed", str(seed), *moves, node])
-
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_call(self, item: pytest.Item) -> Generator[None, object, object]:
         """Run the scenario, then judge; what the scenario raised is our trouble, an assertion is its claim."""
         trial = item.stash.get(TRIAL, None)
         if trial is None:
             return (yield)
-        outcome, ending = None, _Ending()
+        outcome, ending = None, Ending()
         try:
             outcome = yield
-        except (*_OUTCOMES, Exception, SystemExit) as error:  # noqa: BLE001  a broken scenario must not look like a broken opencode
-            ending = _ending_of(error)
+        except (*OUTCOMES, Exception, SystemExit) as error:  # noqa: BLE001  a broken scenario must not look like a broken opencode
+            ending = ending_of(error)
         if ending.claim:
             trial.claim("the scenario's own assertion", held=False, because=ending.claim)
         try:
@@ -378,7 +335,7 @@ class OcreproSession:
             try:
                 result = take_in(self._run_dir, parcel, result)
             except BundleError as error:
-                self._lost.append(f"evidence of {result.scenario} did not arrive: {error}")
+                self._closing.lost.append(f"evidence of {result.scenario} did not arrive: {error}")
         self._results.append(result)
         try:
             self._run_dir.append_result(result)
@@ -429,56 +386,23 @@ class OcreproSession:
             self._leave_nothing()
             if session.exitstatus == pytest.ExitCode.NO_TESTS_COLLECTED:  # under xdist the workers collect, unheard
                 session.exitstatus = pytest.ExitCode.USAGE_ERROR
-                self._page_error = "no scenario was collected"
+                self._closing.no_page = "no scenario was collected"
             return
-        if not self._all_is_well(session) and session.exitstatus == pytest.ExitCode.OK:
+        never_run = session.testscollected - len(self._reported) if self._gone else 0
+        if not self._closing.all_is_well(self._results, never_run) and session.exitstatus == pytest.ExitCode.OK:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
-        if self.share.settings.verify_repro:
-            self._proved = tuple(self._prove(self._run_dir))
-        try:
-            self._page = write_report(self._run_dir, self._compared(self._run_dir))
-        except Exception as error:  # noqa: BLE001  a page that fails must not take the results with it
-            self._page_error = f"{type(error).__name__}: {error}"
-
-    def _all_is_well(self, session: pytest.Session) -> bool:
-        """Whether nothing got worse than the baseline, and everything was run that was to be."""
-        never = session.testscollected - len(self._reported) if self._gone else 0
-        if never > 0:
-            self._lost.append(f"{never} tests were never run: nobody was left who could")
-        if self._baseline:
-            self._against = compare(self._baseline, self._results)
-        return never <= 0 and not (self._against and self._against.failed)
+        self._closing.write(self._run_dir, self.share, self.config.pluginmanager.get_plugin("terminalreporter"))
 
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
         """The table, then one line with the page."""
         if self._worker is not None:
             return
         if self._run_dir is None:
-            terminalreporter.write_line(
-                f"ocrepro: {self._page_error}; give the path of one" if self._page_error else ""
-            )
+            why = self._closing.no_page
+            terminalreporter.write_line(f"ocrepro: {why}; give the path of one" if why else "")
             return
         terminalreporter.section("ocrepro")
-        if self._results:
-            terminalreporter.write_line(inert(summary_table(self._results)))
-        windows = (line for window in danger_windows(self._results) for line in in_lines(window))
-        for line in (
-            *windows,
-            *(self._against.lines() if self._against else ()),
-            *self._proved,
-            *self._gone,
-            *self._lost,
-        ):
-            terminalreporter.write_line(inert(line))
-        if self._page is not None:
-            size = self._page.stat().st_size
-            fits = "attachable" if size <= ATTACHABLE_BYTES else "too large to attach"
-            terminalreporter.write_line(f"report: {self._page.as_uri()} ({size / 1e6:.1f} MB, {fits})")
-        if self._page_error:
-            line = f"the page was not written: {self._page_error}; try: ocrepro report {self.share.run_dir}"
-            terminalreporter.write_line(line)
-        settings = self.share.settings
-        for line in hand_out(self._run_dir, github=settings.github, ctrf=settings.ctrf, environment=os.environ):
+        for line in self._closing.lines(self._run_dir, self._results, self._gone):
             terminalreporter.write_line(line)
 
     def pytest_unconfigure(self) -> None:
@@ -487,66 +411,14 @@ class OcreproSession:
             self._session.close()
             self._session = None
 
-    def _compared(self, run: RunDir) -> tuple[Block, ...]:
-        from pytest_ocrepro.publish.comparison_section import compared
-
-        return compared(self._baseline_run, run) if self._baseline_run else ()
-
-    def _prove(self, run: RunDir) -> Iterator[str]:
-        from pytest_ocrepro.proof import prove_all
-
-        terminal: Any = self.config.pluginmanager.get_plugin("terminalreporter")
-        tell = (lambda line: terminal.write_line(f"\n{inert(line)}")) if terminal is not None else print
-        times, ledger = self.share.settings.verify_repro, cache_root() / "supervisors"
-        return prove_all(run, self.share.builds, times=times, ledger=ledger, tell=tell)
-
     def _leave_nothing(self) -> None:
         if self._run_dir is not None:
-            _withdraw(self._run_dir, Path(self.share.settings.reports), self._latest_before)
+            withdraw(self._run_dir, Path(self.share.settings.reports), self._latest_before)
             self._run_dir = None
 
 
 RESULT: pytest.StashKey[tuple[TrialResult, str]] = pytest.StashKey()
 TOLD: pytest.StashKey[bool] = pytest.StashKey()
-_OUTCOMES = (pytest.skip.Exception, pytest.xfail.Exception, pytest.fail.Exception)
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Ending:
-    """How a scenario's own code ended: as it should, by a broken claim of its own, or by trouble of ours or its."""
-
-    claim: str = ""
-    trouble: str = ""
-    skipped: str = ""
-    raised: BaseException | None = None  # to be raised again once the trial is put away
-
-
-def _ending_of(error: BaseException) -> _Ending:
-    if isinstance(error, pytest.skip.Exception):
-        return _Ending(skipped=str(error) or "it does not say why", raised=error)
-    if isinstance(error, LackingError):
-        return _Ending(skipped=str(error), raised=pytest.skip.Exception(str(error)))
-    if isinstance(error, pytest.xfail.Exception):
-        return _Ending(trouble=f"the scenario ended itself: {error}", raised=error)
-    if isinstance(error, AssertionError | pytest.fail.Exception):
-        return _failed(error)
-    if isinstance(error, OcreproError):
-        return _Ending(trouble=str(error))
-    return _Ending(trouble=f"the scenario raised {type(error).__name__}: {error}")
-
-
-def _failed(error: BaseException) -> _Ending:
-    """An assertion of the scenario is its claim; one of our own code is our trouble."""
-    said = str(error).split("\n", 1)[0] or "assert"
-    frames = traceback.extract_tb(error.__traceback__)
-    ours = (
-        bool(frames) and Path(frames[-1].filename).is_relative_to(Path(__file__).parent) and not _is_scenario(frames)
-    )
-    return _Ending(trouble=f"an assertion of the harness failed: {said}") if ours else _Ending(claim=said)
-
-
-def _is_scenario(frames: traceback.StackSummary) -> bool:
-    return Path(frames[-1].filename).is_relative_to(catalogue())
 
 
 def _raise(decision: Decision, result: TrialResult, text: str) -> None:
@@ -565,60 +437,3 @@ def _line(text: str) -> str:
 def _give_up(error: BundleError) -> NoReturn:
     """Evidence cannot be stored (a full disk): no further trial could keep its own."""
     pytest.exit(f"ocrepro: {error}", returncode=pytest.ExitCode.USAGE_ERROR)
-
-
-def _newest(reports: Path) -> Path | None:
-    """Where ``latest`` leads; None where there is none."""
-    try:
-        return (reports / "latest").readlink()
-    except OSError:
-        return None
-
-
-def _withdraw(run: RunDir, reports: Path, before: Path | None) -> None:
-    """Take an empty run back, so that a usage error leaves nothing half-done and ``latest`` where it was."""
-    latest = reports / "latest"
-    with contextlib.suppress(OSError):
-        if latest.readlink().name == run.path.name:
-            latest.unlink()
-            if before is not None:
-                latest.symlink_to(before)
-    for name in ("run.json", "results.jsonl"):
-        with contextlib.suppress(OSError):
-            (run.path / name).unlink()
-    for folder in (run.path, reports):
-        with contextlib.suppress(OSError):  # not empty: somebody else's
-            folder.rmdir()
-
-
-def _run_info(run: RunDir, share: Share) -> RunInfo:
-    settings = share.settings
-    options = [Fact(name=name, value=str(getattr(settings, name))) for name in Settings.__struct_fields__]
-    subjects = [
-        Subject(
-            version=build.version,
-            sha256=build.sha256,
-            source=build.source,
-            package=build.package,
-            integrity=build.integrity,
-        )
-        for build in share.builds
-    ]
-    return RunInfo(
-        run_id=run.info.run_id,
-        started=run.info.started,
-        plugin_version=__version__,
-        pytest_command=share.command,
-        machine=tuple(_machine()),
-        subjects=tuple(subjects),
-        options=tuple(options),
-    )
-
-
-def _machine() -> Iterator[Fact]:
-    yield Fact(name="system", value=f"{platform.system()} {platform.release()} {platform.machine()}")
-    yield Fact(name="processes are ended by", value=rung(Reader()))
-    yield Fact(name="python", value=platform.python_version())
-    yield Fact(name="cores", value=str(psutil.cpu_count()))
-    yield Fact(name="memory", value=f"{psutil.virtual_memory().total / 2**30:.1f} GiB")
-    yield Fact(name="load average", value=f"{os.getloadavg()[0]:.2f}")

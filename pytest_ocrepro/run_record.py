@@ -1,0 +1,76 @@
+"""The record of a run before its first trial: what it is made with, and how it is taken back where nothing is run."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+
+from pytest_ocrepro import __version__
+from pytest_ocrepro.observe.procfs import Reader
+from pytest_ocrepro.publish.bundle import Fact, RunDir, RunInfo, Subject
+from pytest_ocrepro.settings import Settings
+from pytest_ocrepro.sharing import Share
+from pytest_ocrepro.stage.supervisor import rung
+
+
+def newest(reports: Path) -> Path | None:
+    """Where ``latest`` leads; None where there is none."""
+    try:
+        return (reports / "latest").readlink()
+    except OSError:
+        return None
+
+
+def withdraw(run: RunDir, reports: Path, before: Path | None) -> None:
+    """Take an empty run back, so that a usage error leaves nothing half-done and ``latest`` where it was."""
+    latest = reports / "latest"
+    with contextlib.suppress(OSError):
+        if latest.readlink().name == run.path.name:
+            latest.unlink()
+            if before is not None:
+                latest.symlink_to(before)
+    for name in ("run.json", "results.jsonl"):
+        with contextlib.suppress(OSError):
+            (run.path / name).unlink()
+    for folder in (run.path, reports):
+        with contextlib.suppress(OSError):  # not empty: somebody else's
+            folder.rmdir()
+
+
+def run_info(run: RunDir, share: Share) -> RunInfo:
+    """What run.json says of a run before its first trial."""
+    settings = share.settings
+    options = [Fact(name=name, value=str(getattr(settings, name))) for name in Settings.__struct_fields__]
+    subjects = [
+        Subject(
+            version=build.version,
+            sha256=build.sha256,
+            source=build.source,
+            package=build.package,
+            integrity=build.integrity,
+        )
+        for build in share.builds
+    ]
+    return RunInfo(
+        run_id=run.info.run_id,
+        started=run.info.started,
+        plugin_version=__version__,
+        pytest_command=share.command,
+        machine=tuple(_machine()),
+        subjects=tuple(subjects),
+        options=tuple(options),
+    )
+
+
+def _machine() -> Iterator[Fact]:
+    yield Fact(name="system", value=f"{platform.system()} {platform.release()} {platform.machine()}")
+    yield Fact(name="processes are ended by", value=rung(Reader()))
+    yield Fact(name="python", value=platform.python_version())
+    yield Fact(name="cores", value=str(psutil.cpu_count()))
+    yield Fact(name="memory", value=f"{psutil.virtual_memory().total / 2**30:.1f} GiB")
+    yield Fact(name="load average", value=f"{os.getloadavg()[0]:.2f}")
