@@ -12,6 +12,7 @@ import platform
 import random
 import signal
 import sys
+import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
@@ -51,7 +52,16 @@ from pytest_ocrepro.publish.redaction import Masked, Redactor, Rule
 from pytest_ocrepro.readings import DatabaseReading, ProcessId
 from pytest_ocrepro.roster import Roster
 from pytest_ocrepro.schedule import Schedule
-from pytest_ocrepro.stage.budget import Budget, Guard, Used, measure, wait_for_memory
+from pytest_ocrepro.stage.budget import (
+    Budget,
+    Guard,
+    SessionBudget,
+    Used,
+    bytes_below,
+    check_session,
+    measure,
+    wait_for_memory,
+)
 from pytest_ocrepro.stage.faults import AtLockDirectory, AtMilestone, AtRequest, DatabaseLock, SignalAt, Trigger
 from pytest_ocrepro.stage.ledger import Ledger
 from pytest_ocrepro.stage.orders import MARKER
@@ -89,8 +99,11 @@ class Session:
         controller: ProcessId | None = None,
         intrusive: bool = False,
         budget: Budget = Budget(),  # noqa: B008  frozen
+        session_budget: SessionBudget = SessionBudget(),  # noqa: B008  frozen
     ) -> None:
         self.run_dir = run_dir
+        self._session_budget = session_budget
+        self._kept_bytes = 0
         self.budget = budget
         self.intrusive = intrusive
         self.rules = tuple(rules)
@@ -116,6 +129,14 @@ class Session:
     def _start_deputy(self, argv: list[str], stdin: int, stdout: int) -> None:
         self.supervisor.start_helper(argv, stdin, stdout)  # whichever supervisor there is by then
 
+    def admit(self) -> None:
+        """Raise StageError where the session's budget lets no further trial begin."""
+        check_session(self._kept_bytes, (self.run_dir.path, Path(tempfile.gettempdir())), self._session_budget)
+
+    def count(self, bundle: Path) -> None:
+        """A trial has put its evidence away."""
+        self._kept_bytes += bytes_below(bundle)
+
     def next_mark(self) -> str:
         """A marker for one trial. A supervisor that somebody has ended is replaced: only its trial is lost."""
         with self._lock:
@@ -139,6 +160,7 @@ class Trial:
     def __init__(
         self, session: Session, build: Build, info: TrialInfo, slug: str, *, schedule: Schedule | None = None
     ) -> None:
+        session.admit()
         waited_s = wait_for_memory()
         self.build = build
         self.info = info
@@ -403,6 +425,7 @@ class Trial:
             self._result = result_of(run_id, self.info, self.history, self._judgement, self._bundle.relative)
             self._bundle.finish(self._judgement, self._result, masked=self._receipt())
             self._bundle.close()
+            self._session.count(self._bundle.path)
             self._session.sweeps.note(self._result)
             if self._bundle_failure is not None:
                 raise self._bundle_failure

@@ -11,6 +11,7 @@ from pytest_ocrepro.errors import StageError
 from pytest_ocrepro.harness import Session, Trial
 from pytest_ocrepro.history import ProcessStarted, ProviderReply, ProviderRequest
 from pytest_ocrepro.publish.bundle import RunDir, TrialInfo
+from pytest_ocrepro.stage.budget import SessionBudget
 from pytest_ocrepro.stage.subject import Build
 from pytest_ocrepro.stage.turns import text
 
@@ -57,6 +58,16 @@ def test_a_trial_that_cannot_begin_leaves_nothing(
     assert set(threading.enumerate()) == ours
     session.close()
     assert set(threading.enumerate()) == before
+
+
+def test_a_session_whose_evidence_is_over_its_budget_begins_no_further_trial(stand_in: Path, tmp_path: Path) -> None:
+    session = Session(RunDir.create(tmp_path / "reports"), session_budget=SessionBudget(evidence_bytes=1))
+    build = Build(version="9.9.9", path=str(stand_in), sha256="", source="binary")
+    Trial(session, build, TrialInfo(scenario="s", title="t", version=build.version), "s").finish()
+    with pytest.raises(StageError, match="the evidence of this session has"):
+        Trial(session, build, TrialInfo(scenario="s", title="t", version=build.version), "s")
+    assert len(session.run_dir.bundles()) == 1
+    session.close()
 
 
 def test_a_variable_that_is_no_text_is_refused_at_the_call_and_the_trial_goes_on(trial: Trial) -> None:

@@ -37,6 +37,17 @@ class Budget(msgspec.Struct, frozen=True, kw_only=True):
     memory_left_bytes: int = 200 * MEBIBYTE
 
 
+class SessionBudget(msgspec.Struct, frozen=True, kw_only=True):
+    """The most that one session may keep, and what must be free for one more trial to begin.
+
+    Its time is pytest-timeout's own ``--session-timeout``; its memory and processes are those of its trials, each of
+    which waits for memory.
+    """
+
+    evidence_bytes: int = 20 * 1024 * MEBIBYTE  # a trial keeps 0.2 to 2 MiB as a rule
+    disk_needed_bytes: int = 300 * MEBIBYTE
+
+
 class Used(msgspec.Struct, frozen=True, kw_only=True):
     """What a trial uses now, and what is left. ``memory_bytes``: resident sizes, shared pages counted each time."""
 
@@ -65,6 +76,26 @@ def exceeded(used: Used, budget: Budget) -> str:
             f"the memory has {_size(used.memory_left_bytes)} left and its processes have {_size(used.memory_bytes)}"
         )
     return ""
+
+
+def check_session(kept_bytes: int, places: Iterable[Path], budget: SessionBudget) -> None:
+    """Raise StageError where no further trial may begin. ``places``: where it would write."""
+    if kept_bytes > budget.evidence_bytes:
+        raise StageError(
+            f"the evidence of this session has {_size(kept_bytes)}, its budget is {_size(budget.evidence_bytes)}: "
+            "run fewer trials at once, and merge"
+        )
+    for place in places:
+        if (left := _free(place)) < budget.disk_needed_bytes:
+            raise StageError(
+                f"the disk of {place} has {_size(left)} left, one more trial needs "
+                f"{_size(budget.disk_needed_bytes)}: free some, or set TMPDIR and --ocrepro-reports"
+            )
+
+
+def bytes_below(folder: Path) -> int:
+    """What a directory and all below it take on the disk."""
+    return sum(_bytes_in(Path(root)) for root, _, _ in os.walk(folder))
 
 
 def measure(reader: Reader, places: Iterable[Path], processes: Iterable[ProcessId]) -> Used:

@@ -220,6 +220,8 @@ def test_a_disk_that_fails_at_every_write_of_a_run(place: Place, kind: str, numb
 @pytest.mark.fire
 def test_a_small_disk(place: Place) -> None:
     """A real one: a file system in memory, 4 KiB larger each time, for reports, sandboxes and cache."""
+    roomy = "import pytest_ocrepro.stage.budget as budget\nbudget._free = lambda _: 1 << 62\n"
+    (place.root / "roomy.py").write_text(roomy)  # or no trial would begin
     script = 'mount -t tmpfs -o "size=$1" none "$2" && shift 2 && exec "$@"'
     sizes = [4096 * pages for pages in (1, 2, 3, 5, 8, 12, 16, 20, 24, 32, 48, 64, 96, 128, 192, 256, 512)]
     codes = []
@@ -229,8 +231,8 @@ def test_a_small_disk(place: Place) -> None:
         project = f"--rootdir={place.root} -c {place.root}/pytest.ini {place.root}/test_it.py"
         command = (
             f"mkdir -p {disk}/tmp {disk}/cache {disk}/reports; TMPDIR={disk}/tmp OCREPRO_CACHE_DIR={disk}/cache "
-            f"{sys.executable} -m pytest --ocrepro -q -pno:cacheprovider --ocrepro-binary={place.root}/opencode "
-            f"--ocrepro-reports={disk}/reports {project}"
+            f"PYTHONPATH={place.root} {sys.executable} -m pytest --ocrepro -q -proomy -pno:cacheprovider "
+            f"--ocrepro-binary={place.root}/opencode --ocrepro-reports={disk}/reports {project}"
             f'; code=$?; echo "left: $(ls -A {disk}/tmp)"; exit $code'
         )
         argv = ["unshare", "-m", "sh", "-c", script, "sh", str(size), str(disk), "sh", "-c", command]

@@ -11,7 +11,18 @@ from pytest_ocrepro.errors import StageError
 from pytest_ocrepro.observe.procfs import Reader
 from pytest_ocrepro.readings import ProcessId
 from pytest_ocrepro.stage import budget as room
-from pytest_ocrepro.stage.budget import MEBIBYTE, Budget, Guard, Used, exceeded, measure, wait_for_memory
+from pytest_ocrepro.stage.budget import (
+    MEBIBYTE,
+    Budget,
+    Guard,
+    SessionBudget,
+    Used,
+    bytes_below,
+    check_session,
+    exceeded,
+    measure,
+    wait_for_memory,
+)
 
 LITTLE = Used(files_bytes=0, processes=1, memory_bytes=0, disk_left_bytes=1 << 40, memory_left_bytes=1 << 40)
 
@@ -81,3 +92,17 @@ def test_a_trial_waits_for_memory_and_not_for_ever() -> None:
         wait_for_memory(lambda: MEBIBYTE, most_s=0.01)
     line = "the memory has 1 MiB left, one more opencode needs 500 MiB: waited 0.01 s"
     assert str(caught.value) == f"{line}; free some, or run with fewer workers"
+
+
+def test_a_session_keeps_and_leaves_so_much_and_no_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "below").mkdir()
+    (tmp_path / "below/full").write_bytes(bytes(range(256)) * 4096)
+    assert MEBIBYTE <= bytes_below(tmp_path) < 2 * MEBIBYTE
+    budget = SessionBudget(evidence_bytes=MEBIBYTE, disk_needed_bytes=500 * MEBIBYTE)
+    monkeypatch.setattr(room, "_free", lambda _: 501 * MEBIBYTE)
+    check_session(MEBIBYTE, [tmp_path], budget)
+    with pytest.raises(StageError, match=r"^the evidence of this session has 2 MiB, its budget is 1 MiB: run fewer"):
+        check_session(2 * MEBIBYTE, [tmp_path], budget)
+    monkeypatch.setattr(room, "_free", lambda _: 499 * MEBIBYTE)
+    with pytest.raises(StageError, match=r"^the disk of /.* has 499 MiB left, one more trial needs 500 MiB: "):
+        check_session(0, [tmp_path], budget)
