@@ -85,9 +85,11 @@ def test_listener_of_events_that_goes(ocrepro: Trial) -> None:
         ocrepro.provider.wait_for_request()
         line.recv(100)
     ocrepro.expect(server.call("GET", f"/session/{session}", purpose="the session")).to_be_accepted()
-    path = f"/session/{server.new_session()}/message"
-    answer = server.call("POST", path, prompt_body("go on"), purpose="a prompt", timeout_s=30)
-    ocrepro.expect(answer).to_be_accepted()
+    made = server.call("POST", "/session", {}, purpose="a new session")
+    if ocrepro.expect(made).to_be_accepted():
+        path = f"/session/{made.json['id']}/message"
+        answer = server.call("POST", path, prompt_body("go on"), purpose="a prompt", timeout_s=30)
+        ocrepro.expect(answer).to_be_accepted()
 
 
 @pytest.mark.ocrepro(issue=(*ISSUES, "anomalyco/opencode#49095"), profile="ci", control=True)

@@ -138,7 +138,8 @@ def test_snapshots_of_runs_at_once(ocrepro: Trial) -> None:
     barrier = ocrepro.provider.barrier()
     turns = [held(barrier, tool("write", **written(ocrepro, number))) for number in range(AT_ONCE)]
     ocrepro.provider.script(*turns, for_ever(text("done")))
-    runs = [ocrepro.run("hi", deadline_s=PATIENCE_S, fail_fast_s=PATIENCE_S) for _ in range(AT_ONCE)]
+    words = "held until all are there"
+    runs = [ocrepro.run(words, deadline_s=PATIENCE_S, fail_fast_s=PATIENCE_S) for _ in range(AT_ONCE)]
     barrier.wait_for_arrival(AT_ONCE, timeout_s=PATIENCE_S)
     barrier.open()
     for run in runs:

@@ -322,7 +322,7 @@ def run() -> int:
     session = ARGV[ARGV.index("--session") + 1] if "--session" in ARGV else new("ses")
     STORE.do("INSERT OR IGNORE INTO session VALUES (?, 0)", session)
     try:
-        print(Turn(session, "hi").go(), flush=True)
+        print(Turn(session, ARGV[-1]).go(), flush=True)
     except ModelError as error:
         STORE.mend()
         if "exit-0" in FLAWS:
