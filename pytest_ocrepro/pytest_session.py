@@ -18,21 +18,11 @@ from typing import Any, NoReturn
 import msgspec
 import pytest
 
-<<<<<<< HEAD
-from pytest_ocrepro import __version__
-from pytest_ocrepro.baseline import Verdict, compare, read_baseline, run_of
-from pytest_ocrepro.catalogue import catalogue
-from pytest_ocrepro.errors import BundleError, LackingError, OcreproError, StageError, UsageError
+from pytest_ocrepro.closing import Closing
+from pytest_ocrepro.errors import BundleError, OcreproError, StageError, UsageError
 from pytest_ocrepro.guard import GUARD, TRIAL, Guard
 from pytest_ocrepro.harness import WAITED_S, Session, Trial, secrets_around_us
-from pytest_ocrepro.items import choose_paths, labels, scenario_of_item, slug_of, title_of, without_ours
-=======
-from pytest_ocrepro.closing import Closing
-from pytest_ocrepro.errors import BundleError, OcreproError, UsageError
-from pytest_ocrepro.guard import GUARD, TRIAL, Guard
-from pytest_ocrepro.harness import Session, Trial, secrets_around_us
 from pytest_ocrepro.items import choose_paths, info_of, labels, slug_of
->>>>>>> 8ea1741 (The pytest plugin's session cut at its seams: the run's record, how a scenario ended, the closing; CI compiles our modules once, not in each Python that a test starts)
 from pytest_ocrepro.judge.judgement import Judgement
 from pytest_ocrepro.observe.procfs import Reader
 from pytest_ocrepro.outcome import Decision, Outcome, decide, section

@@ -88,15 +88,11 @@ MAY_IMPORT = {
     "items": {"catalogue", "settings", "publish", "stage"},
     "sharing": {"settings", "catalogue", "stage", "readings", "errors"},
     "outcome": {"settings", "publish", "judge"},
-<<<<<<< HEAD
     "platforms": set(),
     "plugin": {"platforms", "pytest_session", "harness"},
-=======
-    "plugin": {"pytest_session", "harness"},
     "scenario_end": {"catalogue", "errors"},
     "run_record": {"settings", "sharing", "stage", "observe.procfs", "publish"},
     "closing": {"baseline", "proof", "settings", "sharing", "publish", "versions"},
->>>>>>> 8ea1741 (The pytest plugin's session cut at its seams: the run's record, how a scenario ended, the closing; CI compiles our modules once, not in each Python that a test starts)
     "pytest_session": {
         "closing",
         "run_record",
