@@ -143,11 +143,11 @@ class OcreproSession:
         )
 
     def parametrize(self, metafunc: pytest.Metafunc) -> None:
-        """Every build, and every trial of it, is an item of its own."""
+        """Every trial of every build is an item of its own; builds in turns, so that they meet the same load."""
         trials = self.share.settings.trials
         names = labels(self.share.builds)
-        params = [(build, trial) for build in self.share.builds for trial in range(1, trials + 1)]
-        ids = [name if trials == 1 else f"{name}-t{trial}" for name in names for trial in range(1, trials + 1)]
+        params = [(build, trial) for trial in range(1, trials + 1) for build in self.share.builds]
+        ids = [name if trials == 1 else f"{name}-t{trial}" for trial in range(1, trials + 1) for name in names]
         metafunc.parametrize("ocrepro", params, indirect=True, ids=ids)
 
     @pytest.hookimpl(tryfirst=True)

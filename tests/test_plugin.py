@@ -9,16 +9,19 @@ import textwrap
 import xml.etree.ElementTree as ET
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from unittest.mock import Mock
 
 import msgspec
 import pytest
 
 from pytest_ocrepro.observe.procfs import Reader
 from pytest_ocrepro.publish.bundle import RunDir
+from pytest_ocrepro.pytest_session import OcreproSession
 from pytest_ocrepro.readings import ProcessId
 from pytest_ocrepro.settings import EXPECTATIONS
 from pytest_ocrepro.stage.process import until
-from pytest_ocrepro.stage.subject import PINNED, fetch
+from pytest_ocrepro.stage.subject import PINNED, Build, fetch
 
 FINISHES = """
     import pytest
@@ -206,6 +209,17 @@ def test_trials_and_xdist_give_one_table(pytester: pytest.Pytester, run: Run) ->
     lines = results(pytester)
     assert sorted((line["trial"], line["seed"]) for line in lines) == [(1, 7), (2, 8), (3, 9), (4, 10)]
     result.stdout.fnmatch_lines(["*0/4*"])
+
+
+def test_versions_are_tried_in_turns() -> None:
+    """What drifts while a run goes on, as the load does, must not look like a difference between two versions."""
+    builds = tuple(Build(version=one, path="/x", sha256="", source="binary") for one in ("1.0.0", "1.0.1"))
+    share = SimpleNamespace(settings=SimpleNamespace(trials=3), builds=builds)
+    asked = Mock()
+    OcreproSession.parametrize(SimpleNamespace(share=share), asked)  # type: ignore[arg-type]
+    turns = [(build.version, trial) for build, trial in asked.parametrize.call_args.args[1]]
+    assert turns == [(version, trial) for trial in (1, 2, 3) for version in ("1.0.0", "1.0.1")]
+    assert asked.parametrize.call_args.kwargs["ids"] == [f"{version}-t{trial}" for version, trial in turns]
 
 
 def test_each_parameter_set_of_a_test_is_a_scenario_and_its_replay_line_runs_it(
