@@ -165,7 +165,7 @@ def test_a_few_walks() -> None:
 
 @pytest.mark.fire
 def test_many_walks() -> None:
-    walks(60, 25)("runTest").runTest()
+    walks(25, 20)("runTest").runTest()
 
 
 def test_a_walk_finds_a_supervisor_that_leaves_somebody(monkeypatch: pytest.MonkeyPatch) -> None:
