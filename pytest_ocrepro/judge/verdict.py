@@ -98,7 +98,7 @@ def judge(history: History) -> Judgement:
     return Judgement(
         result=result,
         reason=reason,
-        verdict=process.verdict if process else Verdict.INCONCLUSIVE,
+        verdict=process.verdict if process else _nobody_owed(result),
         grade=process.grade if process else Grade.WEAK,
         seconds_to_verdict=_seconds_to_verdict(history, main),
         chain=process.chain if process else (),
@@ -108,6 +108,11 @@ def judge(history: History) -> Judgement:
         signature=signature_of(process, tuple(claimed_kinds(history, process)), result),
         graph=_graph(history, main),
     )
+
+
+def _nobody_owed(result: Result) -> Verdict:
+    """A trial whose programs owed nothing (one in a terminal), and whose demands could be told all the same."""
+    return Verdict.INCONCLUSIVE if result is Result.INCONCLUSIVE else Verdict.ALIVE
 
 
 def judge_process(history: History, pid: int) -> ProcessJudgement:

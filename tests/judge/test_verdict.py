@@ -649,6 +649,20 @@ def test_without_an_obligation_nothing_is_hung() -> None:
     assert judge(h.History.of(events)).processes == ()
 
 
+@pytest.mark.parametrize(
+    ("held", "result", "word"),
+    [
+        (True, Result.NOT_SEEN, Verdict.ALIVE),
+        (False, Result.REPRODUCED, Verdict.ALIVE),
+        (None, Result.INCONCLUSIVE, Verdict.INCONCLUSIVE),
+    ],
+)
+def test_without_an_obligation_the_demands_alone_decide(held: bool | None, result: Result, word: Verdict) -> None:
+    demand = h.Expectation(at_ns=w.ns(3.0), claim="the model is asked", held=held, because="it was")
+    judged = judge(w.of(w.started(10, "terminal", obligation="", is_subject=False), demand))
+    assert (judged.result, judged.verdict, judged.processes) == (result, word, ())
+
+
 def test_a_server_is_judged_by_its_answers() -> None:
     def call(status: int) -> h.HttpCall:
         return h.HttpCall(at_ns=5, role="server", method="GET", path="/x", status=status, seconds=1, timeout_s=1)
