@@ -657,7 +657,7 @@ def test_without_an_obligation_nothing_is_hung() -> None:
         (None, Result.INCONCLUSIVE, Verdict.INCONCLUSIVE),
     ],
 )
-def test_without_an_obligation_the_demands_alone_decide(held: bool | None, result: Result, word: Verdict) -> None:
+def test_without_an_obligation_the_demands_alone_decide(*, held: bool | None, result: Result, word: Verdict) -> None:
     demand = h.Expectation(at_ns=w.ns(3.0), claim="the model is asked", held=held, because="it was")
     judged = judge(w.of(w.started(10, "terminal", obligation="", is_subject=False), demand))
     assert (judged.result, judged.verdict, judged.processes) == (result, word, ())
