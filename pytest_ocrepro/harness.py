@@ -14,7 +14,7 @@ import signal
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import overload
@@ -46,7 +46,7 @@ from pytest_ocrepro.observe.procfs import Reader
 from pytest_ocrepro.observe.sampler import Sampler, is_subject
 from pytest_ocrepro.observe.sockets import owner_of_address
 from pytest_ocrepro.publish.bundle import RunDir, TrialInfo, TrialResult
-from pytest_ocrepro.publish.credentials import joined, secret_values, stored_secrets
+from pytest_ocrepro.publish.credentials import joined, key_file, secret_values, stored_secrets
 from pytest_ocrepro.publish.records import result_of
 from pytest_ocrepro.publish.redaction import Masked, Redactor, Rule
 from pytest_ocrepro.readings import DatabaseReading, ProcessId
@@ -174,7 +174,7 @@ class Trial:
         self._judging = False
         self.random = random.Random(f"{info.scenario}:{info.seed}")  # noqa: S311  offsets and pauses, no secrets
         self.mark = session.next_mark()
-        self.history = History(gate=self._gate, sink=self._sink)
+        self.history = History(gate=self._gate, sink=self._sink, rewrite=self._rewrite)
         self.claims = Claims(self.history)
         self.registry = Registry(self.history, asker=self._asker)
         self.provider: Provider = RecordedProvider(self.history, asker=self._asker)
@@ -189,6 +189,7 @@ class Trial:
             supervisor_pid=session.supervisor.pid,
             fail_fast_s=FAIL_FAST_S,
             deadline_s=DEADLINE_S,
+            learn=self._learn,
         )
         self._furniture = Furniture(self.sandbox, self.history)
         with self._or_abandon():
@@ -452,6 +453,7 @@ class Trial:
             ("end the schedule", self._conductor.close),
             ("stop to look at the budget", self._guard.stop),
             ("end what is left", self._sweep),
+            ("read the key files", lambda: self._learn({})),
             ("stop the provider", self.provider.close),
             ("stop the registry", self.registry.close),
             ("read the database", self._last_database),
@@ -539,7 +541,7 @@ class Trial:
             output=self.sandbox.output,
             stdin=stdin or NoInput(),
         )
-        self._redactor.learn({**secret_values(environment), **stored_secrets(self.sandbox.key_files())})
+        self._learn(environment)
         self._furniture.note()
         variables, directory = self.sandbox.environment(**environment), str(self.project.root)
         self.roster.start(process, lambda: process.start(variables, directory))
@@ -588,10 +590,23 @@ class Trial:
         return joined(boxed, self._redactor.receipt())
 
     def _sink(self, line: bytes) -> None:
+        self._store(lambda: self._bundle.sink(line))
+
+    def _rewrite(self, lines: Sequence[bytes]) -> None:
+        self._store(lambda: self._bundle.rewrite(lines))
+
+    def _store(self, write: Callable[[], None]) -> None:
         try:
-            self._bundle.sink(line)
+            write()
         except BundleError as failure:  # may come in any thread: kept for the end of the trial
             self._bundle_failure = failure
+
+    def _learn(self, environment: Mapping[str, str]) -> None:
+        """Whatever a process can print of its environment and of key files is masked, and was all along."""
+        own = key_file(environment)
+        places = dict.fromkeys([*self.sandbox.key_files(), *([own] if own is not None else [])])
+        if self._redactor.learn({**secret_values(environment), **stored_secrets(places)}):
+            self.history.pass_again()
 
     def _make_sandbox(self) -> Sandbox:
         return make_sandbox(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
@@ -463,6 +463,7 @@ AnyEvent = (
 E = TypeVar("E", bound=Event)
 Gate = Callable[[str], str]
 Sink = Callable[[bytes], None]
+Rewrite = Callable[[Sequence[bytes]], None]
 Excerpt = Callable[[str, int], str]  # History.excerpt
 LONGEST_SECRET = 8192  # characters; half of a longer one could pass where a text is cut
 
@@ -474,13 +475,15 @@ class History:
     """Append-only and safe to use from several threads.
 
     ``gate`` is applied to every string of every event; ``sink`` gets each event as one JSON line (bytes, with the
-    newline) before ``append`` returns, so that a killed harness leaves all but the last line.
+    newline) before ``append`` returns, so that a killed harness leaves all but the last line. ``rewrite`` gets all
+    lines where the gate has learned and some of them must be stored anew.
     """
 
-    def __init__(self, *, gate: Gate | None = None, sink: Sink | None = None) -> None:
+    def __init__(self, *, gate: Gate | None = None, sink: Sink | None = None, rewrite: Rewrite | None = None) -> None:
         self._events: list[Event] = []
         self._gate = gate
         self._sink = sink
+        self._rewrite = rewrite
         self._changed = threading.Condition()
 
     @classmethod
@@ -492,11 +495,9 @@ class History:
 
     def append(self, event: E) -> E:
         """Keep the event; returns it as kept (redacted)."""
-        line = _encoder.encode(event)
-        if self._gate is not None:
-            line = _encoder.encode(_through(msgspec.json.decode(line), self._gate))
-        kept: Any = _decoder.decode(line)
-        with self._changed:
+        with self._changed:  # the gate, too: what it lets through must be kept before it learns anything
+            line = self._gated(event)
+            kept: Any = _decoder.decode(line)
             self._events.append(kept)
             if self._sink is not None:
                 self._sink(line + b"\n")
@@ -504,13 +505,20 @@ class History:
         return kept  # type: ignore[no-any-return]
 
     def pass_again(self) -> None:
-        """Put all that is kept through the gate once more, because it has learned; nothing may have been streamed."""
-        if self._gate is None or self._sink is not None:
-            return
+        """Put all that is kept, and all that was streamed, through the gate once more, because it has learned."""
         with self._changed:
-            for place, event in enumerate(self._events):
-                through = _through(msgspec.json.decode(_encoder.encode(event)), self._gate)
-                self._events[place] = _decoder.decode(_encoder.encode(through))
+            lines = [self._gated(event) for event in self._events]
+            if lines == [_encoder.encode(event) for event in self._events]:
+                return
+            self._events[:] = [_decoder.decode(line) for line in lines]
+            if self._rewrite is not None:
+                self._rewrite([line + b"\n" for line in lines])
+
+    def _gated(self, event: Event) -> bytes:
+        line = _encoder.encode(event)
+        if self._gate is None:
+            return line
+        return _encoder.encode(_through(msgspec.json.decode(line), self._gate))
 
     def excerpt(self, text: str, limit: int) -> str:
         """The first ``limit`` characters, or the last ones where it is negative, as the gate lets them through.

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from pytest_ocrepro.history import History, ProcessFound, ProcessGone, now_ns
@@ -40,7 +40,9 @@ class Roster:
         supervisor_pid: int,
         fail_fast_s: float,
         deadline_s: float,
+        learn: Callable[[Mapping[str, str]], None],
     ) -> None:
+        self._learn = learn  # the environment of whoever is found, before anything is said of it
         self.started: list[Process] = []
         self._found: dict[ProcessId, str] = {}
         self._gone: set[ProcessId] = set()
@@ -154,6 +156,7 @@ class Roster:
         with self._starting:
             if any(one.id == process for one in self.started):
                 return
+            self._learn(self._reader.environ(process.pid) or {})
             subject = is_subject(argv, self._reader.exe(process.pid))
             name = "opencode" if subject else (Path(argv[0]).name if argv else "unknown")
             role = self._found[process] = f"{name}-{process.pid}"

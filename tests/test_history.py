@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 
 import msgspec
 import pytest
@@ -21,6 +22,50 @@ def test_events_pass_the_gate_before_anything_keeps_them() -> None:
     assert [event.text for event in history.of_type(Note)] == ["a *"]
     assert decode_event(stored[0]) == kept
     assert stored[0].endswith(b"\n")
+
+
+def test_what_was_stored_before_the_gate_had_learned_is_stored_anew() -> None:
+    gate, stored = Redactor({}, {}, names={}), list[bytes]()
+
+    def rewrite(lines: Sequence[bytes]) -> None:
+        stored[:] = lines
+
+    history = History(gate=gate, sink=stored.append, rewrite=rewrite)
+    kept = history.append(Note(at_ns=1, text="it is Ocelot-5521"))
+    history.append(Note(at_ns=2, text="nothing"))
+    assert kept.text == "it is Ocelot-5521"
+    assert gate.learn({"KEY": "Ocelot-5521"})
+    history.pass_again()
+    assert [event.text for event in history.of_type(Note)] == ["it is [masked:KEY]", "nothing"]
+    assert [decode_event(line) for line in stored] == list(history)
+    assert not gate.learn({"KEY": "Ocelot-5521"})
+    stored.clear()
+    history.pass_again()  # nothing changes: nothing is written
+    assert stored == []
+
+
+def test_no_event_is_kept_as_the_gate_saw_it_before_it_learned() -> None:
+    """An event that is under way when a secret becomes known waits for the rewriting, or is in it."""
+    gate, inside, go_on = Redactor({}, {}, names={}), threading.Event(), threading.Event()
+
+    def slow(text: str) -> str:
+        through = gate(text)
+        if "Ocelot" in text and not go_on.is_set():
+            inside.set()
+            go_on.wait(20)
+        return through
+
+    history = History(gate=slow)
+    writer = threading.Thread(target=lambda: history.append(Note(at_ns=1, text="it is Ocelot-5521")))
+    writer.start()
+    assert inside.wait(20)
+    gate.learn({"KEY": "Ocelot-5521"})
+    again = threading.Thread(target=history.pass_again)
+    again.start()
+    go_on.set()
+    writer.join(20)
+    again.join(20)
+    assert [event.text for event in history.of_type(Note)] == ["it is [masked:KEY]"]
 
 
 def test_a_rubbish_line_is_refused() -> None:

@@ -51,6 +51,7 @@ from pytest_ocrepro.publish.redaction import Masked
 from pytest_ocrepro.publish.storage import Gate
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from typing import Self
 
 __all__ = [
@@ -236,6 +237,23 @@ class TrialBundle:
             raise storage.unstored(self.path / "history.jsonl", error) from None
         self._bytes += len(line)
         self._lines += 1
+
+    def rewrite(self, lines: Sequence[bytes]) -> None:
+        """All events anew, since the gate has learned. Raises BundleError; what was stored before is then gone."""
+        if self._broken:
+            return
+        new = self.path / "history.jsonl.new"
+        try:
+            fd = os.open(new, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+            storage.write_all(fd, b"".join(lines))
+            new.replace(self.path / "history.jsonl")
+        except OSError as error:
+            self._broken = True
+            new.unlink(missing_ok=True)
+            os.ftruncate(self._fd, 0)  # it may hold a secret
+            raise storage.unstored(self.path / "history.jsonl", error) from None
+        os.close(self._fd)
+        self._fd, self._bytes = fd, sum(map(len, lines))
 
     def finish(self, judgement: Judgement, result: TrialResult, *, masked: tuple[Masked, ...] = ()) -> None:
         """The third phase; the bundle is complete when this returns."""

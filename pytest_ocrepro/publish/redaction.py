@@ -102,14 +102,15 @@ class Redactor:
         self._remember(text)
         return text
 
-    def learn(self, secrets: Mapping[str, str]) -> None:
-        """Mask these values, too, from now on."""
+    def learn(self, secrets: Mapping[str, str]) -> bool:
+        """Mask these values, too, from now on; whether there is a new one among them."""
         with self._lock:
             new = [one for one in _known_values(secrets) if one[1] not in {value for _, value, _ in self._known}]
             if new:
                 self._known = sorted([*self._known, *new], key=lambda one: -len(one[1]))
                 self._unsplit = _unsplit_values(self._known)
                 self._clean = set()
+        return bool(new)
 
     def receipt(self) -> tuple[Masked, ...]:
         """What has been taken out so far, by kind; never a value."""

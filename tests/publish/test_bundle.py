@@ -155,7 +155,8 @@ def test_results_come_back_in_order_with_the_fields_that_were_promised(tmp_path:
     line = msgspec.json.decode((run.path / "results.jsonl").read_bytes().splitlines()[0])
     assert " ".join(line) == (
         "schema run_id scenario title issue version binary_sha256 trial seed result reason verdict grade "
-        "seconds_to_verdict chain processes findings leaked signature bundle expected known passages offset control"
+        "seconds_to_verdict chain processes findings leaked signature bundle expected known passages offset "
+        "control skipped"
     )
     assert list(line["processes"][0]) == ["role", "pid", "argv", "exit", "verdict", "milestone", "seconds"]
 
@@ -239,6 +240,34 @@ def test_the_history_of_a_live_trial_goes_through_the_sink(tmp_path: Path) -> No
         kept = history.append(h.Note(at_ns=1, text="hello"))
         assert list(TrialBundle.read(bundle.path).history) == [kept]
     assert bundle.relative == "trials/t"
+
+
+def test_a_history_that_is_written_anew_replaces_the_old_one_and_goes_on(tmp_path: Path) -> None:
+    with RunDir.create(tmp_path).open_trial("t", INFO) as bundle:
+        bundle.sink(note("a secret"))
+        bundle.sink(note("b"))
+        bundle.rewrite([note("a *"), note("b")])
+        bundle.sink(note("c"))
+        stored = TrialBundle.read(bundle.path).history.of_type(h.Note)
+        assert [event.text for event in stored] == ["a *", "b", "c"]
+    assert not list(bundle.path.glob("*.new"))
+
+
+def test_a_history_that_cannot_be_written_anew_is_emptied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may hold a secret: better nothing than that."""
+
+    def full(fd: int, data: bytes) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with RunDir.create(tmp_path).open_trial("t", INFO) as bundle:
+        bundle.sink(note("a secret"))
+        monkeypatch.setattr(storage, "write_all", full)
+        with pytest.raises(BundleError, match="No space left"):
+            bundle.rewrite([note("a *")])
+        assert (bundle.path / "history.jsonl").read_bytes() == b""
+        bundle.sink(note("later"))
+        assert (bundle.path / "history.jsonl").read_bytes() == b""
+        assert not list(bundle.path.glob("*.new"))
 
 
 def test_names_that_are_taken_get_a_number(tmp_path: Path) -> None:

@@ -180,6 +180,9 @@ PLANTED = {
     "a database row": "CUST-Quetzal7canary10",
     "a key's name": "password=Quetzal7canary11",
     "a URL": "https://bob:Quetzal7canary12@127.0.0.1/",
+    "a scripted answer before the process that knows it": "Quetzal7canary02",
+    "the environment of a process beneath": "Quetzal7canary13",
+    "an auth.json that a process writes": "Quetzal7canary14",
 }
 # Stands in for opencode: prints, logs and stores all that it was given, and waits to be told to crash.
 LEAKY = """
@@ -210,7 +213,15 @@ error = {"role": "assistant", "time": {"created": 1}, "error": {"data": {"messag
 rows.execute("INSERT INTO message VALUES ('msg_1', 'ses_1', 1, 1, ?)", (json.dumps(error),))
 rows.execute("INSERT INTO part VALUES ('prt_1', 'msg_1', 'ses_1', 1, 1, ?)", (json.dumps(state),))
 rows.commit()
-tool = subprocess.Popen(["sleep", "300"], env={**os.environ, "TOOL": said[1]})
+late, beneath = "Quetzal7" + "canary14", "Quetzal7" + "canary13"
+print(late, beneath, flush=True)
+own = data / "later" / "opencode"
+own.mkdir(parents=True)
+(own / "auth.json").write_text(json.dumps({"anthropic": {"type": "api", "key": late}}))
+tool = subprocess.Popen(
+    ["sleep", "300"],
+    env={**os.environ, "TOOL": said[1], "BENEATH_SECRET": beneath, "XDG_DATA_HOME": str(data / "later")},
+)
 pathlib.Path("ready").touch()
 while not os.path.exists("go"):
     time.sleep(0.02)
@@ -218,7 +229,8 @@ os.kill(os.getpid(), signal.SIGSEGV)
 """
 LEAKING = """
 import json, os, threading, time
-from pytest_ocrepro.history import SnapshotTaken
+from pytest_ocrepro import for_ever, text
+from pytest_ocrepro.history import ProcessFound, SnapshotTaken
 
 def test_leaks(ocrepro):
     \"\"\"A scenario that knows Quetzal7canary01.\"\"\"
@@ -228,13 +240,17 @@ def test_leaks(ocrepro):
         (folder / "auth.json").write_text(json.dumps({"anthropic": {"type": "api", "key": key}}))
     ocrepro.project.write("of CUST-Quetzal7canary07.txt", "holds CUST-Quetzal7canary07")
     ocrepro.configure(provider={"x": {"options": {"apiKey": "Quetzal7canary01"}}})
+    ocrepro.provider.script(for_ever(text("it is Quetzal7canary02, and Quetzal7canary13, and Quetzal7canary14")))
     prompt = f"use {os.environ['LEAKS_API_TOKEN']} and ghp_" + "Quetzal7canary05" * 2
     first = ocrepro.run(prompt, LEAKS_SECRET="Quetzal7canary02")
     ocrepro.wait_until((ocrepro.project.root / "ready").exists, what="Quetzal7canary01 is everywhere")
     ocrepro.database("when CUST-Quetzal7canary10 is there")
     ocrepro.note("a note of Quetzal7canary02")
     ocrepro.claim("CUST-Quetzal7canary07 is safe", held=False, because="Quetzal7canary03 is not")
-    looked = lambda history: any(one.snapshot.logs for one in history.of_type(SnapshotTaken))
+    looked = lambda history: (
+        any(one.snapshot.logs for one in history.of_type(SnapshotTaken))
+        and any("sleep" in one.argv for one in history.of_type(ProcessFound))
+    )
     def let_go_on():
         ocrepro.history.wait_for(looked, deadline_ns=time.monotonic_ns() + 30 * 10**9)
         ocrepro.project.write("go", "")
@@ -249,7 +265,7 @@ def test_leaks(ocrepro):
 def test_a_whole_session_lets_nothing_out(
     pytester: pytest.Pytester, stand_in: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Twelve secrets, each in its place, and a stand-in that repeats all that it sees: none gets out of the gate."""
+    """Fifteen secrets, each in its place, and a stand-in that repeats all that it sees: none gets out of the gate."""
     (stand_in.parent / "program.py").write_text(LEAKY)
     monkeypatch.setenv("OCREPRO_CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.setenv("LEAKS_API_TOKEN", PLANTED["the environment of pytest"])
@@ -276,7 +292,8 @@ def test_a_whole_session_lets_nothing_out(
         assert not re.findall(r"Quetzal7\w*|uetzal7canary\w*|canary\d\d", text), name
     history = texts[str(next(path for name, path in stored.items() if name.endswith("history.jsonl")))]
     for mask in (
-        "LEAKS_API_TOKEN", "LEAKS_SECRET", "auth.json-anthropic-key", "auth.json-2-anthropic-key", "github-token",
+        "LEAKS_API_TOKEN", "LEAKS_SECRET", "BENEATH_SECRET", "auth.json-3-anthropic-key",
+        "auth.json-anthropic-key", "auth.json-2-anthropic-key", "github-token",
         "sk-key", "customer", "gitlab-token", "npm-token", "by-key-name", "url-password",
     ):  # fmt: skip
         assert f"[masked:{mask}]" in history, mask
