@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import platform
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -67,10 +68,18 @@ def run_info(run: RunDir, share: Share) -> RunInfo:
     )
 
 
+def file_system(folder: Path) -> str:
+    """Of the mount that holds the folder; locks do not work alike on all. "" where none is told."""
+    whole = folder.resolve()
+    mounts = [one for one in psutil.disk_partitions(all=True) if whole.is_relative_to(one.mountpoint)]
+    return max(reversed(mounts), key=lambda one: len(one.mountpoint)).fstype if mounts else ""
+
+
 def _machine() -> Iterator[Fact]:
     yield Fact(name="system", value=f"{platform.system()} {platform.release()} {platform.machine()}")
     yield Fact(name="processes are ended by", value=rung(Reader()))
     yield Fact(name="python", value=platform.python_version())
     yield Fact(name="cores", value=str(psutil.cpu_count()))
     yield Fact(name="memory", value=f"{psutil.virtual_memory().total / 2**30:.1f} GiB")
+    yield Fact(name="file system", value=file_system(Path(tempfile.gettempdir())))
     yield Fact(name="load average", value=f"{os.getloadavg()[0]:.2f}")

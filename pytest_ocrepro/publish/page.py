@@ -55,7 +55,7 @@ from pytest_ocrepro.publish.wholeness import portions, shortfall
 from pytest_ocrepro.publish.window_section import window_parts
 
 GOOD_BYTES, MOST_BYTES = 15_000_000, 24_000_000
-AT_FIRST = ("system", "cores", "memory")  # of the machine, what its reader asks first
+AT_FIRST = ("system", "file system", "cores", "memory")  # of the machine, what its reader asks first
 ROWS = 200  # of the table that is there without the script
 
 
