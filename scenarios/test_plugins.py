@@ -56,6 +56,7 @@ def test_plugin_and_a_registry_that_is_away(ocrepro: Trial, registry: str) -> No
     issue=("anomalyco/opencode#44684", "anomalyco/opencode#35870"),
     profile="soak",
     title="plugin and a registry that resets, to the end",
+    known={"1.18.34": "1/1"},
 )
 def test_registry_that_resets_to_the_end(ocrepro: Trial) -> None:
     """A start must not park for a minute because a registry that it does not need is away.
