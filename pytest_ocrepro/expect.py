@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
-from pytest_ocrepro.history import Expectation, History, now_ns
+from pytest_ocrepro.history import COMPLETES, Expectation, History, now_ns
 from pytest_ocrepro.judge.ending import STYLED_ERROR, errors_in, plain
 from pytest_ocrepro.judge.judgement import ProcessJudgement, Verdict
 from pytest_ocrepro.readings import DatabaseReading
@@ -67,7 +67,7 @@ class ProcessDemands:
         """It does what it was asked to do."""
         judged = self._watch(self._process)
         held = None if judged.verdict in UNKNOWN else judged.verdict is Verdict.COMPLETED
-        return self._claim("does what it was asked", judged, held=held)
+        return self._claim(COMPLETES, judged, held=held)
 
     def not_to_die_of_the_database(self) -> bool | None:
         """It ends, and what it prints shows no error of its database."""

@@ -422,6 +422,7 @@ class StepWaited(Event, frozen=True, kw_only=True, tag="step-waited"):
     offset: SweptOffset | None = None
 
 
+COMPLETES = "does what it was asked"  # the demand of who must not only end, but succeed
 HEALTH_PROBE = "health probe"  # the purpose of a call of ours that asks only whether anybody is there
 
 AnyEvent = (

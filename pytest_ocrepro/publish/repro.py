@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 
 from pytest_ocrepro.history import (
+    COMPLETES,
     Event,
     FaultHealed,
     FaultInjected,
@@ -249,7 +250,7 @@ class _Writer:
         shows, roles = self._plan.shows, [_variable(role) for role in self._plan.roles]
         limit_s = max(self._plan.limit_s, 1.0)
         if shows is Shows.STILL_RUNS:
-            yield from lines_of.still_runs(roles[0], limit_s)
+            yield from lines_of.still_runs(roles[0], limit_s, must_succeed=self._plan.claim.endswith(COMPLETES))
         elif shows is Shows.DATABASE_ERROR:
             yield from lines_of.database_error(roles, LAST_WAIT_S)
         elif shows is Shows.UNNAMED:

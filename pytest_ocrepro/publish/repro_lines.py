@@ -196,13 +196,21 @@ def database_fault(event: FaultInjected | FaultHealed) -> Iterator[str]:
     yield f'db = sqlite3.connect(f"file:{{T}}{DATABASE}?mode=rw", uri=True, isolation_level=None); {begin}'
 
 
-def still_runs(name: str, limit_s: float) -> Iterator[str]:
-    """Whether it gave control back."""
+def still_runs(name: str, limit_s: float, *, must_succeed: bool) -> Iterator[str]:
+    """Whether it gave control back. One that works on, or waits for a CPU, is slow; that tells nothing.
+
+    ``must_succeed``: one that ends with an error has not done what it was asked, but for another reason.
+    """
     yield f"until = time.time() + {limit_s:g}"
     yield f"while {name}.poll() is None and time.time() < until: time.sleep(0.1)"
     still = f'"it still runs after {limit_s:g} s"'
     yield f'bug = {name}.returncode is None; seen = {still} if bug else f"exit {{{name}.returncode}}"'
-    yield f'if not bug and {name}.returncode < 0: sys.exit("{name} was ended by a signal")'
+    cpu = f'sum(map(int, open(f"/proc/{{{name}.pid}}/schedstat").read().split()[:2])) / 1e9'
+    yield f"if bug: used = lambda: {cpu}; before = used(); time.sleep(3)  # s of CPU that it had, or waited for"
+    yield 'if bug and used() - before > 1.5: sys.exit("it still works: it may be slow, try again with less beside it")'
+    wrong = "!=" if must_succeed else "<"
+    ended = "an error" if must_succeed else "a signal"
+    yield f'if not bug and {name}.returncode {wrong} 0: sys.exit(f"{name} ended with {ended} ({{seen}})")'
 
 
 def refused(answer: HttpCall | None) -> str:

@@ -382,3 +382,39 @@ def test_answers_that_fail_or_never_end(run: Callable[..., subprocess.CompletedP
     done = run(text_of(refused), "well")
     assert "HTTP Error 429" in done.stderr
     assert (done.returncode, "exit 1" in done.stdout) == (0, True)
+
+
+def _stays(claim: str) -> StoredTrial:
+    return reproducing.trial(
+        [
+            turns(never_ends=True),
+            reproducing.process("second", "run", "-m", "mock/m1"),
+            reproducing.broken(claim, "second"),
+        ]
+    )
+
+
+def _instead(script: str, words: str) -> str:
+    """With another program in the place of opencode."""
+    start = "p_second = run('opencode', 'run', '-m', 'mock/m1')"
+    assert start in script
+    return script.replace(start, f"p_second = run('sh', '-c', {words!r})")
+
+
+def test_who_fails_for_another_reason_shows_nothing(run: Callable[..., subprocess.CompletedProcess[str]]) -> None:
+    """A build that cannot start has not done what it was asked: no sign that the bug is gone."""
+    text = text_of(_stays(f"second {h.COMPLETES}"))
+    done = run(_instead(text, "exit 1"), "well")
+    assert (done.returncode, "p_second ended with an error (exit 1)" in done.stderr) == (2, True)
+    done = run(_instead(text, "exit 0"), "well")
+    assert (done.returncode, "the bug does not show" in done.stdout) == (0, True)
+    done = run(_instead(text_of(_stays("second answers or fails fast")), "exit 1"), "well")
+    assert (done.returncode, "exit 1" in done.stdout) == (0, True)
+
+
+def test_who_is_merely_slow_shows_nothing(run: Callable[..., subprocess.CompletedProcess[str]]) -> None:
+    """One that works on after the limit may come to its end."""
+    done = run(_instead(text_of(_stays("second answers or fails fast")), "while :; do :; done"), "well")
+    assert (done.returncode, "it may be slow" in done.stderr) == (2, True)
+    done = run(_instead(text_of(_stays("second answers or fails fast")), "exec sleep 300"), "well")
+    assert (done.returncode, "it still runs after 3 s" in done.stdout) == (1, True)
