@@ -224,6 +224,8 @@ class LockDirectoryChanged(Event, frozen=True, kw_only=True, tag="lock-directory
     """One of opencode's lock directories has another holder, or none; seen between two light samples.
 
     ``sign_age_s``: age of the earlier holder's last sign of life (heartbeat, else meta.json, else the directory).
+    ``since_s``: so long before ``at_ns`` the holder of now took it, by its own record; None: not told, or told by a
+    clock that our looks contradict.
     """
 
     path: str
@@ -234,6 +236,12 @@ class LockDirectoryChanged(Event, frozen=True, kw_only=True, tag="lock-directory
     previous_pid: int | None = None
     previous_alive: bool | None = None
     sign_age_s: float | None = None
+    since_s: float | None = None
+
+    @property
+    def taken_ns(self) -> int:
+        """When it changed, as far as that is told: ``at_ns`` is when it was seen."""
+        return self.at_ns - round((self.since_s or 0.0) * 1e9)
 
 
 class HttpCall(Event, frozen=True, kw_only=True, tag="http-call"):

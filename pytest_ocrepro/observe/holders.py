@@ -154,6 +154,8 @@ class _Change(Reading, frozen=True, kw_only=True):
         alive: bool | None = None,
     ) -> LockDirectoryChanged:
         nobody = (LockChange.RELEASED, LockChange.REMOVED, LockChange.LEFT_BEHIND)
+        # whoever let go did so before another took it
+        dated = how not in (LockChange.LEFT_BEHIND, LockChange.NAMED)
         told = self.new or self.old
         assert told is not None  # noqa: S101  one of the two is there
         return LockDirectoryChanged(
@@ -166,7 +168,13 @@ class _Change(Reading, frozen=True, kw_only=True):
             previous_pid=earlier.holder_pid if earlier else None,
             previous_alive=alive,
             sign_age_s=age_s,
+            since_s=self._since_s() if dated else None,
         )
+
+    def _since_s(self) -> float | None:
+        """An age that reaches behind the earlier look is not that of this change: a clock that was set, a copy."""
+        age_s = self.new.age_s if self.new else None
+        return round(age_s, 3) if age_s is not None and 0 <= age_s <= self.elapsed_s else None
 
 
 def _sign_age_s(lock: LockDirectory | None, since_s: float) -> float | None:

@@ -20,6 +20,7 @@ class LockSpan(msgspec.Struct, frozen=True, kw_only=True):
     """``key`` is the lock's node in a wait-for graph. ``pid`` None: a holder that nobody could tell.
 
     ``dead``: the holder had ended and the lock stayed. ``looks``: how often it was seen; 0: told by its changes.
+    ``as_seen``: it began before ``start_ns``, when it was seen; how long before is not known.
     """
 
     key: str
@@ -31,6 +32,7 @@ class LockSpan(msgspec.Struct, frozen=True, kw_only=True):
     waiting: bool = False
     dead: bool = False
     looks: int = 0
+    as_seen: bool = False
     because: str = ""
 
 
@@ -51,7 +53,7 @@ def _told(changes: Sequence[LockDirectoryChanged], end_ns: int) -> Iterator[Lock
             held[change.path] = msgspec.structs.replace(before, pid=change.holder_pid)
             continue
         if before is not None:
-            yield msgspec.structs.replace(before, end_ns=change.at_ns)
+            yield msgspec.structs.replace(before, end_ns=max(before.start_ns, change.taken_ns))
         if change.how not in _GONE and (change.how is not LockChange.BROKEN_AS_STALE or change.holder_pid):
             held[change.path] = _span_of(change, end_ns)
     yield from held.values()
@@ -64,9 +66,10 @@ def _span_of(change: LockDirectoryChanged, end_ns: int) -> LockSpan:
         lock=change.key or change.path.rpartition("/")[2],
         path=change.path,
         pid=change.previous_pid if dead and change.holder_pid is None else change.holder_pid,
-        start_ns=change.at_ns,
+        start_ns=change.taken_ns,
         end_ns=end_ns,
         dead=dead,
+        as_seen=change.since_s is None and not dead,
         because=f"{change.how}: {change.because}",
     )
 

@@ -61,12 +61,17 @@ class Moment(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def moments(history: History) -> Iterator[Moment]:
-    """All that can be told in a line."""
+    """All that can be told in a line, by the time at which it was; what was seen late and dates itself, by that."""
+    return iter(sorted(_moments(history), key=lambda one: one.at_s))
+
+
+def _moments(history: History) -> Iterator[Moment]:
     origin_ns = origin_of(history)
     for event in history:
         told = _of_ours(event) or _of_intrusions(event) or _of_processes(event) or _of_servers(event)
         if told:
-            yield Moment(at_s=(event.at_ns - origin_ns) / 1e9, kind=told[0], text=told[1])
+            at_ns = event.taken_ns if isinstance(event, LockDirectoryChanged) else event.at_ns
+            yield Moment(at_s=(at_ns - origin_ns) / 1e9, kind=told[0], text=told[1])
 
 
 def origin_of(history: History) -> int:
@@ -85,7 +90,10 @@ def _of_ours(event: Event) -> tuple[str, str] | None:
             return "signal", f"{event.signal} to {event.role} (pid {event.pid}){why}"
         case LockDirectoryChanged():
             who = "" if event.holder_pid is None else f" by pid {event.holder_pid}"
-            return "lock directory", f"{event.key or event.path}: {event.how}{who}; {event.because}"
+            # without a date of its own it is known only that it was so by the time of the look
+            seen = "seen " if event.since_s is None else ""
+            late = "" if event.since_s is None else f" (seen {event.since_s:.2f} s later)"
+            return "lock directory", f"{event.key or event.path}: {seen}{event.how}{who}{late}; {event.because}"
         case ObservingCost():
             looks = f"{event.samples} light samples and {event.snapshots} snapshots in {event.seconds:.1f} s"
             return "observing cost", f"{event.share * 100:.1f} % of a core, {looks}"

@@ -242,8 +242,9 @@ def _told(event: Event) -> tuple[str, dict[str, object]] | None:
             reading = event.reading
             return f"database read {event.when}", {"error": reading.error, "integrity": reading.integrity}
         case LockDirectoryChanged():
-            name = f"{event.key or event.path}: {event.how}"
-            return name, {"because": event.because, "holder": event.holder_pid, "before": event.previous_pid}
+            name = f"{event.key or event.path}: seen {event.how}"
+            who = {"holder": event.holder_pid, "before": event.previous_pid}
+            return name, {"because": event.because, **who, "seconds before": event.since_s}
         case Note():
             return event.text[:_SHOWN], {"note": event.text}
         case Trouble():

@@ -26,6 +26,7 @@ def lock(
     stale_in_s: float = 50.0,
     token: str | None = None,
     reused: bool = False,
+    age_s: float | None = None,
 ) -> LockDirectory:
     return LockDirectory(
         path=PATH,
@@ -35,6 +36,7 @@ def lock(
         token=token if token is not None else f"t{pid}" if pid else "",
         stale_in_s=stale_in_s,
         pid_reused=reused,
+        age_s=age_s,
     )
 
 
@@ -170,3 +172,25 @@ def test_whatever_is_seen_the_last_event_names_who_has_it(
         assert (before is None) == (after is None)
     if after is None and before is not None:
         assert len(found) == 1
+
+
+@pytest.mark.parametrize(
+    ("age_s", "dated"), [(0.1, 0.1), (0.0, 0.0), (None, None), (0.3, None), (-1.0, None), (600.0, None)]
+)
+def test_who_takes_a_lock_dates_it_unless_an_earlier_look_objects(age_s: float | None, dated: float | None) -> None:
+    (taken,) = diff(None, lock(NEW, age_s=age_s), seen("+lock"))
+    assert taken.since_s == dated
+    assert taken.taken_ns == 7 - round((dated or 0) * 1e9)
+    released, again = diff(lock(OLD, age_s=5), lock(NEW, age_s=age_s), RELEASE_AND_TAKE)
+    assert (released.since_s, again.since_s) == (dated, dated)
+    (broken,) = diff(lock(OLD, stale_in_s=-1), lock(NEW, age_s=age_s), BREAK)
+    assert broken.since_s == dated
+
+
+def test_what_is_only_seen_has_no_date() -> None:
+    changed = [
+        diff(lock(OLD, age_s=0.1), None, RELEASE),
+        diff(lock(None, alive=None), lock(NEW, age_s=0.1), NOTHING),
+        diff(lock(OLD, age_s=0.1), lock(OLD, alive=False, age_s=0.1), NOTHING, alive=False),
+    ]
+    assert [[one.since_s for one in told] for told in changed] == [[None]] * 3

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from pytest_ocrepro import history as h
@@ -14,6 +15,10 @@ def change(at: float, how: r.LockChange, pid: int | None = None, before: int | N
     return h.LockDirectoryChanged(
         at_ns=int(at * S), path=PATH, key="npm-install:x", how=how, because="", holder_pid=pid, previous_pid=before
     )
+
+
+def dated(at: float, how: r.LockChange, since_s: float, pid: int) -> h.LockDirectoryChanged:
+    return msgspec.structs.replace(change(at, how, pid), since_s=since_s)
 
 
 def look(at: float, *locks: r.FileLock, directories: tuple[r.LockDirectory, ...] = (), full: bool = True) -> h.Event:
@@ -53,6 +58,13 @@ def test_a_directory_is_held_from_one_change_to_the_next() -> None:
     assert times(found) == [(5, 1, 3), (6, 4, 7), (5, 7, 100)]
     assert {span.key for span in found} == {f"lock:{PATH}"}
     assert not any(span.dead for span in found)
+
+
+def test_a_span_begins_when_the_lock_was_taken_not_when_that_was_seen() -> None:
+    found = spans(dated(2, r.LockChange.TAKEN, 0.5, 5), dated(9, r.LockChange.TAKEN_FROM_LIVE_HOLDER, 1, 6))
+    assert times(found) == [(5, 1.5, 8), (6, 8, 100)]
+    assert [span.as_seen for span in found] == [False, False]
+    assert [span.as_seen for span in spans(change(1, r.LockChange.TAKEN, 5))] == [True]
 
 
 def test_a_name_that_comes_later_is_the_name_from_the_start() -> None:

@@ -524,7 +524,7 @@ def test_who_pins_the_checkpoint_and_how_a_lock_changed_hands_are_told(tmp_path:
     after = h.SnapshotTaken(at_ns=events[-1].at_ns, snapshot=snapshot)
     page = render(one(tmp_path, (info, [*events, after, changed], judgement)))
     assert "READ1 held by pid 812 pins frame 52; WAL has 102 frames, back-filled 52: a checkpoint cannot pass" in page
-    assert "k: released; pid 9 lives" in page
+    assert "k: seen released; pid 9 lives" in page
 
 
 # --- many trials ------------------------------------------------------------------------------------------------

@@ -110,7 +110,7 @@ def test_locks_that_are_left_behind_or_waited_for_are_told_apart() -> None:
         ("holds", "queues", "left"), 1
     )
     assert "waits for WRITE byte of db" in texts(svg)
-    assert "holds k and 1 more" in texts(svg)
+    assert "holds k and 1 more, as seen" in texts(svg)
 
 
 def test_faults_last_until_they_are_healed() -> None:

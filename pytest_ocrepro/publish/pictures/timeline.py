@@ -185,18 +185,19 @@ class _Tracer:
         end_ns = self._events[-1].at_ns if self._events else 0
         spans = [span for span in lock_spans(self._events, end_ns) if self._tells(span)]
         of_pid = Counter(span.pid for span in spans)
+        # the first one's label speaks for all: they lie on one line
         for span in spans:
             number = self._lane_of[span.pid or 0]
-            # the first one's label speaks for all: they lie on one line
             more, of_pid[span.pid] = of_pid[span.pid] - 1, 0
             kind = "queues" if span.waiting else "left" if span.dead else "holds"
             verb = {"queues": "waits for", "left": "left behind:", "holds": "holds"}[kind]
+            others = f" and {more} more" if more > 0 else ""
             yield Span(
                 lane=number,
                 start_s=max(self._s(span.start_ns), self._lanes[number].start_s),
                 end_s=self._s(span.end_ns),
                 kind=kind,
-                label=f"{verb} {span.lock}{f' and {more} more' if more > 0 else ''}",
+                label=f"{verb} {span.lock}{others}{', as seen' if span.as_seen else ''}",
                 quiet=more < 0,
             )
 
