@@ -113,6 +113,34 @@ def test_locks_that_are_left_behind_or_waited_for_are_told_apart() -> None:
     assert "holds k and 1 more, as seen" in texts(svg)
 
 
+def test_of_several_locks_that_of_the_chain_is_named() -> None:
+    who = ProcessId(pid=1, start_ticks=1)
+
+    def taken(at_s: int, path: str) -> h.Event:
+        return h.LockDirectoryChanged(
+            at_ns=at_s * 10**9, path=path, key=path, how=LockChange.TAKEN, because="", holder_pid=1, since_s=0.5
+        )
+
+    events = [
+        h.ProcessFound(at_ns=0, id=who, role="first", argv=(), parent_pid=1, is_subject=True),
+        taken(1, "npm-install:a"),
+        taken(2, "npm-install:a/b"),
+        taken(3, "npm-install:a/b/c"),
+        h.Note(at_ns=9 * 10**9, text="end"),
+    ]
+    _, _, judged = sample_run.overlap("1.15.4", 1)
+    assert judged is not None
+    chain = ("second (pid 2) waits for lock directory npm-install:a/b [inferred: it may be npm-install:a as well]",)
+    line = timeline(h.History.of(events), msgspec.structs.replace(judged, chain=chain, processes=()))
+    assert {span.label: (span.start_s, span.quiet) for span in line.spans} == {
+        "holds npm-install:a/b and 2 more": (1.5, False),
+        "holds npm-install:a": (0.5, True),
+        "holds npm-install:a/b/c": (2.5, True),
+    }
+    first = timeline(h.History.of(events), None).spans
+    assert [span.label for span in first if not span.quiet] == ["holds npm-install:a and 2 more"]
+
+
 def test_faults_last_until_they_are_healed() -> None:
     events: list[h.Event] = [
         h.FaultInjected(at_ns=0, fault="a", detail="x"),

@@ -185,8 +185,9 @@ class _Tracer:
         end_ns = self._events[-1].at_ns if self._events else 0
         spans = [span for span in lock_spans(self._events, end_ns) if self._tells(span)]
         of_pid = Counter(span.pid for span in spans)
+        chain = [f" {link.partition(' [')[0]} " for link in (self._judgement.chain if self._judgement else ())]
         # the first one's label speaks for all: they lie on one line
-        for span in spans:
+        for span in sorted(spans, key=lambda one: not any(f" {one.lock} " in link for link in chain)):
             number = self._lane_of[span.pid or 0]
             more, of_pid[span.pid] = of_pid[span.pid] - 1, 0
             kind = "queues" if span.waiting else "left" if span.dead else "holds"
