@@ -13,7 +13,7 @@ from pytest_ocrepro.judge.rates import Rate
 from pytest_ocrepro.publish import drawing, trace
 from pytest_ocrepro.publish.counting import DUMP, Cell, Entry, Row, clarity, scenario_of, shows
 from pytest_ocrepro.publish.pictures.outcomes import outcomes
-from pytest_ocrepro.publish.trial_document import View, first_look, parted
+from pytest_ocrepro.publish.trial_document import View, first_look, parted, seconds_told
 
 ORDERED = 3  # trials; fewer have no order that tells anything
 TRACE_BYTES = 1_500_000  # a larger one would push the page towards what cannot be attached
@@ -40,6 +40,8 @@ class Download(msgspec.Struct, frozen=True, kw_only=True):
 class FirstScreen(msgspec.Struct, frozen=True, kw_only=True):
     """The clearest case. ``lead``: its sentence, ``rest``: what follows; ``rate``: k of n in words.
 
+    ``seconds``: after which it was judged so.
+
     ``order``: the picture of all outcomes of its scenario on its version, where there are enough to show an order.
     """
 
@@ -48,6 +50,7 @@ class FirstScreen(msgspec.Struct, frozen=True, kw_only=True):
     rest: str
     blocks: tuple[Markup, ...]
     rate: str
+    seconds: float
     order: Markup
     companions: tuple[Companion, ...]
     trace: Download | None
@@ -75,6 +78,7 @@ def first_screen(view: View, entries: Sequence[Entry], rows: Sequence[Row], kept
         rest=rest,
         blocks=tuple(Markup(drawing.block(one)) for one in first_look(view, uid="first")),  # noqa: S704 - escaped
         rate=Rate(k=cell.k, n=cell.n).in_words() if cell and scenario_of(view.entry.result) != DUMP else "",
+        seconds=seconds_told(view),
         order=Markup(outcomes(said) if len(said) >= ORDERED else ""),  # noqa: S704 - numbers alone
         companions=tuple(_companions(view.entry, alike, entries, kept)),
         trace=_trace(view),

@@ -95,6 +95,14 @@ def view_of(entry: Entry, stored: StoredTrial) -> View:
     )
 
 
+def seconds_told(view: View) -> float:
+    """After which the verdict was, as the sentence says it: by the look, not by the moment when that was written."""
+    judged = view.judgement.processes if view.judgement else ()
+    role = next((one.role for one in view.history.of_type(Expectation) if one.held is False), None)
+    own = (one.seconds for one in judged if one.role == role)
+    return next(own, view.entry.result.seconds_to_verdict)
+
+
 def first_look(view: View, *, uid: str) -> tuple[Block, ...]:
     """What the first screen shows of a trial: the chain, and the swimlane, whose table is in the trial's own part."""
     title = f"Swimlane of {view.entry.result.title}, trial {view.entry.result.trial}"
@@ -112,7 +120,7 @@ def document(view: View, *, uid: str) -> Trial:
     result, info = view.entry.result, view.stored.info
     note = f"{WORDS.get(view.entry.says)} · opencode {result.version or '(unknown)'} · trial {result.trial}"
     if view.judgement:
-        note += f" · {result.verdict} ({result.grade}) after {seconds(result.seconds_to_verdict, 1)} s"
+        note += f" · {result.verdict} ({result.grade}) after {seconds(seconds_told(view), 1)} s"
     return Trial(
         anchor=view.entry.anchor,
         result=view.entry.says,

@@ -14,7 +14,7 @@ from pytest_ocrepro.publish import first_screen as f
 from pytest_ocrepro.publish.bundle import RunDir, TrialBundle
 from pytest_ocrepro.publish.counting import Entry, matrix, place
 from pytest_ocrepro.publish.pictures.outcomes import MOST_BARS, outcomes
-from pytest_ocrepro.publish.trial_document import View, view_of
+from pytest_ocrepro.publish.trial_document import View, seconds_told, view_of
 from tests.data.publish import sample_run
 
 BAD, GOOD, DOUBT = Result.REPRODUCED, Result.NOT_SEEN, Result.INCONCLUSIVE
@@ -52,6 +52,21 @@ def test_the_shortest_of_the_best_proved_is_shown_with_its_rate(tmp_path: Path) 
         ("a typical one", "1.15.4-t2"),
         ("one that went well", "1.15.4-t1"),  # of the control, which has the same issue
     ]
+
+
+def test_the_line_below_the_picture_has_the_number_of_the_sentence(tmp_path: Path) -> None:
+    """The verdict rests on a look; that it is told comes a moment later."""
+    (entry,) = entries(tmp_path, sample_run.overlap("1.15.4", 1))
+    later = msgspec.structs.replace(entry.result, seconds_to_verdict=99.0)
+    found = screen([msgspec.structs.replace(entry, result=later)])
+    judged = read(entry).judgement
+    assert judged is not None
+    assert found.seconds == next(one.seconds for one in judged.processes if one.role == "second") != 99.0
+
+
+def test_without_a_broken_demand_it_is_the_time_to_the_verdict(tmp_path: Path) -> None:
+    (entry,) = entries(tmp_path, sample_run.alone("1.15.4", 1))
+    assert seconds_told(read(entry)) == entry.result.seconds_to_verdict
 
 
 def test_a_clearest_case_that_cannot_be_read_makes_room_for_the_next(tmp_path: Path) -> None:

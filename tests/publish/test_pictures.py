@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import itertools
 import xml.etree.ElementTree as ET
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -9,13 +10,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pytest_ocrepro import history as h
-from pytest_ocrepro.judge.judgement import Edge, Graph, Node
+from pytest_ocrepro.judge.judgement import Edge, Graph, Node, Verdict
+from pytest_ocrepro.judge.verdict import judge
 from pytest_ocrepro.publish.pictures.swimlane import swimlane
 from pytest_ocrepro.publish.pictures.timeline import MAX_LANES, Timeline, timeline
 from pytest_ocrepro.publish.pictures.waitfor import graph
 from pytest_ocrepro.readings import FileLock, LockChange, ProcessId, Snapshot
 from tests.data.publish import sample_run
 
+CAPTURED = Path(__file__).parents[1] / "data" / "judge"
 SVG = "{http://www.w3.org/2000/svg}"
 HOSTILE = "</svg><script>alert(1)</script><img src=x onerror=alert(1)>\"'&\x1b[31m\u202egnp.exe\x00"
 
@@ -64,6 +67,22 @@ def test_the_silent_span_runs_from_the_last_progress_to_the_verdict() -> None:
     assert waits[1].label == "no progress for 6.6 s: blocked"
     # the first asked the registry after its last line of log
     assert waits[0].start_s == pytest.approx(1.6)
+
+
+@pytest.mark.parametrize("name", ["overlap-1.18.34", "stdin-open-1.18.34"])
+def test_a_silence_has_the_number_that_the_judge_says(name: str) -> None:
+    """Real histories: the sentence beside the picture is made of these words."""
+    data = (CAPTURED / name / "history.jsonl").read_bytes()
+    history = h.History.of(h.decode_event(line) for line in data.splitlines())
+    judged = judge(history)
+    hung = [one for one in judged.processes if one.verdict.hung or one.verdict is Verdict.WAITING_FOR_INPUT]
+    spans = [span for span in timeline(history, judged).spans if span.kind == "waits"]
+    assert hung
+    assert len(spans) == len(hung)
+    for one, span in zip(hung, spans, strict=True):
+        silence = one.because[0].partition(";")[0]
+        assert span.label == f"{silence}: {one.verdict}"
+        assert silence == f"no progress for {span.end_s - span.start_s:.1f} s"
 
 
 def test_a_trial_that_was_not_judged_has_no_silent_span() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from typing import TYPE_CHECKING
 
@@ -32,9 +33,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from pytest_ocrepro.history import History
-    from pytest_ocrepro.judge.judgement import Judgement
+    from pytest_ocrepro.judge.judgement import Judgement, ProcessJudgement
 
 MAX_LANES = 16
+# The judge's own words for a silence, which stand in the sentence beside the picture: both have one number.
+_SILENCE = re.compile(r"(no (?:progress|step) for (\d+\.\d) s)\b")
 
 
 class Lane(msgspec.Struct, frozen=True, kw_only=True):
@@ -213,9 +216,17 @@ class _Tracer:
                 continue
             lane = self._lanes[number]
             end_s = min(lane.start_s + process.seconds, lane.end_s)
-            start_s = max((s for s in self._progress(process.pid) if s < end_s), default=lane.start_s)
-            label = f"no progress for {end_s - start_s:.1f} s: {process.verdict}"
+            start_s, words = self._silence(process, lane, end_s)
+            label = f"{words}: {process.verdict}"
             yield Span(lane=number, start_s=start_s, end_s=end_s, kind="waits", label=label)
+
+    def _silence(self, process: ProcessJudgement, lane: Lane, end_s: float) -> tuple[float, str]:
+        """Where it began and what it is called; by the steps in the history where the judge named no number."""
+        told = next(filter(None, map(_SILENCE.match, process.because)), None)
+        if told:
+            return max(lane.start_s, end_s - float(told[2])), told[1]
+        start_s = max((s for s in self._progress(process.pid) if s < end_s), default=lane.start_s)
+        return start_s, f"no progress for {end_s - start_s:.1f} s"
 
     def _progress(self, pid: int) -> Iterable[float]:
         kinds = (ProgressSeen, MilestoneReached, ProviderRequest, RegistryRequest)
