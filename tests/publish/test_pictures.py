@@ -13,7 +13,7 @@ from pytest_ocrepro import history as h
 from pytest_ocrepro.judge.judgement import Edge, Graph, Node, Verdict
 from pytest_ocrepro.judge.verdict import judge
 from pytest_ocrepro.publish.pictures.swimlane import swimlane
-from pytest_ocrepro.publish.pictures.timeline import MAX_LANES, Timeline, timeline
+from pytest_ocrepro.publish.pictures.timeline import MAX_LANES, Lane, Mark, Span, Timeline, timeline
 from pytest_ocrepro.publish.pictures.waitfor import graph
 from pytest_ocrepro.readings import FileLock, LockChange, ProcessId, Snapshot
 from tests.data.publish import sample_run
@@ -158,6 +158,30 @@ def test_of_several_locks_that_of_the_chain_is_named() -> None:
     }
     first = timeline(h.History.of(events), None).spans
     assert [span.label for span in first if not span.quiet] == ["holds npm-install:a and 2 more"]
+
+
+@pytest.mark.parametrize("start_s", [30.0, 98.0])
+def test_a_label_that_its_span_cannot_hold_lies_free_above_the_lane(start_s: float) -> None:
+    """Below the lane's rule, above the head of a signal, and within the picture however late it begins."""
+    label = "no progress for 2.0 s: waiting-for-input"
+    lane = Lane(label="first", pid=7, start_s=0.0, end_s=100.0, ending="alive")
+    line = Timeline(
+        lanes=(lane, msgspec.structs.replace(lane, label="second")),
+        marks=(Mark(lane=1, at_s=start_s + 1, kind="signal", label="SIGTERM"),),
+        spans=(Span(lane=1, start_s=start_s, end_s=start_s + 2, kind="waits", label=label),),
+        end_s=100.0,
+    )
+    svg = swimlane(line, uid="u")
+    (text,) = (node for node in parsed(svg).iter(f"{SVG}text") if node.text == label)
+    (rule,) = (float(node.get("y1") or 0) for node in by_class(svg, "rule")[1:2])
+    (signal,) = by_class(svg, "signal")
+    head = float((signal.get("d") or "").split("v")[0].split()[1])
+    baseline, x = float(text.get("y") or 0), float(text.get("x") or 0)
+    size = 11.5  # of the style sheet
+    assert rule < baseline - size * 0.75
+    assert baseline + size * 0.2 <= head
+    width = 6.4 * len(label)
+    assert (x if text.get("text-anchor") == "end" else x + width) <= 1120 - 24
 
 
 def test_faults_last_until_they_are_healed() -> None:

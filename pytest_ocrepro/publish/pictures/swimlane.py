@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 
 _WIDTH = 1120
 _GUTTER = 190
-_LANE = 54
+_LANE = 62
+_ABOVE = 8  # of a lane: room for a label that its silent span cannot hold
 _ON_THE_LOCK_LINE = ("holds", "queues", "left")
 _PER_CHARACTER = 6.4  # of the 11.5 px labels, measured generously
 
@@ -29,9 +30,10 @@ def swimlane(line: Timeline, *, uid: str, title: str = "Swimlane of the trial") 
     parts += [_fault(span, scale, 8 + 20 * row, bottom) for row, span in enumerate(faults)]
     for number, lane in enumerate(line.lanes):
         parts.append(_lane(lane, scale, top + _LANE * number))
-    parts += [_in_lane(span, scale, top + _LANE * span.lane, uid) for span in line.spans if span.lane is not None]
-    parts += [_mark(mark, scale, top + _LANE * mark.lane) for mark in line.marks if mark.lane is not None]
-    parts += [_lane_labels(line, number, scale, top + _LANE * number + 45) for number in range(len(line.lanes))]
+    inner = top + _ABOVE
+    parts += [_in_lane(span, scale, inner + _LANE * span.lane, uid) for span in line.spans if span.lane is not None]
+    parts += [_mark(mark, scale, inner + _LANE * mark.lane) for mark in line.marks if mark.lane is not None]
+    parts += [_lane_labels(line, number, scale, inner + _LANE * number + 45) for number in range(len(line.lanes))]
     parts.append(_observations(line.marks, scale, bottom))
     return svg("swimlane", _WIDTH, bottom + 50, title, parts)
 
@@ -86,6 +88,8 @@ def _fault(span: Span, scale: _Scale, y: float, bottom: float) -> str:
 
 def _lane(lane: Lane, scale: _Scale, y: float) -> str:
     x, end = scale(lane.start_s), scale(lane.end_s)
+    rule = f'<line x1="0" y1="{y:.1f}" x2="{_WIDTH}" y2="{y:.1f}" class="rule"/>'
+    y += _ABOVE
     who = lane.ending if lane.pid is None else f"pid {lane.pid} · {lane.ending}"
     kind = "server" if lane.pid is None else "subject" if lane.subject else "tool"
     title = f"{lane.label}: from {lane.start_s:.2f} s to {lane.end_s:.2f} s, {who}"
@@ -94,12 +98,7 @@ def _lane(lane: Lane, scale: _Scale, y: float) -> str:
         if kind == "server"
         else box(x, y + 12, end - x, 16, f"life {kind}", title)
     )
-    return (
-        f'<line x1="0" y1="{y:.1f}" x2="{_WIDTH}" y2="{y:.1f}" class="rule"/>'
-        + label(0, y + 21, cut(lane.label, 26), "strong")
-        + label(0, y + 37, cut(who, 30), "small")
-        + bar
-    )
+    return rule + label(0, y + 21, cut(lane.label, 26), "strong") + label(0, y + 37, cut(who, 30), "small") + bar
 
 
 def _in_lane(span: Span, scale: _Scale, y: float, uid: str) -> str:
@@ -109,9 +108,10 @@ def _in_lane(span: Span, scale: _Scale, y: float, uid: str) -> str:
     silent = box(x, y + 10, end - x, 20, "waits", f"{span.label}, until {span.end_s:.2f} s", f"url(#hatch-{uid})")
     if (end - x) / _PER_CHARACTER > len(span.label) + 4:
         return silent + label((x + end) / 2, y + 24, span.label, "small waits-text", anchor="middle")
-    return silent + label(
-        min(x, _WIDTH - 24 - _PER_CHARACTER * len(span.label)), y + 8, span.label, "small waits-text"
-    )
+    # above the lane, below its rule and clear of the heads of the signals
+    if x + _long(span.label) > _WIDTH - 24:
+        return silent + label(_WIDTH - 24, y + 3, span.label, "small waits-text", anchor="end")
+    return silent + label(x, y + 3, span.label, "small waits-text")
 
 
 def _mark(mark: Mark, scale: _Scale, y: float) -> str:
