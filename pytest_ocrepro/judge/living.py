@@ -211,7 +211,7 @@ def _last_link(view: View) -> str:
     ends = [edge.ends_in_s for edge in view.chain if edge.ends_in_s is not None]
     link = waitgraph.sentence(view.chain[-1], labels)
     told = not ends or " itself in " in link
-    return link if told else f"{link}; it would end by itself in about {min(ends):.0f} s, behind the deadline"
+    return link if told else f"{link}; it would end by itself in about {min(ends):.0f} s, after its deadline"
 
 
 def _ways_of(view: View) -> list[Edge]:

@@ -25,6 +25,7 @@ from pytest_ocrepro.publish.issue_steps import moves
 from pytest_ocrepro.publish.markdown import cell, code, fenced, prose, table
 from pytest_ocrepro.publish.records import Proof, RunInfo, StoredTrial
 from pytest_ocrepro.publish.repro import Script
+from pytest_ocrepro.publish.text import clip, flat
 
 USUAL, LEAST, MOST = 12_000, 2_000, 60_000  # characters; an issue's body may have 65,536
 PAGE_BYTES = 256 * 1024 * 1024  # of a page that is read for its hash
@@ -188,7 +189,7 @@ class _Draft:
         if follows:
             yield f"{prose(cause, 600)}."
         yield "What does not hold:"
-        lines = [f"- {prose(one.claim, 200)}: **no**: {prose(one.because, 300)}" for one in broken[:CLAIMS]]
+        lines = [f"- {prose(one.claim, 200)}: **no**: {_why(one.because)}" for one in broken[:CLAIMS]]
         lines += [f"- and {len(broken) - CLAIMS} more" for _ in broken[CLAIMS : CLAIMS + 1]]
         yield "\n".join(lines)
 
@@ -275,6 +276,11 @@ def _cut(text: str, most: int) -> str:
     kept = text[: most - len(END) - 8].rpartition("\n")[0]
     fences = [line for line in kept.splitlines() if line.startswith("```")]
     return f"{kept}\n```{END}" if len(fences) % 2 else f"{kept}{END}"
+
+
+def _why(because: str) -> str:
+    """Shortened in its middle: the end says what is waited for, and when that would be over."""
+    return prose(clip(flat(because), 600), 700)
 
 
 def _refutations(processes: Iterable[ProcessJudgement]) -> list[str]:

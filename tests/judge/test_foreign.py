@@ -128,7 +128,7 @@ def test_a_silent_model_says_when_the_wait_ends_by_itself_on_builds_with_a_timeo
     process = judged(made.of(frame, talking(600.0, received_s=100.0)), 10)
     assert process.verdict is Verdict.BLOCKED
     assert "ends by itself in about 199 s: opencode's own provider timeout of 300 s" in process.chain[0]
-    assert process.because[-1].endswith("it would end by itself in about 199 s, behind the deadline")
+    assert process.because[-1].endswith("it would end by itself in about 199 s, after its deadline")
     older = msgspec.structs.replace(frame, version="1.15.4")
     assert "by itself" not in judged(made.of(older, talking(600.0, received_s=100.0)), 10).chain[0]
 

@@ -322,7 +322,7 @@ def test_a_wait_for_the_model_ends_by_itself_on_builds_with_a_timeout_of_their_o
 ) -> None:
     frame = h.TrialStarted(at_ns=0, scenario="s", version=version, trial=1, seed=1, wall="", boot_id="")
     judged = judge_process(w.of(frame, waits_for_provider("stalled")), 20)
-    assert judged.verdict is Verdict.BLOCKED, "it ends behind the deadline"
+    assert judged.verdict is Verdict.BLOCKED, "it ends after its deadline"
     words = "ends by itself in about 295 s: opencode's own provider timeout of 300 s"
     assert (words in judged.chain[0]) is told
     patient = [
@@ -441,7 +441,7 @@ def test_the_lock_of_a_living_holder_turns_stale_and_says_when() -> None:
     assert "ends by itself in about 40 s: lock turns stale" in working.chain[1]
     late = judge_process(held(20.0, registry=False, deadline=1000.0), 20)
     assert late.because[-1] == "the wait ends by itself in at most about 40 s"
-    assert verdict(held(12.0, state="T")) is Verdict.BLOCKED, "suspended for good, and stale behind the deadline"
+    assert verdict(held(12.0, state="T")) is Verdict.BLOCKED, "suspended for good, and stale after its deadline"
     assert verdict(held(12.0, state="T", deadline=300.0)) is Verdict.ALIVE
     assert verdict(held(35.0, state="T")) is Verdict.ALIVE
 

@@ -55,6 +55,18 @@ def test_it_has_the_headings_of_the_form_and_stands_alone(run: RunDir, trial: St
     assert len(text) <= USUAL
 
 
+def test_the_end_of_a_long_reason_stands_there_too(run: RunDir, trial: StoredTrial) -> None:
+    """What is waited for, and when that would be over, comes last."""
+    end = "it would end by itself in about 296 s, after its deadline"
+    for why in (f"blocked (strong) after 4.1 s: {'woke; ' * 60}{end}", f"blocked: {'woke; ' * 999}{end}"):
+        events = [*trial.history, h.Expectation(at_ns=10**12, claim="it answers", held=False, because=why, role="")]
+        text = issue_text(run.info, msgspec.structs.replace(trial, history=h.History.of(events)), most=MOST)
+        (told,) = (line for line in text.splitlines() if line.startswith("- it answers: **no**"))
+        assert told.endswith(end)
+        assert why[:20] in told
+        assert len(told) < 800
+
+
 def test_one_scenario_is_chosen_by_name_and_a_wrong_one_is_told(run: RunDir) -> None:
     other = cases.cases(entries_in(run))[-1]
     assert other.row.title.split()[0] in printed(str(run.path), "--scenario", other.scenario)
