@@ -43,10 +43,19 @@ def withdraw(run: RunDir, reports: Path, before: Path | None) -> None:
             folder.rmdir()
 
 
+def in_words(value: object) -> str:
+    """An option's value for people; "" where it is not given."""
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return ", ".join(map(in_words, value)) if isinstance(value, tuple) else str(value)
+
+
 def run_info(run: RunDir, share: Share) -> RunInfo:
     """What run.json says of a run before its first trial."""
     settings = share.settings
-    options = [Fact(name=name, value=str(getattr(settings, name))) for name in Settings.__struct_fields__]
+    options = [Fact(name=name, value=in_words(getattr(settings, name))) for name in Settings.__struct_fields__]
     subjects = [
         Subject(
             version=build.version,

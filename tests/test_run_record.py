@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import psutil
 import pytest
 
-from pytest_ocrepro.run_record import file_system
+from pytest_ocrepro.run_record import file_system, in_words
 
 
 @pytest.mark.parametrize("folder", ["/", "/tmp", "/proc/self"])
@@ -30,3 +30,20 @@ def test_the_innermost_mount_counts(
     found = [SimpleNamespace(mountpoint=place, fstype=kind) for place, kind in mounts]
     monkeypatch.setattr(psutil, "disk_partitions", lambda **_: found)
     assert file_system(Path("/a/b")) == told
+
+
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [
+        (None, ""),
+        ((), ""),
+        ("known", "known"),
+        (("1.14.48", "1.18.34"), "1.14.48, 1.18.34"),
+        (("1.18.34",), "1.18.34"),
+        (False, "no"),
+        (True, "yes"),
+        (0, "0"),
+    ],
+)
+def test_options_are_told_in_words_and_not_as_python_writes_them(value: object, told: str) -> None:
+    assert in_words(value) == told
