@@ -40,7 +40,7 @@ class Download(msgspec.Struct, frozen=True, kw_only=True):
 class FirstScreen(msgspec.Struct, frozen=True, kw_only=True):
     """The clearest case. ``lead``: its sentence, ``rest``: what follows; ``rate``: k of n in words.
 
-    ``seconds``: after which it was judged so.
+    ``n``: trials that could tell; ``seconds``: after which it was judged so.
 
     ``order``: the picture of all outcomes of its scenario on its version, where there are enough to show an order.
     """
@@ -50,6 +50,7 @@ class FirstScreen(msgspec.Struct, frozen=True, kw_only=True):
     rest: str
     blocks: tuple[Markup, ...]
     rate: str
+    n: int
     seconds: float
     order: Markup
     companions: tuple[Companion, ...]
@@ -78,6 +79,7 @@ def first_screen(view: View, entries: Sequence[Entry], rows: Sequence[Row], kept
         rest=rest,
         blocks=tuple(Markup(drawing.block(one)) for one in first_look(view, uid="first")),  # noqa: S704 - escaped
         rate=Rate(k=cell.k, n=cell.n).in_words() if cell and scenario_of(view.entry.result) != DUMP else "",
+        n=cell.n if cell else 0,
         seconds=seconds_told(view),
         order=Markup(outcomes(said) if len(said) >= ORDERED else ""),  # noqa: S704 - numbers alone
         companions=tuple(_companions(view.entry, alike, entries, kept)),

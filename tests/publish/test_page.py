@@ -109,7 +109,9 @@ def test_the_headline_counts_scenarios_without_their_controls(text: str) -> None
 
 
 def test_one_scenario_is_named_in_the_headline(tmp_path: Path) -> None:
-    outline = Outline(render(one(tmp_path, sample_run.overlap("1.15.4", 1), sample_run.alone("1.15.4", 1))))
+    text = render(one(tmp_path, sample_run.overlap("1.15.4", 1), sample_run.alone("1.15.4", 1)))
+    outline = Outline(text)
+    assert "1/1</b> trial reproduced on opencode 1.15.4" in text
     assert outline.words("h1") == (
         "Reproduced in 1 of 1 trial on opencode 1.15.4: "
         "A run that starts while another installs its plugin answers or fails fast"

@@ -57,7 +57,7 @@ def test_the_first_screen_shows_the_trial_whose_text_it_copies(tmp_path: Path) -
     assert taken_of(run)[0].version == "1.18.34"
     page = render(run)
     first = page[page.index('id="clearest"') : page.index('id="verdict"')]
-    assert "trials reproduced on opencode 1.18.34" in first
+    assert "trial reproduced on opencode 1.18.34" in first
 
 
 def test_a_case_that_cannot_be_read_is_named_and_the_others_are_there(tmp_path: Path) -> None:

@@ -231,7 +231,7 @@
       shown.sort((a, b) => (down ? by(b, a) : by(a, b)) || a.number - b.number);
     }
     at = Math.max(0, shown.findIndex(row => row.anchor === target));
-    const count = `${shown.length.toLocaleString("en")} of ${rows.length.toLocaleString("en")} trials`;
+    const count = `${shown.length.toLocaleString("en")} of ${rows.length.toLocaleString("en")} trial${rows.length === 1 ? "" : "s"}`;
     byId("found").textContent = [count, misunderstood(wanted)].filter(Boolean).join("; ");
     heads();
     paint();
