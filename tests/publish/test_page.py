@@ -529,6 +529,15 @@ def test_who_pins_the_checkpoint_and_how_a_lock_changed_hands_are_told(tmp_path:
     assert "k: seen released; pid 9 lives" in page
 
 
+def test_a_link_that_needs_the_script_hides_its_dot_with_it(tmp_path: Path) -> None:
+    text = render(one(tmp_path, *(sample_run.overlap("1.15.4", trial) for trial in range(1, 7))))
+    line = next(line for line in text.splitlines() if "the timeline as a table" in line)
+    shown = re.sub(r"<span data-scripted hidden>.*?</span>", "", line)
+    assert "a typical one" in line
+    assert "a typical one" not in shown
+    assert not re.search(r"·\s*(?:·|<a [^>]*hidden|</p>)", re.sub(r"</?span>", "", shown))
+
+
 # --- many trials ------------------------------------------------------------------------------------------------
 
 
