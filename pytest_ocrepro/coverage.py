@@ -47,7 +47,10 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Row(msgspec.Struct, frozen=True, kw_only=True):
-    """One scenario that is no control. ``results``: version -> rate of our trials, its parameters taken together."""
+    """One scenario that is no control. ``results``: version -> rate of our trials, its parameters taken together.
+
+    ``repeats``: reports of its mark that repeat one of ``covers`` and do not stand there.
+    """
 
     file: str
     test: str
@@ -57,6 +60,7 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     results: dict[str, Rate]
     signature: str
     cause: str
+    repeats: tuple[str, ...] = ()
 
 
 class Coverage(msgspec.Struct, frozen=True, kw_only=True):
@@ -126,7 +130,9 @@ def as_markdown(found: Coverage) -> str:
     whole = table(["scenario", "reports", *found.versions, "what we found"], rows)
     left = "\n".join(f"- {line}" for line in _left(found))
     recipes = "\n\n".join(_recipes(found.counts))
-    return f"{whole}\n\n{_sum(found)} Not covered:\n\n{left}\n" + (f"\n{recipes}\n" if recipes else "")
+    return f"{whole}\n\n{_sum(found)} {_repeated(found)}Not covered:\n\n{left}\n" + (
+        f"\n{recipes}\n" if recipes else ""
+    )
 
 
 def as_text(found: Coverage) -> str:
@@ -152,6 +158,13 @@ def as_text(found: Coverage) -> str:
 
 def _sum(found: Coverage) -> str:
     return f"{len(found.covered)} of {len(found.reports)} reports are covered by {len(found.rows)} scenarios."
+
+
+def _repeated(found: Coverage) -> str:
+    """A mark, and with it an issue text, names these as well; the table has the report that they repeat."""
+    named = {name for row in found.rows for name in row.repeats}
+    told = [f"{name} ({one.name})" for one in found.reports for name in one.same if name in named]
+    return f"One that repeats another is counted as that, in brackets: {', '.join(told)}. " if told else ""
 
 
 def _left(found: Coverage) -> Iterator[str]:
@@ -188,12 +201,14 @@ def _rows(file: Path, counts: Sequence[Count], names: Mapping[str, str]) -> Iter
             continue
         node = f"scenarios/{file.name}::{function.name}"
         own = [one for one in counts if one.scenario.split("[", 1)[0] == node]
+        told = [_short(name) for name in _told(mark)]
         signatures = Counter(one.signature for one in own if one.signature)
         yield Row(
             file=file.name,
             test=function.name,
             title=str(mark.get("title") or function.name.removeprefix("test_").replace("_", " ")),
-            covers=tuple(dict.fromkeys(_named(name, names) for name in _told(mark))),
+            covers=tuple(dict.fromkeys(names.get(name, name) for name in told)),
+            repeats=tuple(name for name in told if names.get(name, name) != name),
             profile=str(mark.get("profile", PROFILES[0])),
             results=_results(own),
             signature=signatures.most_common(1)[0][0] if signatures else "",
@@ -215,10 +230,9 @@ def _told(mark: Mapping[str, object]) -> Iterator[str]:
         yield from (value,) if isinstance(value, str) else map(str, value if isinstance(value, tuple) else ())
 
 
-def _named(name: str, names: Mapping[str, str]) -> str:
-    """As the table of reports has it; one that is not there stays as it is."""
-    short = f"oc#{name.removeprefix(SUBJECTS)}" if name.startswith(SUBJECTS) else name
-    return names.get(short, short)
+def _short(name: str) -> str:
+    """As the table of reports has it."""
+    return f"oc#{name.removeprefix(SUBJECTS)}" if name.startswith(SUBJECTS) else name
 
 
 def _cause(docstring: str) -> str:

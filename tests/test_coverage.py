@@ -66,6 +66,7 @@ def test_a_scenario_with_its_reports_results_and_cause(folder: Path) -> None:
     found = room.coverage(folder)
     (row,) = found.rows  # the control covers nothing
     assert (row.title, row.covers, row.profile) == ("first", ("oc#1", "a/b#3"), "ci")
+    assert row.repeats == ("oc#11",)
     assert row.results == {"1.14.48": Rate(k=0, n=3), "1.15.4": Rate(k=3, n=6)}
     assert (row.signature, row.cause) == ("blocked@x", "It is the lock.")
     assert [one.name for one in found.covered] == ["oc#1", "a/b#3"]
@@ -79,6 +80,9 @@ def test_the_words_for_a_terminal_and_for_the_readme(folder: Path) -> None:
     assert "2 of 3 reports are covered by 1 scenarios. Not covered:\n  of version 2" in text
     markdown = room.as_markdown(found)
     assert "| first | oc#1, a/b#3 | 0/3 | 3/6 | It is the lock. |" in markdown
+    assert (
+        "scenarios. One that repeats another is counted as that, in brackets: oc#11 (oc#1). Not covered:" in markdown
+    )
     assert re.search(r"^- of version 2, .* \(1\): oc#2$", markdown, re.MULTILINE)
 
 
