@@ -1,4 +1,9 @@
-"""The page of 5,000 trials: built, stored and opened. Printed, as every benchmark; what was timed is asserted."""
+"""The page of 5,000 trials: built, stored and opened.
+
+Times are printed as ratios to their goals, since the machine's load makes them; size and memory, which no load
+changes, must be within theirs. The trials are hand-made; real ones compress less well (5,004 copies of nine real
+trials: 6.1 MB, 96 MB of memory).
+"""
 
 from __future__ import annotations
 
@@ -12,6 +17,8 @@ import pytest
 from tests.data.publish import chromium, sample_run
 
 pytestmark = [pytest.mark.benchmark, pytest.mark.browser]
+
+MOST_BYTES, MOST_MEGABYTES = 15_000_000, 500  # of the page, and of what building it needs
 
 # built in a process of its own, so that its memory is its own
 BUILD = """
@@ -45,11 +52,13 @@ def test_a_page_of_5000_trials(tmp_path: Path) -> None:
         browser.close()
     assert found == "5,011 of 5,011 trials"
     assert painted_ms > 0
+    assert size <= MOST_BYTES
+    assert megabytes <= MOST_MEGABYTES
     for line, ratio, goal in (
         (f"built in {seconds:.1f} s", seconds / 10, "10 s"),
         (f"with {cpu_s:.1f} s of CPU time, which other load does not lengthen", cpu_s / 10, "10 s"),
-        (f"with {megabytes:.0f} MB of memory", megabytes / 500, "500 MB"),
-        (f"{size / 1e6:.1f} MB", size / 15e6, "15 MB"),
+        (f"with {megabytes:.0f} MB of memory", megabytes / MOST_MEGABYTES, f"{MOST_MEGABYTES} MB"),
+        (f"{size / 1e6:.1f} MB", size / MOST_BYTES, "15 MB"),
         (f"first screen after {painted_ms:.0f} ms", painted_ms / 1000, "1 s"),
     ):
         print(f"\nbenchmark: page of 5,011 trials, {line}: ratio {ratio:.3f} (goal at most 1, {goal})")
