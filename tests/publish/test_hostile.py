@@ -224,9 +224,35 @@ def test_numbers_that_a_counter_may_hold_and_digits_in_a_text_are_read() -> None
     storage.check_numbers(
         b'{"a": 18446744073709551615, "b": -9223372036854775808, "c": 1e18, "d": "%s"}' % (b"7" * 40)
     )
-    for content in (b"[18446744073709551616]", b"[-9223372036854775809]", b'{"a": {"b": [1e19]}}', b"-1E+300"):
+    for content in (
+        b"[18446744073709551616]",
+        b"[-9223372036854775809]",
+        b'{"a": {"b": [1e19]}}',
+        b"-1E+300",
+        b'{"a":\n -2.5e+20}',
+        b"[0,1e19]",
+    ):
         with pytest.raises(ValueError, match="larger than any counter"):
             storage.check_numbers(content)
+
+
+@given(
+    number=st.integers(min_value=1 << 64)
+    | st.integers(max_value=-(1 << 63) - 1)
+    | st.floats(min_value=1.1e18, max_value=1e308),
+    words=st.text(max_size=9),
+    indent=st.none() | st.integers(0, 3),
+    small=st.integers(0, 1 << 62) | st.floats(0, 1e17),
+)
+def test_no_way_of_writing_a_large_number_gets_by(
+    number: float, words: str, indent: int | None, small: float
+) -> None:
+    """Wherever it stands and however it is spaced; beside hashes and small numbers."""
+    around = [{"id": "4e31-7e22" + words, "n": small}, small]
+    storage.check_numbers(json.dumps(around, indent=indent).encode())
+    for value in (number, [number, *around], {"a": around, "b": {words: number}}):
+        with pytest.raises(ValueError, match="larger than any counter"):
+            storage.check_numbers(json.dumps(value, indent=indent).encode())
 
 
 def test_a_history_of_very_many_events_is_refused_and_never_written(
