@@ -7,8 +7,10 @@ and are no HTML.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
 
 import msgspec
 
@@ -87,7 +89,10 @@ def page_note(run: RunDir) -> str:
 
 
 def write_issues(run: RunDir, cases: Iterable[Case]) -> tuple[Told, ...]:
-    """Store text and script of each case beside the page; what cannot be read is left out: the page names it."""
+    """Store text and script of each case beside the page, and remove those that an earlier page left.
+
+    What cannot be read is left out: the page names it.
+    """
     found = []
     note = page_note(run)
     for case in cases:
@@ -99,7 +104,19 @@ def write_issues(run: RunDir, cases: Iterable[Case]) -> tuple[Told, ...]:
         if one.script:
             run.write_product(f"{FOLDER}/{case.name}.sh", one.script.encode("utf-8", "replace"))
         found.append(one)
+    _remove_all_but(found, run.path / FOLDER)
     return tuple(found)
+
+
+def _remove_all_but(told: Sequence[Told], folder: Path) -> None:
+    """What an earlier page left of cases that are none any more, or have other words now: it may say too much."""
+    kept = {f"{one.case.name}.md" for one in told} | {f"{one.case.name}.sh" for one in told if one.script}
+    if folder.is_symlink() or not folder.is_dir():
+        return
+    for path in folder.iterdir():
+        if path.suffix in (".md", ".sh") and path.name not in kept and path.is_file():
+            with contextlib.suppress(OSError):
+                path.unlink()
 
 
 class _Draft:

@@ -67,6 +67,31 @@ def test_the_end_of_a_long_reason_stands_there_too(run: RunDir, trial: StoredTri
         assert len(told) < 800
 
 
+def test_what_an_earlier_page_left_of_other_cases_goes(tmp_path: Path) -> None:
+    """It may hold what the gate has learned since; what says how a script fared stays."""
+    run = sample_run.make_run(tmp_path, trials=1)
+    write_report(run)
+    folder = run.path / "issues"
+    told = sorted(path.name for path in folder.iterdir())
+    for name in ("test_old-test_gone-1.0.0.md", "test_old-test_gone-1.0.0.sh", "test_old-test_gone-1.0.0-ab.json"):
+        (folder / name).write_text("{}")
+    outside = tmp_path / "mine.md"
+    outside.write_text("mine")
+    write_report(run)
+    assert sorted(path.name for path in folder.iterdir()) == sorted([*told, "test_old-test_gone-1.0.0-ab.json"])
+    assert outside.read_text() == "mine"
+
+
+def test_nothing_is_removed_through_a_link(tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "mine.md").write_text("mine")
+    run = RunDir.create(tmp_path)
+    (run.path / "issues").symlink_to(elsewhere)
+    write_report(run)
+    assert (elsewhere / "mine.md").read_text() == "mine"
+
+
 def test_one_scenario_is_chosen_by_name_and_a_wrong_one_is_told(run: RunDir) -> None:
     other = cases.cases(entries_in(run))[-1]
     assert other.row.title.split()[0] in printed(str(run.path), "--scenario", other.scenario)
