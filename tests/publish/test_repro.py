@@ -412,9 +412,12 @@ def test_who_fails_for_another_reason_shows_nothing(run: Callable[..., subproces
     assert (done.returncode, "exit 1" in done.stdout) == (0, True)
 
 
+LOOKS_AGAIN = "python3 -c 'import time; [time.sleep(0.05) for _ in range(6000)]'"
+
+
 def test_who_is_merely_slow_shows_nothing(run: Callable[..., subprocess.CompletedProcess[str]]) -> None:
-    """One that works on after the limit may come to its end."""
+    """One that works on after the limit may come to its end; one that only looks again and again will not."""
     done = run(_instead(text_of(_stays("second answers or fails fast")), "while :; do :; done"), "well")
     assert (done.returncode, "it may be slow" in done.stderr) == (2, True)
-    done = run(_instead(text_of(_stays("second answers or fails fast")), "exec sleep 300"), "well")
+    done = run(_instead(text_of(_stays("second answers or fails fast")), f"exec {LOOKS_AGAIN}"), "well")
     assert (done.returncode, "it still runs after 3 s" in done.stdout) == (1, True)
