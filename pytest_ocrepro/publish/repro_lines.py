@@ -199,7 +199,7 @@ def database_fault(event: FaultInjected | FaultHealed) -> Iterator[str]:
 def still_runs(name: str, limit_s: float, *, must_succeed: bool) -> Iterator[str]:
     """Whether it gave control back. One that works on, or waits for a CPU, is slow; that tells nothing.
 
-    A waiter that looks again and again waits for a CPU each time: on a busy machine that can be half of the time.
+    A waiter that looks again and again waits for a CPU each time, on a busy machine for long: that is no work.
     ``must_succeed``: one that ends with an error has not done what it was asked, but for another reason.
     """
     yield f"until = time.time() + {limit_s:g}"
