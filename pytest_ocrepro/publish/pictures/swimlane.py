@@ -135,7 +135,7 @@ def _lane_labels(line: Timeline, number: int, scale: _Scale, y: float) -> str:
         x = scale(marks[-1].at_s) - 6
         parts.append(_placed(text, "small", y, taken, [x, x + 12 - _long(text)]))
     for span in spans:
-        text = cut(span.label, 60)
+        text = cut(span.label, 80)
         x, end = scale(span.start_s), scale(span.end_s)
         beside = [place for low, high in taken for place in (high + 12, low - 12 - _long(text))]
         parts.append(_placed(text, f"small {span.kind}-text", y, taken, [end - _long(text), x, *beside]))
