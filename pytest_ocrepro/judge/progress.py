@@ -244,14 +244,21 @@ def _change(life: Life, before: Snapshot, after: Snapshot) -> str:
     wrote = (now.written_bytes or 0) - (was.written_bytes or 0)
     if was.written_bytes is not None and wrote >= WROTE_BYTES:
         return f"wrote {wrote} bytes"
-    old, new = _positions(was), _positions(now)
-    if any(new[key] != old[key] for key in old.keys() & new.keys()):
+    if _printed(was, now, wrote):
         return "its log or output grew"
     if not _own_log_known(life, after, now) and _unclaimed_bytes(before) != _unclaimed_bytes(after):
         return "a log grew whose writer is not known"
     if _children(life, before) != _children(life, after):
         return "its children changed"
     return "its lock directories changed" if _held(life, before) != _held(life, after) else ""
+
+
+def _printed(was: ProcessReading, now: ProcessReading, wrote: int) -> bool:
+    """Whether a descriptor moved by what it wrote itself: one that it has inherited moves by others' writes, too."""
+    old, new = _positions(was), _positions(now)
+    moved = [new[key] - old[key] for key in old.keys() & new.keys() if new[key] != old[key]]
+    known = was.written_bytes is not None and now.written_bytes is not None
+    return any(not known or wrote >= by for by in moved)
 
 
 def _positions(reading: ProcessReading) -> dict[tuple[int, str], int]:

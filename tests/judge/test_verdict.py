@@ -897,6 +897,28 @@ def test_snapshots_show_steps_that_no_event_tells(before: dict[str, Any], after:
     assert last_progress(still, 20, w.ns(9))[0] == 0
 
 
+@pytest.mark.parametrize(
+    ("wrote", "steps"),
+    [((500, 500), False), ((500, 509), False), ((500, 510), True), ((None, None), True), ((None, 500), True)],
+    ids=["nothing", "less than that", "as much", "not known", "not known before"],
+)
+def test_an_output_that_others_write_into_is_no_step(wrote: tuple[int | None, int | None], *, steps: bool) -> None:
+    """What is inherited has one position for all who have it: of a CI's log, say."""
+    looks = [
+        w.look(
+            at,
+            w.process(
+                20,
+                "run",
+                written_bytes=written,
+                fds=(r.FdReading(fd=1, kind=r.FdKind.LOG, target="ci.log", position_bytes=position),),
+            ),
+        )
+        for at, position, written in ((3.0, 100, wrote[0]), (4.0, 110, wrote[1]))
+    ]
+    assert last_progress(w.of(w.started(20, "run"), looks), 20, w.ns(9))[0] == (w.ns(4.0) if steps else 0)
+
+
 def test_a_log_whose_writer_is_not_known_counts_for_a_process_without_one() -> None:
     def seen(size: int, *, own: bool) -> tuple[r.LogTail, ...]:
         return (w.tail(None, "", size=size), *((w.tail(20, ""),) if own else ()))
