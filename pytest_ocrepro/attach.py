@@ -320,7 +320,7 @@ class Attachment:
 
 
 def _observed(one: Stranger) -> Observed:
-    return Observed(id=one.id, role=one.role, is_subject=one.is_subject, outputs=one.outputs)
+    return Observed(id=one.id, role=one.role, is_subject=one.is_subject, outputs=one.outputs, shared=True)
 
 
 def hangs(process: ProcessJudgement) -> bool:

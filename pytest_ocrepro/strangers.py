@@ -155,7 +155,8 @@ class Strangers:
     def processes(self) -> Sequence[Observed]:
         """Everybody, the dead included."""
         return [
-            Observed(id=one.id, role=one.role, is_subject=one.is_subject, outputs=one.outputs) for one in self.members
+            Observed(id=one.id, role=one.role, is_subject=one.is_subject, outputs=one.outputs, shared=True)
+            for one in self.members
         ]
 
     def log_dirs(self) -> Sequence[Path]:

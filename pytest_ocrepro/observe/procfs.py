@@ -201,6 +201,10 @@ class Reader:
             return structs.replace(reading, threads=(self._main_thread(stat),))
         return self._in_full(reading, missing)
 
+    def written_bytes(self, pid: int) -> int | None:
+        """All that it has written so far, through any call and into anything."""
+        return parse_io(self._text(f"{pid}/io") or "")[1]
+
     def net(self, pid: int | str = "self") -> str:
         """Rows of net/tcp and net/tcp6 of the network namespace that the process is in."""
         return (self._text(f"{pid}/net/tcp") or "") + (self._text(f"{pid}/net/tcp6") or "")

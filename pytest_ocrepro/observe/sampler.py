@@ -45,12 +45,13 @@ _THOROUGH_EVERY: Final = 8  # light samples; the others look for young processes
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Observed:
-    """One process to look at; ``outputs`` are the files that it prints into."""
+    """One process to look at; ``outputs``: the files that it prints into, and others perhaps too where ``shared``."""
 
     id: ProcessId
     role: str
     is_subject: bool = True
     outputs: tuple[Path, ...] = ()
+    shared: bool = False
 
 
 class World(Protocol):
@@ -118,6 +119,7 @@ class Sampler:
         self._thread: threading.Thread | None = None
         self._adopted: set[ProcessId] = set()
         self._sizes: dict[tuple[ProcessId, str], int] = {}
+        self._written: dict[ProcessId, int | None] = {}
         self._milestones: dict[ProcessId, set[str]] = {}
         self._troubles: set[str] = set()
         self._looks = self._snapshots = 0
@@ -298,10 +300,16 @@ class Sampler:
         for what, size in sizes.items():
             grown = size - self._sizes.get((one.id, what), 0)
             self._sizes[one.id, what] = size
-            if grown > 0:
+            if grown > 0 and (what != "output" or not one.shared or self._wrote(one.id, grown)):
                 yield ProgressSeen(at_ns=now_ns(), pid=one.id.pid, role=one.role, what=f"{what} +{grown} bytes")
         if one.is_subject:
             yield from self._new_milestones(one)
+
+    def _wrote(self, process: ProcessId, grown: int) -> bool:
+        """Whether it has written as much itself since the output grew last; so it is held where that is not known."""
+        before, now = self._written.get(process), self._reader.written_bytes(process.pid)
+        self._written[process] = now
+        return before is None or now is None or now - before >= grown
 
     def _new_milestones(self, one: Observed) -> Iterable[Event]:
         told = self._milestones.setdefault(one.id, set())

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import os
 import shutil
@@ -194,6 +195,25 @@ def test_more_output_and_more_log_are_progress_and_work_is_not(room: Room) -> No
         ("bootstrapping", "log")
     ]
     assert first.rows[0][1] > 0
+
+
+def test_what_others_print_into_an_output_that_is_shared_is_no_progress(room: Room) -> None:
+    """The log of a job, say: who hangs must not look alive because another one prints."""
+    history, out = History(), room.root / "first.out"
+    sampler = sampler_of(room, history)
+    with room.start(STAND_IN, room.root / "elsewhere") as child:
+        room.observed[:] = [dataclasses.replace(one, shared=True) for one in room.observed]
+        out.write_text("before we came")
+        sampler.acquaint(room.observed)
+        with out.open("a") as others:
+            others.write("x" * 100)
+        sampler.light()
+        assert kept(history, ProgressSeen) == []
+        child.ask("log " + "y" * 50)  # it writes as much as the output grows
+        with out.open("a") as own:
+            own.write("y" * 50)
+        sampler.light()
+    assert [event.what for event in kept(history, ProgressSeen)] == ["output +50 bytes"]
 
 
 def test_what_was_there_before_we_came_is_no_progress(room: Room) -> None:
