@@ -40,7 +40,12 @@ def health_meanwhile(ocrepro: Trial, server: Server, sessions: list[str]) -> Non
     )
 
 
-@pytest.mark.ocrepro(issue=ISSUES, profile="soak", title="health check while a large file is compared")
+@pytest.mark.ocrepro(
+    issue=ISSUES,
+    profile="soak",
+    title="health check while a large file is compared",
+    known={"1.14.48": "1/1", "1.18.34": "1/1"},
+)
 def test_health_while_a_large_file_is_compared(ocrepro: Trial) -> None:
     """A tool that rewrites a file of 1.5 MB must not keep the server from answering others.
 

@@ -74,7 +74,12 @@ def test_mcp_server_that_dies_before_a_question(ocrepro: Trial) -> None:
     ask_behind_it(ocrepro, "dies")
 
 
-@pytest.mark.ocrepro(issue=ORPHANS, profile="ci", title="MCP server behind the end of its opencode")
+@pytest.mark.ocrepro(
+    issue=ORPHANS,
+    profile="ci",
+    title="MCP server behind the end of its opencode",
+    known={"1.14.48": "1/2", "1.18.34": "1/2"},
+)
 @pytest.mark.parametrize("end", ["of a run", "of a server"])
 def test_mcp_server_behind_the_end(ocrepro: Trial, end: str) -> None:
     """An opencode that ends must end the tool servers that it has started, if they do not go by themselves.

@@ -11,7 +11,12 @@ LIMIT_S = 20.0
 MUTE = "import sys\nsys.stdin.read()\n"
 
 
-@pytest.mark.ocrepro(issue=ISSUES, known={"1.18.34": "3/3"}, profile="ci", title="MCP server that never speaks")
+@pytest.mark.ocrepro(
+    issue=ISSUES,
+    known={"1.14.48": "1/1", "1.18.34": "3/3"},
+    profile="ci",
+    title="MCP server that never speaks",
+)
 def test_mute_mcp_server(ocrepro: Trial) -> None:
     """A tool server that says nothing must not keep a run from asking its model.
 
