@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
-from pytest_ocrepro.history import COMPLETES, Expectation, History, now_ns
+from pytest_ocrepro.history import COMPLETES, Expectation, History, ProviderRequest, now_ns
 from pytest_ocrepro.judge.ending import STYLED_ERROR, errors_in, plain
 from pytest_ocrepro.judge.judgement import ProcessJudgement, Verdict
 from pytest_ocrepro.readings import DatabaseReading
@@ -41,6 +41,10 @@ class Claims:
         """A cut that no secret survives in part (History.excerpt)."""
         return self._history.excerpt(text, limit)
 
+    def asked(self) -> int:
+        """How often the model was asked; for titles it does not count."""
+        return sum(not event.title for event in self._history.of_type(ProviderRequest))
+
     def state(self, claim: str, *, held: bool | None, because: str, role: str = "", finding: str = "") -> bool | None:
         """Store one demand and whether it held."""
         self._history.append(
@@ -50,12 +54,22 @@ class Claims:
 
 
 class ProcessDemands:
-    """Demands on a run. ``watch`` blocks until the process has ended or a verdict about its wait is stable."""
+    """Demands on a run. ``watch`` blocks until the process has ended or a verdict about its wait is stable.
 
-    def __init__(self, process: Process, claims: Claims, watch: Callable[[Process], ProcessJudgement]) -> None:
+    ``wait``: :meth:`Trial.wait_until`.
+    """
+
+    def __init__(
+        self,
+        process: Process,
+        claims: Claims,
+        watch: Callable[[Process], ProcessJudgement],
+        wait: Callable[..., None],
+    ) -> None:
         self._process = process
         self._claims = claims
         self._watch = watch
+        self._wait = wait
 
     def to_finish(self) -> bool | None:
         """It answers or fails fast; it must not hang, crash, or come back late."""
@@ -68,6 +82,23 @@ class ProcessDemands:
         judged = self._watch(self._process)
         held = None if judged.verdict in UNKNOWN else judged.verdict is Verdict.COMPLETED
         return self._claim(COMPLETES, judged, held=held)
+
+    def not_to_ask_for_ever(self, many: int, *, timeout_s: float = 60.0) -> bool:
+        """It ends before the trial's model was asked so often; all answered alike, no end is then in sight.
+
+        Raises NotReachedError where neither comes within ``timeout_s``.
+        """
+        process, role = self._process, self._process.role
+        self._wait(
+            lambda: not process.alive or self._claims.asked() >= many,
+            what=f"an end, or {many} requests",
+            timeout_s=timeout_s,
+        )
+        asked = self._claims.asked()
+        held = asked < many
+        finding, because = "" if held else "asks-for-ever", f"its model was asked {asked} time(s)"
+        self._claims.state(f"{role} gives up, or ends", held=held, because=because, role=role, finding=finding)
+        return held
 
     def not_to_die_of_the_database(self) -> bool | None:
         """It ends, and what it prints shows no error of its database."""

@@ -393,7 +393,7 @@ class Trial:
     def expect(self, what: Process | Answer | DatabaseReading) -> ProcessDemands | AnswerDemands | DatabaseDemands:
         """What is demanded of a process, an HTTP answer, or stored state."""
         if isinstance(what, Process):
-            return ProcessDemands(what, self.claims, self.watch)
+            return ProcessDemands(what, self.claims, self.watch, self.wait_until)
         if isinstance(what, Answer):
             return AnswerDemands(what, self.claims)
         return DatabaseDemands(what, self.claims)

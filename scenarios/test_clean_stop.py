@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 
-from pytest_ocrepro import Process, Trial, bash, broken_off, for_ever, text
+from pytest_ocrepro import Trial, bash, broken_off, for_ever, text
 
 STAYS = ("anomalyco/opencode#44901", "anomalyco/opencode#17516", "anomalyco/opencode#3213")
 RUNS = 3
@@ -34,26 +34,6 @@ def test_directory_without_git(ocrepro: Trial) -> None:
     ocrepro.claim("the answer is printed", held="done" in run.output, because=" ".join(run.output.split())[-80:])
 
 
-def must_not_ask_for_ever(ocrepro: Trial, run: Process) -> bool:
-    """It ends before it has asked six times; once so many were answered alike, no end is in sight."""
-
-    def asked() -> int:
-        return sum(not request.title for request in ocrepro.provider.requests())
-
-    ocrepro.wait_until(
-        lambda: not run.alive or asked() >= MANY, what="an end, or many requests", timeout_s=PATIENCE_S
-    )
-    held = asked() < MANY
-    ocrepro.claim(
-        f"{run.role} gives up, or ends",
-        held=held,
-        because=f"its model was asked {asked()} time(s)",
-        finding="" if held else "asks-for-ever",
-        role=run.role,
-    )
-    return held
-
-
 @pytest.mark.ocrepro(
     issue="anomalyco/opencode#4384",
     profile="ci",
@@ -68,7 +48,7 @@ def test_answer_without_a_finish(ocrepro: Trial) -> None:
     """
     ocrepro.provider.script(for_ever(broken_off(4, text("one two three"))))
     run = ocrepro.run("hi", deadline_s=PATIENCE_S, fail_fast_s=PATIENCE_S)
-    if must_not_ask_for_ever(ocrepro, run):
+    if ocrepro.expect(run).not_to_ask_for_ever(MANY, timeout_s=PATIENCE_S):
         ocrepro.expect(run).to_finish()
 
 

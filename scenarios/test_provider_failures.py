@@ -4,7 +4,6 @@ import pytest
 
 from pytest_ocrepro import (
     NotReachedError,
-    Process,
     Trial,
     bash,
     broken_off,
@@ -158,26 +157,6 @@ def test_connection_that_breaks_once(ocrepro: Trial, how: str) -> None:
     ocrepro.expect(ocrepro.run("hi")).to_complete()
 
 
-def must_not_ask_for_ever(ocrepro: Trial, run: Process) -> bool:
-    """It ends before it has asked eight times; once so many were answered alike, no end is in sight."""
-
-    def asked() -> int:
-        return sum(not request.title for request in ocrepro.provider.requests())
-
-    ocrepro.wait_until(
-        lambda: not run.alive or asked() >= MANY, what="an end, or many requests", timeout_s=PATIENCE_S
-    )
-    held = asked() < MANY
-    ocrepro.claim(
-        f"{run.role} gives up, or ends",
-        held=held,
-        because=f"its model was asked {asked()} time(s)",
-        finding="" if held else "asks-for-ever",
-        role=run.role,
-    )
-    return held
-
-
 @pytest.mark.ocrepro(
     issue="anomalyco/opencode#27924",
     profile="ci",
@@ -192,7 +171,7 @@ def test_summary_that_shrinks_nothing(ocrepro: Trial) -> None:
     """
     ocrepro.provider.script(for_ever(costing(CONTEXT_TOKENS - 500, text("a summary as long as ever"))))
     run = ocrepro.run("hi", deadline_s=PATIENCE_S, fail_fast_s=PATIENCE_S)
-    if must_not_ask_for_ever(ocrepro, run):
+    if ocrepro.expect(run).not_to_ask_for_ever(MANY, timeout_s=PATIENCE_S):
         ocrepro.expect(run).to_finish()
 
 

@@ -37,26 +37,6 @@ def tells(ocrepro: Trial, run: Process) -> None:
     )
 
 
-def must_not_ask_for_ever(ocrepro: Trial, run: Process) -> bool:
-    """It ends before it has asked six times; once so many were answered alike, no end is in sight."""
-
-    def asked() -> int:
-        return sum(not request.title for request in ocrepro.provider.requests())
-
-    ocrepro.wait_until(
-        lambda: not run.alive or asked() >= MANY, what="an end, or many requests", timeout_s=PATIENCE_S
-    )
-    held = asked() < MANY
-    ocrepro.claim(
-        f"{run.role} gives up, or ends",
-        held=held,
-        because=f"its model was asked {asked()} time(s)",
-        finding="" if held else "asks-for-ever",
-        role=run.role,
-    )
-    return held
-
-
 @pytest.mark.ocrepro(
     issue=ISSUES,
     covers=THE_SAME,
@@ -74,7 +54,7 @@ def test_answer_that_is_none(ocrepro: Trial, how: str) -> None:
     """
     ocrepro.provider.script(for_ever(NO_ANSWER[how]))
     run = ocrepro.run("hi", deadline_s=PATIENCE_S, fail_fast_s=PATIENCE_S)
-    if must_not_ask_for_ever(ocrepro, run):
+    if ocrepro.expect(run).not_to_ask_for_ever(MANY, timeout_s=PATIENCE_S):
         ocrepro.expect(run).to_finish()
         tells(ocrepro, run)
 

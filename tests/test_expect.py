@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, cast
 
+import msgspec
 import pytest
 
 from pytest_ocrepro import history as h
@@ -30,6 +32,12 @@ PRETTY = f'{STYLED}{{\n  "name": "UnknownError",\n  "data": {{\n    "message": "
 class StandIn:
     output: str = ""
     role: str = "first"
+    alive: bool = True
+
+
+def no_wait(condition: Callable[[], bool], *, what: str, timeout_s: float) -> None:
+    """What is waited for is there already."""
+    assert condition(), f"{what} within {timeout_s} s"
 
 
 def demands(output: str, verdict: Verdict, *, code: int | None = 1) -> tuple[ProcessDemands, h.History]:
@@ -49,7 +57,7 @@ def demands(output: str, verdict: Verdict, *, code: int | None = 1) -> tuple[Pro
         refuted_by="",
     )
     process = cast("Process", StandIn(output))
-    return ProcessDemands(process, Claims(history), lambda _process: judged), history
+    return ProcessDemands(process, Claims(history), lambda _process: judged, no_wait), history
 
 
 HUNG = (Verdict.DEADLOCK, Verdict.BLOCKED, Verdict.LIVELOCK, Verdict.STALLED)
@@ -68,6 +76,23 @@ def test_to_finish_and_to_complete(verdict: Verdict) -> None:
     stored = history.of_type(h.Expectation)
     assert [claim.held for claim in stored] == [finish, complete]
     assert all(claim.role == "first" and str(verdict) in claim.because for claim in stored)
+
+
+@pytest.mark.parametrize(
+    ("asked", "alive", "held"), [(0, False, True), (5, False, True), (6, True, False), (9, False, False)]
+)
+def test_not_to_ask_for_ever(asked: int, alive: bool, held: bool) -> None:  # noqa: FBT001
+    history = h.History()
+    for number in range(asked):
+        asks = h.ProviderRequest(at_ns=1, request=number, pid=1, path="/v1", model="m1", tools=1, title=False)
+        history.append(asks)
+        history.append(msgspec.structs.replace(asks, title=True))
+    process = cast("Process", StandIn(alive=alive))
+    one = ProcessDemands(process, Claims(history), lambda _: pytest.fail("nobody judges"), no_wait)
+    assert one.not_to_ask_for_ever(6) is held
+    (stored,) = history.of_type(h.Expectation)
+    assert (stored.held, stored.finding) == (held, "" if held else "asks-for-ever")
+    assert f"asked {asked} time(s)" in stored.because
 
 
 @pytest.mark.parametrize(

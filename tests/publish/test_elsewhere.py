@@ -22,7 +22,7 @@ from tests.data.publish import sample_run
         (["--ocrepro-binary=/home/ann/builds/opencode"], ["--ocrepro-binary=PATH/opencode"]),
         (["--ocrepro-binary=/a b/x/opencode"], ["--ocrepro-binary=PATH/opencode"]),
         (["--ocrepro-reports", "/tmp/r/"], ["--ocrepro-reports", "PATH/r"]),
-        (["/srv/work/test_x.py::test[1 2/3]"], ["PATH/test_x.py::test[1 2/3]"]),
+        (["/srv/jobs/test_x.py::test[1 2/3]"], ["PATH/test_x.py::test[1 2/3]"]),
         (["scenarios/test_x.py::test[1.18.34]"], ["scenarios/test_x.py::test[1.18.34]"]),
         (["--ocrepro-version", "1.18.34", "-k", "a or b"], ["--ocrepro-version", "1.18.34", "-k", "a or b"]),
         (["--ocrepro-schedule=start 2 0 s after start 1"], ["--ocrepro-schedule=start 2 0 s after start 1"]),
