@@ -65,7 +65,7 @@ ERRANDS: dict[str, Callable[..., object]] = {"conflicts": conflicts, "head": hea
 
 
 def serve() -> None:
-    """Answer until the standard input ends."""
+    """Answer until the standard input ends, or until nobody hears the answers. Raises BrokenPipeError then."""
     for line in sys.stdin.buffer:
         number, errand, arguments = json.loads(line)
         try:
@@ -78,4 +78,7 @@ def serve() -> None:
 
 
 if __name__ == "__main__":
-    serve()
+    try:
+        serve()
+    except BrokenPipeError:
+        os._exit(0)  # whoever asked is gone; at a usual end Python would flush the answer once more, and complain

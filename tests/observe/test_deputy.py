@@ -5,6 +5,8 @@ import fcntl
 import os
 import signal
 import sqlite3
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
@@ -183,6 +185,18 @@ def test_what_cannot_be_opened_is_told_as_it_is(tmp_path: Path, deputy: Deputy) 
             asking()
     with pytest.raises(IsADirectoryError):
         deputy.head(tmp_path, 1)
+
+
+def test_whoever_ends_before_the_answer_hears_no_complaint() -> None:
+    reader, output = os.pipe2(os.O_CLOEXEC)
+    os.close(reader)
+    asking = b'[1, "head", ["/dev/null", 1]]\n'
+    argv = [sys.executable, "-I", "-S", errands.__file__]
+    try:
+        ended = subprocess.run(argv, input=asking, stdout=output, stderr=subprocess.PIPE, check=False)
+    finally:
+        os.close(output)
+    assert (ended.returncode, ended.stderr) == (0, b"")
 
 
 def test_a_pipe_in_the_place_of_a_file_keeps_nobody(tmp_path: Path, deputy: Deputy) -> None:
