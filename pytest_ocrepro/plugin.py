@@ -46,6 +46,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="Independent repetitions of every scenario, each in a fresh sandbox (environment: OCREPRO_TRIALS)",
     )
     group.addoption(
+        "--ocrepro-looks",
+        metavar="N,N...[@ RATE %]",
+        help="Look after so many trials of a scenario, and run no more where its rate is above or below RATE "
+        "(default 50 %%) beyond doubt; no look at any other time (environment: OCREPRO_LOOKS)",
+    )
+    group.addoption(
         "--ocrepro-seed", metavar="N", help="First seed; trial t of a scenario uses N + t - 1 (default 0)"
     )
     group.addoption(
@@ -109,6 +115,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         ("binary", "string", "path of the opencode executable"),
         ("version", "args", "versions to run on"),
         ("trials", "string", "repetitions of every scenario"),
+        ("looks", "string", "after how many trials to look whether more are needed"),
         ("expect", "string", "known, clean, reproduced or any"),
         ("profile", "string", "smoke, ci or soak"),
         ("reports", "string", "directory of reports, relative to the root directory"),

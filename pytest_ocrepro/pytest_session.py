@@ -22,12 +22,13 @@ from pytest_ocrepro.closing import Closing
 from pytest_ocrepro.errors import BundleError, OcreproError, StageError, UsageError
 from pytest_ocrepro.guard import GUARD, TRIAL, Guard
 from pytest_ocrepro.harness import WAITED_S, Session, Trial, secrets_around_us
-from pytest_ocrepro.items import choose_paths, info_of, labels, slug_of
+from pytest_ocrepro.items import choose_paths, info_of, labels, scenario_of_item, slug_of
 from pytest_ocrepro.judge.judgement import Judgement
 from pytest_ocrepro.observe.procfs import Reader
 from pytest_ocrepro.outcome import Decision, Outcome, decide, section
 from pytest_ocrepro.progress import progress_on
 from pytest_ocrepro.publish.bundle import RunDir, TrialResult
+from pytest_ocrepro.publish.counting import plural
 from pytest_ocrepro.publish.github import inert
 from pytest_ocrepro.publish.parcel import pack, take_in
 from pytest_ocrepro.publish.redaction import Redactor
@@ -43,6 +44,7 @@ from pytest_ocrepro.stage.supervisor import rung
 from pytest_ocrepro.stage.timing import turn
 from pytest_ocrepro.versions.releases import cache_root
 
+SPARED = "ocrepro.spared"
 PROPERTIES = ("result", "verdict", "grade", "version", "signature")
 
 
@@ -63,6 +65,7 @@ class OcreproSession:
         self._results: list[TrialResult] = []
         self._session: Session | None = None
         self._scenarios = 0
+        self._spared = 0  # trials that were not needed after a look
         self._gone: list[str] = []  # machines of workers that do not come back
         self._reported: set[str] = set()
         self._own_place: Path | None = None  # of a far worker: where its bundles wait for their reports
@@ -140,7 +143,7 @@ class OcreproSession:
         return (
             f"ocrepro: opencode {builds}; trials {settings.trials}; expect {settings.expect}; {settings.reports}; "
             f"ended by {rung(Reader())}"
-        )
+        ) + (f"\nocrepro: {settings.looks.rule}" if settings.looks else "")
 
     def parametrize(self, metafunc: pytest.Metafunc) -> None:
         """Every trial of every build is an item of its own; builds in turns, so that they meet the same load."""
@@ -206,12 +209,26 @@ class OcreproSession:
 
     def trial(self, request: pytest.FixtureRequest) -> Iterator[Trial]:
         """The fixture's body."""
+        self._spare(request)
         measures = read_mark(request.node).timing
         try:
             with turn(cache_root()) if measures else contextlib.nullcontext(0.0) as waited_s:
                 yield from self._trial(request, waited_s)
         except StageError as error:  # no turn was to be had
             pytest.fail(f"ocrepro: {error}", pytrace=False)
+
+    def _spare(self, request: pytest.FixtureRequest) -> None:
+        """Skip a trial that a look at those before it has made needless. A far worker sees its own alone: none."""
+        looks, (build, number) = self.share.settings.looks, request.param
+        if looks is None or number <= looks.sizes[0] or self._run_dir is None or self.share.far:
+            return
+        try:
+            why = looks.decided(self._run_dir.results(), scenario_of_item(request.node), build.sha256)
+        except BundleError as error:
+            _give_up(error)
+        if why:
+            request.node.user_properties.append((SPARED, why))
+            pytest.skip(f"ocrepro: {why}")
 
     def _trial(self, request: pytest.FixtureRequest, waited_s: float) -> Iterator[Trial]:
         build, number = request.param
@@ -313,7 +330,8 @@ class OcreproSession:
         """Controller: collect and store."""
         self._reported.add(report.nodeid)
         if report.skipped and report.when == "setup" and self._run_dir is not None and self._is_trial(report.nodeid):
-            self._plan((self._run_dir.info.planned or 0) - 1)  # a mark skips it: it was not to be run
+            self._plan((self._run_dir.info.planned or 0) - 1)  # a mark or a look skips it: it was not to be run
+            self._spared += any(name == SPARED for name, _ in report.user_properties)
         if self._worker is not None or self._run_dir is None:
             return
         encoded = report.__dict__.pop("ocrepro_result", None)  # pytest keeps every report to the end
@@ -392,6 +410,8 @@ class OcreproSession:
             terminalreporter.write_line(f"ocrepro: {why}; give the path of one" if why else "")
             return
         terminalreporter.section("ocrepro")
+        if self._spared:
+            terminalreporter.write_line(f"{plural(self._spared, 'trial')} not needed after a look")
         for line in self._closing.lines(self._run_dir, self._results, self._gone):
             terminalreporter.write_line(line)
 

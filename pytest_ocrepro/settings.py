@@ -10,6 +10,7 @@ import msgspec
 import pytest
 
 from pytest_ocrepro.errors import UsageError
+from pytest_ocrepro.looks import LookPlan, parse_looks
 from pytest_ocrepro.schedule import parse
 from pytest_ocrepro.stage.cache import parse_size
 
@@ -38,6 +39,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     cache_limit_bytes: int | None = None
     verify_repro: int = 0
     schedule: tuple[str, ...] | None = None
+    looks: LookPlan | None = None
 
 
 class Mark(msgspec.Struct, frozen=True, kw_only=True):
@@ -73,10 +75,12 @@ def read_settings(config: pytest.Config) -> Settings:
     baseline = str(_place(config, "baseline") or "")
     limit, limit_source = _first(config, "cache_limit", env="OCREPRO_CACHE_LIMIT")
     expected, _ = _first(config, "expect", env="OCREPRO_EXPECT")
+    trials = _number(config, "trials", default=1, least=1, env="OCREPRO_TRIALS")
     return Settings(
         binary=binary,
         versions=versions,
-        trials=_number(config, "trials", default=1, least=1, env="OCREPRO_TRIALS"),
+        trials=trials,
+        looks=_looks(config, trials, baseline),
         seed=_number(config, "seed", default=0, least=0),
         expect="any" if baseline and expected is None else _choice(config, "expect", EXPECTATIONS),
         profile=_choice(config, "profile", PROFILES),
@@ -90,6 +94,15 @@ def read_settings(config: pytest.Config) -> Settings:
         schedule=_schedule(config.getoption("--ocrepro-schedule")),
         verify_repro=_number(config, "verify_repro", default=0, least=0, env="OCREPRO_VERIFY_REPRO"),
     )
+
+
+def _looks(config: pytest.Config, trials: int, baseline: str) -> LookPlan | None:
+    text, source = _first(config, "looks", env="OCREPRO_LOOKS")
+    if text is None:
+        return None
+    if baseline:
+        raise UsageError(f"{source} and a baseline contradict each other: its test looks once; give one of them")
+    return parse_looks(text, source, trials)
 
 
 def _schedule(words: str | None) -> tuple[str, ...] | None:

@@ -211,6 +211,36 @@ def test_trials_and_xdist_give_one_table(pytester: pytest.Pytester, run: Run) ->
     result.stdout.fnmatch_lines(["*0/4*"])
 
 
+@pytest.mark.parametrize("workers", [(), ("-n", "2")], ids=["alone", "xdist"])
+def test_trials_that_a_look_makes_needless_are_not_run(
+    pytester: pytest.Pytester, run: Run, workers: tuple[str, ...]
+) -> None:
+    pytester.makepyfile(test_it=CRASHES.format(known={}))
+    asked = ("--ocrepro-trials=12", "--ocrepro-looks=7", "--ocrepro-expect=any", "-v")
+    result = run("test_it.py", *asked, *workers)
+    ran = {line["trial"] for line in results(pytester)}
+    assert ran >= set(range(1, 8))
+    assert len(ran) == 7 if not workers else len(ran) < 12
+    result.assert_outcomes(passed=len(ran), skipped=12 - len(ran))
+    result.stdout.fnmatch_lines(
+        [
+            "ocrepro: a rate above or below 50 %? look after 7, 12 trials and at no other time; *",
+            f"*{12 - len(ran)} trial* not needed after a look",
+        ]
+    )
+    assert RunDir.read(pytester.path / "reports/latest").info.planned == len(ran)
+    assert "cut short" not in (pytester.path / "reports/latest/report.html").read_text()
+
+
+def test_looks_and_a_baseline_contradict_each_other(pytester: pytest.Pytester, run: Run) -> None:
+    pytester.makepyfile(test_it=FINISHES)
+    run("test_it.py").assert_outcomes(passed=1)
+    earlier = (pytester.path / "reports/latest/results.jsonl").resolve()
+    result = run("test_it.py", f"--ocrepro-baseline={earlier}", "--ocrepro-trials=9", "--ocrepro-looks=8")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["*--ocrepro-looks and a baseline contradict each other*"])
+
+
 def test_versions_are_tried_in_turns() -> None:
     """What drifts while a run goes on, as the load does, must not look like a difference between two versions."""
     builds = tuple(Build(version=one, path="/x", sha256="", source="binary") for one in ("1.0.0", "1.0.1"))

@@ -5,6 +5,7 @@ Pure functions of counts. ``k`` reproductions in ``n`` independent trials; rates
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from collections.abc import Sequence
@@ -79,6 +80,7 @@ def wilson(k: int, n: int, confidence: float = _IN_USE) -> Interval:
     return Interval(0.0 if k == 0 else max(0.0, middle - half), 1.0 if k == n else min(1.0, middle + half))
 
 
+@functools.lru_cache(maxsize=1024)
 def clopper_pearson(k: int, n: int, confidence: float = _IN_USE) -> Interval:
     """The exact interval: its coverage is never below ``confidence`` (Clopper and Pearson 1934)."""
     _check(k, n, confidence)
