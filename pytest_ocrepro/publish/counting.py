@@ -16,8 +16,9 @@ from pytest_ocrepro.publish.records import TrialInfo, TrialResult
 
 TORN = "pytest ended before this trial was judged"
 DUMP = "dump"  # the scenario of what `ocrepro dump` has seen
-GLYPHS = {Result.REPRODUCED: "●", Result.NOT_SEEN: "○", Result.INCONCLUSIVE: "?"}
-WORDS = {Result.REPRODUCED: "reproduced", Result.NOT_SEEN: "not seen", Result.INCONCLUSIVE: "inconclusive"}
+SKIPPED = "skipped"
+GLYPHS = {Result.REPRODUCED: "●", Result.NOT_SEEN: "○", Result.INCONCLUSIVE: "?", SKIPPED: "-"}
+WORDS = {kind: str(kind).replace("-", " ") for kind in GLYPHS}
 FEW = 3  # versions that a sentence tells one by one
 _ORDER = (Result.REPRODUCED, Result.INCONCLUSIVE, Result.NOT_SEEN)
 
@@ -50,6 +51,11 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
         return self.result.reason == TORN
 
     @property
+    def kind(self) -> str:
+        """Its result as people are told it: of one that has ended itself ``skipped``."""
+        return SKIPPED if self.result.skipped else self.says
+
+    @property
     def says(self) -> Result:
         """Its result; one that a later version of ours stored and we do not know is inconclusive."""
         try:
@@ -78,12 +84,12 @@ class Cell(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def glyph(self) -> str:
         """The result in one character."""
-        return "-" if self.skipped else GLYPHS[self.result]
+        return GLYPHS[SKIPPED if self.skipped else self.result]
 
     @property
     def word(self) -> str:
         """The result in words."""
-        return "skipped" if self.skipped else WORDS[self.result]
+        return WORDS[SKIPPED if self.skipped else self.result]
 
     @property
     def rate(self) -> str:
@@ -295,7 +301,7 @@ def _dumped(row: Row) -> str:
 def _of_one(row: Row) -> str:
     """Where it was seen and how often there, then where it was not, then where nobody could tell."""
     cells = [cell for cell in row.cells if cell and not cell.skipped]
-    seen, unseen, untold = ([cell for cell in cells if cell.result is result] for result in GLYPHS)
+    seen, unseen, untold = ([cell for cell in cells if cell.result is result] for result in WORDS if result != SKIPPED)
     parts = [_rate_on(*some) for some in ([[cell] for cell in seen] if len(seen) <= FEW else [seen])]
     if unseen:
         n = sum(cell.n for cell in unseen)

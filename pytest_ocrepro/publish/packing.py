@@ -102,7 +102,7 @@ def _rows(entries: Sequence[Entry], where: dict[str, tuple[int, int]], words: di
         chunk, place = where.get(entry.anchor, (NOT_KEPT, 0))
         yield Row(
             anchor=entry.anchor,
-            result=number(entry.says),
+            result=number(entry.kind),
             title=number(clip(result.title, 160)),
             scenario=number(scenario_of(result)),
             version=number(result.version),

@@ -118,13 +118,13 @@ def _caption(line: Timeline) -> str:
 def document(view: View, *, uid: str) -> Trial:
     """The trial as blocks; ``uid`` keeps the marks of its pictures apart from those of others on the same page."""
     result, info = view.entry.result, view.stored.info
-    note = f"{WORDS.get(view.entry.says)} · opencode {result.version or '(unknown)'} · trial {result.trial}"
+    note = f"{WORDS[view.entry.kind]} · opencode {result.version or '(unknown)'} · trial {result.trial}"
     if view.judgement:
         note += f" · {result.verdict} ({result.grade}) after {seconds(seconds_told(view), 1)} s"
     return Trial(
         anchor=view.entry.anchor,
         result=view.entry.says,
-        glyph=GLYPHS[view.entry.says],
+        glyph=GLYPHS[view.entry.kind],
         title=clip(result.title, 200),
         note=note + (" · control" if info.control else ""),
         blocks=tuple(_blocks(view, uid)),

@@ -327,6 +327,19 @@ def test_a_trial_that_nobody_judged_has_no_seconds(tmp_path: Path) -> None:
     assert unpacked(text, "index")["rows"][0][8] == -1
 
 
+def test_a_skipped_trial_is_none_that_could_not_be_judged(tmp_path: Path) -> None:
+    run = one(tmp_path, sample_run.alone("1.9.0", 1))
+    (line,) = run.results()
+    text = render(run)
+    assert "not seen" in re.findall(r"</span>([^<]*)</td><td>", text)
+    lacks = msgspec.structs.replace(line, result="inconclusive", skipped="this build's run has no --auto")
+    (run.bundle_of(line) / "result.json").write_bytes(msgspec.json.encode(lacks))
+    text = render(run)
+    assert "skipped" in re.findall(r"</span>([^<]*)</td><td>", text)
+    index = unpacked(text, "index")
+    assert index["words"][index["rows"][0][1]] == "skipped"
+
+
 def test_a_trial_that_is_a_link_is_named_and_not_read(tmp_path: Path) -> None:
     run = one(tmp_path, sample_run.overlap("1.15.4", 1), sample_run.alone("1.15.4", 1))
     moved = tmp_path / "elsewhere"

@@ -3,8 +3,8 @@
 (() => {
   const ROW = 31; // pixels of a row of the table of trials, as in the style sheet
   const AROUND = 12; // rows that are there above and below what can be seen
-  const GLYPHS = { reproduced: "●", "not-seen": "○", inconclusive: "?" };
-  const WORDS = { reproduced: "reproduced", "not-seen": "not seen", inconclusive: "inconclusive" };
+  const GLYPHS = { reproduced: "●", "not-seen": "○", inconclusive: "?", skipped: "-" };
+  const WORDS = { reproduced: "reproduced", "not-seen": "not seen", inconclusive: "inconclusive", skipped: "skipped" };
   const COLUMNS = [
     ["result", "result", ""], ["title", "scenario", ""], ["version", "version", ""], ["trial", "trial", "n"],
     ["verdict", "verdict", ""], ["seconds", "seconds", "n"], ["signature", "signature", ""], ["reason", "reason", ""],
