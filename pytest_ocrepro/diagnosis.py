@@ -24,6 +24,7 @@ from pytest_ocrepro.errors import UsageError
 from pytest_ocrepro.history import Expectation, History, IntrusionBegun, TrialStarted
 from pytest_ocrepro.judge.judgement import Judgement
 from pytest_ocrepro.observe.procfs import Reader
+from pytest_ocrepro.platforms import has_proc
 from pytest_ocrepro.publish.bundle import RunDir
 from pytest_ocrepro.publish.page import write_report
 from pytest_ocrepro.publish.portraits import dump_in_words
@@ -64,7 +65,7 @@ def diagnose(
     wish: Wish, *, tell: Tell, complain: Tell, stop: threading.Event | None = None, reader: Reader | None = None
 ) -> int:
     """Look, judge, say and store; returns the exit code. Raises UsageError, BundleError."""
-    if not sys.platform.startswith("linux"):
+    if not has_proc():
         raise UsageError("ocrepro dump reads /proc, which this system does not have; run it on Linux")
     return _Diagnosis(wish, tell, complain, stop or threading.Event(), reader or Reader()).run()
 

@@ -42,9 +42,9 @@ from pytest_ocrepro.judge.judgement import Judgement, ProcessJudgement
 from pytest_ocrepro.judge.verdict import judge, judge_process
 from pytest_ocrepro.observe.database import read_database
 from pytest_ocrepro.observe.deputy import Deputy, DeputyError
-from pytest_ocrepro.observe.procfs import Reader
+from pytest_ocrepro.observe.readers import reader_here
 from pytest_ocrepro.observe.sampler import Sampler, is_subject
-from pytest_ocrepro.observe.sockets import owner_of_address
+from pytest_ocrepro.observe.tables import client_of
 from pytest_ocrepro.publish.bundle import RunDir, TrialInfo, TrialResult
 from pytest_ocrepro.publish.credentials import joined, key_file, secret_values, stored_secrets
 from pytest_ocrepro.publish.records import result_of
@@ -107,7 +107,7 @@ class Session:
         self.budget = budget
         self.intrusive = intrusive
         self.rules = tuple(rules)
-        self.reader = Reader()
+        self.reader = reader_here()
         self._ledger = ledger
         self._controller = controller
         self.supervisor = Supervisor(ledger=ledger, controller=controller)
@@ -576,10 +576,10 @@ class Trial:
     def _asker(self, address: str) -> int | None:
         """Who has this end of a connection: one of the roster, or one that may ask before it is known to us."""
         reader = self._session.reader
-        pid = owner_of_address(reader, address, self.roster.pids())
+        pid = client_of(reader, address, self.roster.pids())
         if pid is not None:
             return pid
-        return owner_of_address(reader, address, [one.pid for one in reader.marked(MARKER, self.mark)])
+        return client_of(reader, address, [one.pid for one in reader.marked(MARKER, self.mark)])
 
     def _gate(self, text: str) -> str:
         return self._redactor(self._box_gate(text))

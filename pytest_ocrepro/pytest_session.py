@@ -24,8 +24,9 @@ from pytest_ocrepro.guard import GUARD, TRIAL, Guard
 from pytest_ocrepro.harness import WAITED_S, Session, Trial, secrets_around_us
 from pytest_ocrepro.items import choose_paths, info_of, labels, scenario_of_item, slug_of
 from pytest_ocrepro.judge.judgement import Judgement
-from pytest_ocrepro.observe.procfs import Reader
+from pytest_ocrepro.observe.readers import reader_here
 from pytest_ocrepro.outcome import Decision, Outcome, decide, section
+from pytest_ocrepro.platforms import has_proc, seen_through
 from pytest_ocrepro.progress import progress_on
 from pytest_ocrepro.publish.bundle import RunDir, TrialResult
 from pytest_ocrepro.publish.counting import plural
@@ -113,7 +114,7 @@ class OcreproSession:
             run_dir=str(run.path) if run else "",
             command=command,
             paths=paths,
-            controller=Reader().identify(os.getpid()),
+            controller=reader_here().identify(os.getpid()),
             redact=redact,
         )
         if run is not None:
@@ -142,7 +143,7 @@ class OcreproSession:
         builds = ", ".join(f"{build.version} ({build.source})" for build in self.share.builds)
         return (
             f"ocrepro: opencode {builds}; trials {settings.trials}; expect {settings.expect}; {settings.reports}; "
-            f"ended by {rung(Reader())}"
+            f"ended by {rung(reader_here())}" + ("" if has_proc() else f"; read through {seen_through()}")
         ) + (f"\nocrepro: {settings.looks.rule}" if settings.looks else "")
 
     def parametrize(self, metafunc: pytest.Metafunc) -> None:

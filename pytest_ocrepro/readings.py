@@ -91,12 +91,12 @@ class SocketReading(Reading, frozen=True, kw_only=True):
 
     pid: int | None
     fd: int | None
-    inode: int
+    inode: int | None  # None: not told (without proc(5)), as are the queues then
     local: str  # "127.0.0.1:4096"
     remote: str
     state: str  # ESTABLISHED, LISTEN, SYN_SENT, ...
-    rx_queue_bytes: int  # for LISTEN: connections not yet accepted
-    tx_queue_bytes: int
+    rx_queue_bytes: int | None  # for LISTEN: connections not yet accepted
+    tx_queue_bytes: int | None
     peer_pid: int | None = None  # who holds the other end on loopback
     # From TCP_INFO; None: not told (another network namespace, an old kernel). Both ages begin at the connection.
     received_bytes: int | None = None

@@ -13,8 +13,9 @@ from pathlib import Path
 
 from pytest_ocrepro.history import History, ProcessFound, ProcessGone, now_ns
 from pytest_ocrepro.observe.locks import lock_directories
-from pytest_ocrepro.observe.procfs import Reader
+from pytest_ocrepro.observe.readers import ProcessReader
 from pytest_ocrepro.observe.sampler import Observed, is_subject
+from pytest_ocrepro.platforms import has_proc
 from pytest_ocrepro.readings import LockDirectory, ProcessId
 from pytest_ocrepro.stage.orders import MARKER
 from pytest_ocrepro.stage.process import Process
@@ -33,7 +34,7 @@ class Roster:
     def __init__(
         self,
         sandbox: Sandbox,
-        reader: Reader,
+        reader: ProcessReader,
         history: History,
         *,
         mark: str,
@@ -92,10 +93,16 @@ class Roster:
         ]
 
     def survivors(self) -> list[str]:
-        """Tools' processes that outlived the opencode that started them: orphans that live under the supervisor."""
+        """Tools' processes that outlived the opencode that started them.
+
+        Orphans live under the supervisor; where it is no sub-reaper, under a process that is none of the trial's.
+        """
         living = [one for one in list(self._found) if one not in self._gone and self._reader.alive(one)]
-        orphans = [one for one in living if self._reader.parent(one.pid) == self._supervisor_pid]
+        orphans = [one for one in living if self._orphaned(self._reader.parent(one.pid))]
         return [f"pid {one.pid}: {' '.join(self._reader.argv(one.pid) or ())}" for one in orphans]
+
+    def _orphaned(self, parent_pid: int | None) -> bool:
+        return parent_pid == self._supervisor_pid if has_proc() else parent_pid not in self.pids()
 
     def locks_of_the_dead(self) -> tuple[LockDirectory, ...]:
         """Lock directories that a run left behind although nobody killed it."""

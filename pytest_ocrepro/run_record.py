@@ -12,7 +12,8 @@ from pathlib import Path
 import psutil
 
 from pytest_ocrepro import __version__
-from pytest_ocrepro.observe.procfs import Reader
+from pytest_ocrepro.observe.readers import reader_here
+from pytest_ocrepro.platforms import seen_through
 from pytest_ocrepro.publish.bundle import Fact, RunDir, RunInfo, Subject
 from pytest_ocrepro.settings import Settings
 from pytest_ocrepro.sharing import Share
@@ -86,7 +87,8 @@ def file_system(folder: Path) -> str:
 
 def _machine() -> Iterator[Fact]:
     yield Fact(name="system", value=f"{platform.system()} {platform.release()} {platform.machine()}")
-    yield Fact(name="processes are ended by", value=rung(Reader()))
+    yield Fact(name="processes are ended by", value=rung(reader_here()))
+    yield Fact(name="processes are read through", value=seen_through())
     yield Fact(name="python", value=platform.python_version())
     yield Fact(name="cores", value=str(psutil.cpu_count()))
     yield Fact(name="memory", value=f"{psutil.virtual_memory().total / 2**30:.1f} GiB")

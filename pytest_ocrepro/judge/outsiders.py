@@ -61,7 +61,9 @@ class Outsiders:
         ]
         if not address or not found:
             return ""
-        return f"fd {found[0].fd} is ESTABLISHED to {address}, receive queue {found[0].rx_queue_bytes} bytes"
+        queue = found[0].rx_queue_bytes
+        told = "unknown" if queue is None else f"{queue} bytes"
+        return f"fd {found[0].fd} is ESTABLISHED to {address}, receive queue {told}"
 
     def provider_waits(self, life: Life) -> Iterator[ServerWait]:
         """Requests that the provider has not finished; the fault belongs only to one that fell silent."""

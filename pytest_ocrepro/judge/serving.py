@@ -150,7 +150,7 @@ def _suspended(history: History, life: Life, look: Snapshot) -> Living | None:
     reading = life.reading(look)
     if reading is None or reading.state not in STOPPED:
         return None
-    queued = sum(one.rx_queue_bytes for one in look.sockets if one.pid == life.pid and one.state == "LISTEN")
+    queued = sum(one.rx_queue_bytes or 0 for one in look.sockets if one.pid == life.pid and one.state == "LISTEN")
     facts = (f"{queued} connection(s) wait to be accepted",) if queued else ()
     graph = waitgraph.build(history, look)
     chain = waitgraph.in_words(graph, waitgraph.chain_from(graph, f"pid:{life.pid}"))

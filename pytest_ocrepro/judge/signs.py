@@ -131,15 +131,13 @@ def event_loop_of(snapshot: Snapshot, process: ProcessReading) -> str:
     Empty where the loop sleeps in its own call, and where that cannot be told.
     """
     waiting = [
-        one
-        for one in snapshot.sockets
-        if one.pid == process.id.pid and one.state == "LISTEN" and one.rx_queue_bytes > 0
+        one for one in snapshot.sockets if one.pid == process.id.pid and one.state == "LISTEN" and one.rx_queue_bytes
     ]
     main = _main_thread(process)
     if not waiting or main is None or main.syscall is None or main.syscall in LOOPS:
         return ""
     where = "runs on" if main.syscall == "running" or main.state == "R" else f"is in {main.syscall}"
-    count = sum(one.rx_queue_bytes for one in waiting)
+    count = sum(one.rx_queue_bytes or 0 for one in waiting)
     return f"its event loop accepts nobody: {count} connection(s) wait at {waiting[0].local}, its main thread {where}"
 
 

@@ -156,10 +156,10 @@ class Deputy:
     def _begin(self) -> tuple[int, int]:
         with contextlib.ExitStack() as theirs, contextlib.ExitStack() as ours:
             try:
-                their_input, writer = os.pipe2(os.O_CLOEXEC)
+                their_input, writer = os.pipe()
                 theirs.callback(os.close, their_input)
                 ours.callback(os.close, writer)
-                reader, their_output = os.pipe2(os.O_CLOEXEC)
+                reader, their_output = os.pipe()
                 theirs.callback(os.close, their_output)
                 ours.callback(os.close, reader)
                 os.set_blocking(writer, False)

@@ -16,7 +16,8 @@ import sys
 import time
 from collections.abc import Callable, Iterable
 
-FLOCK = struct.Struct("hhqqi4x")  # struct flock of a 64-bit Linux: type, whence, start, length, pid
+# struct flock: on a 64-bit Linux type, whence, start, length, pid; on macOS start, length, pid, type, whence
+FLOCK, _TYPE_FIRST = (struct.Struct("qqihh"), False) if sys.platform == "darwin" else (struct.Struct("hhqqi4x"), True)
 Conflict = tuple[str, int, int | None, int]
 
 
@@ -35,9 +36,11 @@ def conflicts(path: str, ranges: Iterable[Iterable[int]]) -> list[Conflict]:
 
 
 def _conflict(fd: int, start: int, length: int) -> Conflict | None:
-    question = FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, start, length, 0)
+    kinds, place = (fcntl.F_WRLCK, os.SEEK_SET), (start, length, 0)
+    question = FLOCK.pack(*kinds, *place) if _TYPE_FIRST else FLOCK.pack(*place, *kinds)
     try:
-        kind, _, first, size, pid = FLOCK.unpack(fcntl.fcntl(fd, fcntl.F_GETLK, question))
+        answer = FLOCK.unpack(fcntl.fcntl(fd, fcntl.F_GETLK, question))
+        kind, _, first, size, pid = answer if _TYPE_FIRST else (*answer[3:], *answer[:3])
     except OSError:
         return None
     if kind == fcntl.F_UNLCK:

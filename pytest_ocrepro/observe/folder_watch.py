@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from pytest_ocrepro.observe.holders import Happened
+from pytest_ocrepro.platforms import has_proc
 
 # include/uapi/linux/inotify.h
 _MADE: Final = 0x00000100 | 0x00000080  # IN_CREATE, IN_MOVED_TO
@@ -29,9 +30,13 @@ class FolderWatch:
 
     def __init__(self) -> None:
         self.error = ""
+        self._folders: dict[int, str] = {}
+        self._fd = -1
+        if not has_proc():
+            self.error = "inotify: this system has none: how a lock directory changed hands is not told"
+            return
         self._libc = ctypes.CDLL(None, use_errno=True)
         self._fd = self._checked(self._libc.inotify_init1(os.O_CLOEXEC | os.O_NONBLOCK))
-        self._folders: dict[int, str] = {}
 
     def watch(self, folder: Path) -> bool:
         """Look at this folder from now on; True when that begins now. One that is not there is left out."""

@@ -13,12 +13,14 @@ import resource
 import select
 import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Final, NoReturn
 
 from pytest_ocrepro.errors import OcreproError
+from pytest_ocrepro.platforms import has_proc
 from pytest_ocrepro.readings import NativeStack, TracedCall
 
 TRACE_S: Final = 6.0  # two tries of a waiter at its longest delay, 2 s and 30 %
@@ -152,6 +154,8 @@ _HOW: Final = "run this as root, or see ptrace-scope in: ocrepro doctor"
 
 
 def _tool(name: str) -> str:
+    if not has_proc():
+        raise IntrusiveError(f"{name}: the intrusive step is for Linux alone: this step was left out")
     found = shutil.which(name)
     if found is None:
         raise IntrusiveError(f"{name} is not installed: this step was left out; install the package {name}")
@@ -209,7 +213,7 @@ def _gdb(pid: int, commands: Iterable[str], timeout_s: float, *, limit_bytes: in
     child = _start([_tool("gdb"), *quiet, "-p", str(pid), *asked])
     text = ""
     try:
-        if limit_bytes is not None:
+        if limit_bytes is not None and sys.platform == "linux":
             with contextlib.suppress(OSError):  # it has ended already
                 resource.prlimit(child.pid, resource.RLIMIT_FSIZE, (limit_bytes, limit_bytes))
         for text in _growing(child, time.monotonic() + timeout_s):  # noqa: B007  the last is what we want

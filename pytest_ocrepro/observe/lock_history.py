@@ -13,7 +13,7 @@ from pytest_ocrepro.observe.holders import Happened, changes
 from pytest_ocrepro.observe.locks import holder_lives, lock_directories
 
 if TYPE_CHECKING:
-    from pytest_ocrepro.observe.procfs import Reader
+    from pytest_ocrepro.observe.readers import ProcessReader
     from pytest_ocrepro.readings import LockDirectory
 
 _LOOKS: Final = 4  # a listing that is never still leaves its folder as not watched for this once
@@ -22,7 +22,7 @@ _LOOKS: Final = 4  # a listing that is never still leaves its folder as not watc
 class LockHistory:
     """Not thread-safe: whoever asks holds a lock of its own."""
 
-    def __init__(self, reader: Reader) -> None:
+    def __init__(self, reader: ProcessReader) -> None:
         self._reader = reader
         self._watch = FolderWatch()
         self._before: tuple[LockDirectory, ...] = ()

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from pytest_ocrepro.observe.errands import Conflict
     from pytest_ocrepro.observe.procfs import Reader
     from pytest_ocrepro.observe.proctext import LockLine
+    from pytest_ocrepro.observe.readers import ProcessReader
     from pytest_ocrepro.readings import ProcessReading
 
     Ask = Callable[[Path, Sequence[tuple[int, int]]], Sequence[Conflict]]
@@ -154,7 +155,7 @@ class _Meta(msgspec.Struct):
 
 
 def lock_directories(
-    state_dirs: Iterable[Path], *, key_candidates: Iterable[str], reader: Reader, now_wall: float
+    state_dirs: Iterable[Path], *, key_candidates: Iterable[str], reader: ProcessReader, now_wall: float
 ) -> tuple[LockDirectory, ...]:
     """What lies in ``<state>/opencode/locks``; ``state_dirs`` are values of XDG_STATE_HOME.
 
@@ -173,7 +174,7 @@ def _locks_in(folder: Path) -> list[Path]:
         return []
 
 
-def _directory(path: Path, key: str | None, reader: Reader, now_wall: float) -> LockDirectory:
+def _directory(path: Path, key: str | None, reader: ProcessReader, now_wall: float) -> LockDirectory:
     meta = _meta(path / "meta.json")
     made = _mtime(path)
     created = _instant(meta.createdAt) or made
@@ -195,7 +196,7 @@ def _directory(path: Path, key: str | None, reader: Reader, now_wall: float) -> 
     )
 
 
-def holder_lives(lock: LockDirectory, reader: Reader, *, since_s: float = 0.0) -> bool | None:
+def holder_lives(lock: LockDirectory, reader: ProcessReader, *, since_s: float = 0.0) -> bool | None:
     """Whether the holder that this reading of ``since_s`` seconds ago names lives now; None: cannot be told."""
     if lock.holder_alive is not True:
         return lock.holder_alive
@@ -212,7 +213,7 @@ def _meta(path: Path) -> _Meta:
         return _Meta()
 
 
-def _life(pid: int | None, hostname: str, age_s: float | None, reader: Reader) -> str | None:
+def _life(pid: int | None, hostname: str, age_s: float | None, reader: ProcessReader) -> str | None:
     """alive, dead, or reused (the process of that pid is younger than the lock); None: cannot be told."""
     if pid is None or (hostname and hostname != socket.gethostname()):
         return None

@@ -21,7 +21,7 @@ from pytest_ocrepro.readings import MILESTONES, FdKind, LogLine, LogTail
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from pytest_ocrepro.observe.procfs import Reader
+    from pytest_ocrepro.observe.readers import ProcessReader
 
 _KEPT_LINES: Final = 400  # of one process
 _KEPT_ENDS: Final = 4000  # line ends of one file
@@ -232,7 +232,7 @@ class LogTailer:
     cuts long lines: the trial's own, so that no cut goes through a secret (History.excerpt).
     """
 
-    def __init__(self, reader: Reader, *, shown_lines: int = 100, excerpt: Excerpt = cut) -> None:
+    def __init__(self, reader: ProcessReader, *, shown_lines: int = 100, excerpt: Excerpt = cut) -> None:
         self._reader = reader
         self._excerpt = excerpt
         self._shown_lines = shown_lines

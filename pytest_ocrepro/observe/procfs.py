@@ -9,6 +9,7 @@ import errno
 import os
 import platform
 import re
+import sys
 import time
 from typing import TYPE_CHECKING, Final
 
@@ -85,7 +86,7 @@ class Reader:
 
     def hidden(self, pid: int) -> bool:
         """A process has this pid although proc(5) does not show it to us (hidepid); asked with pidfd_open(2)."""
-        if self._root != "/proc" or self.stat(pid) is not None:
+        if sys.platform != "linux" or self._root != "/proc" or self.stat(pid) is not None:
             return False
         try:
             os.close(os.pidfd_open(pid))
@@ -95,7 +96,13 @@ class Reader:
 
     def age_s(self, process: ProcessId) -> float:
         """Seconds since the process was started, suspended machine included."""
-        return time.clock_gettime(time.CLOCK_BOOTTIME) - process.start_ticks / _TICKS_PER_S
+        return self.boottime_ns() / 1e9 - process.start_ticks / _TICKS_PER_S
+
+    def boottime_ns(self) -> int:
+        """CLOCK_BOOTTIME, which counts a suspended machine (clock_gettime(2))."""
+        if sys.platform != "linux":
+            return time.monotonic_ns()
+        return time.clock_gettime_ns(time.CLOCK_BOOTTIME)
 
     def state(self, pid: int) -> str | None:
         """R, S, D, T, t, Z or X of the main thread."""

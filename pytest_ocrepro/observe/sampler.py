@@ -22,10 +22,9 @@ from pytest_ocrepro.history import (
 )
 from pytest_ocrepro.observe.deputy import Deputy, DeputyError
 from pytest_ocrepro.observe.lock_history import LockHistory
-from pytest_ocrepro.observe.locks import file_locks, lock_directories, probe
+from pytest_ocrepro.observe.locks import lock_directories, probe
 from pytest_ocrepro.observe.logs import LogTailer
-from pytest_ocrepro.observe.sockets import sockets
-from pytest_ocrepro.observe.unix_sockets import unix_sockets
+from pytest_ocrepro.observe.tables import look_at_tables
 from pytest_ocrepro.observe.wal_index import HEADER_BYTES, parse_wal_index
 from pytest_ocrepro.readings import Snapshot
 
@@ -33,7 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from pytest_ocrepro.history import History
-    from pytest_ocrepro.observe.procfs import Reader
+    from pytest_ocrepro.observe.readers import ProcessReader
     from pytest_ocrepro.readings import FileLock, LogLine, ProcessId, ProcessReading, WalIndex
 
 _FORK_TO_EXEC_S: Final = 1.0  # a child this young with its parent's command line has not begun its own program
@@ -102,7 +101,7 @@ class Sampler:
         self,
         world: World,
         history: History,
-        reader: Reader,
+        reader: ProcessReader,
         *,
         deputy: Deputy | None = None,
         period_s: float = 0.25,
@@ -327,19 +326,20 @@ class Sampler:
 
     def _look(self, number: int, places: _Places, *, full: bool) -> Snapshot:
         started_ns = now_ns()
-        boottime_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME)
+        boottime_ns = self._reader.boottime_ns()
         missing: list[str] = [self._holders.error] if self._holders.error else []
         readings = list(self._read_all(places.observed, missing, full=full))
         processes = tuple(reading for reading in readings if reading is not None)
+        tables = look_at_tables(self._reader, processes, places.harness_pids, missing) if full else None
         return Snapshot(
             number=number,
             started_ns=started_ns,
             boottime_ns=boottime_ns,
             full=full,
             processes=processes,
-            sockets=sockets(self._reader, processes, missing, harness_pids=places.harness_pids) if full else (),
-            unix_sockets=unix_sockets(self._reader, processes, missing) if full else (),
-            locks=self._locks(processes, places.databases, missing) if full else (),
+            sockets=tables.sockets if tables else (),
+            unix_sockets=tables.unix_sockets if tables else (),
+            locks=self._locks(tables.locks, places.databases, missing) if tables else (),
             wal_indexes=self._wal_indexes(places.databases, missing) if full else (),
             lock_directories=lock_directories(
                 places.state_dirs, key_candidates=places.lock_keys, reader=self._reader, now_wall=time.time()
@@ -350,9 +350,8 @@ class Sampler:
         )
 
     def _locks(
-        self, processes: Sequence[ProcessReading], databases: Sequence[Path], missing: list[str]
+        self, found: tuple[FileLock, ...], databases: Sequence[Path], missing: list[str]
     ) -> tuple[FileLock, ...]:
-        found = file_locks(self._reader, processes, missing)
         seen = {(lock.path, lock.start, lock.end, lock.pid) for lock in found}
         asked = (lock for path in databases for lock in self._asked(path, missing))
         return (*found, *(one for one in asked if (one.path, one.start, one.end, one.pid) not in seen))

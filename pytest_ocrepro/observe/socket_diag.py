@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import struct
@@ -63,6 +64,8 @@ def tcp_infos() -> list[TcpInfo]:
 
 def _asked(question: bytes) -> list[bytes]:
     """The bodies of the kernel's answer. Raises OSError for its refusal."""
+    if sys.platform != "linux":
+        raise OSError(errno.EAFNOSUPPORT, "this system has no sock_diag")
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_SOCK_DIAG) as asked:
         asked.settimeout(_ANSWER_S)
         asked.send(_HEAD.pack(_HEAD.size + len(question), _BY_FAMILY, _REQUEST_ALL, 1, 0) + question)

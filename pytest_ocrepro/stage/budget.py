@@ -18,7 +18,7 @@ import msgspec
 import psutil
 
 from pytest_ocrepro.errors import StageError
-from pytest_ocrepro.observe.procfs import Reader
+from pytest_ocrepro.observe.readers import ProcessReader
 from pytest_ocrepro.readings import ProcessId
 
 MEBIBYTE = 1 << 20
@@ -98,7 +98,7 @@ def bytes_below(folder: Path) -> int:
     return sum(_bytes_in(Path(root)) for root, _, _ in os.walk(folder))
 
 
-def measure(reader: Reader, places: Iterable[Path], processes: Iterable[ProcessId]) -> Used:
+def measure(reader: ProcessReader, places: Iterable[Path], processes: Iterable[ProcessId]) -> Used:
     """Look once. ``places``: directories whose files count, not those of their subdirectories."""
     folders = list(places)
     seen = [(one, reader.stat(one.pid)) for one in processes]

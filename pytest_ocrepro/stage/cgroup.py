@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Self
 
-from pytest_ocrepro.observe.procfs import Reader
+from pytest_ocrepro.observe.readers import ProcessReader
 
 PREFIX = "ocrepro-"
 
@@ -72,7 +72,7 @@ class Groups:
         self.base = base
 
     @classmethod
-    def for_session(cls, mark: str, reader: Reader, can_enter: Callable[[Group], bool]) -> Self | None:
+    def for_session(cls, mark: str, reader: ProcessReader, can_enter: Callable[[Group], bool]) -> Self | None:
         """With the session's own group made and tried by a process that goes in; None where that does not work."""
         own = reader.own_group()
         if own is None or not os.access(own, os.W_OK):
@@ -85,7 +85,7 @@ class Groups:
         group.remove()
         return None
 
-    def remove_those_of_the_dead(self, reader: Reader) -> None:
+    def remove_those_of_the_dead(self, reader: ProcessReader) -> None:
         """Empty ones of sessions whose harness is gone: killed before its supervisor began, or while it ended."""
         for path in self.base.glob(f"{PREFIX}*-*"):
             pid = path.name.removeprefix(PREFIX).partition("-")[0]

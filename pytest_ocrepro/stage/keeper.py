@@ -15,15 +15,16 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
-from pytest_ocrepro.observe.procfs import Reader
+from pytest_ocrepro.observe.readers import reader_here
 from pytest_ocrepro.readings import ProcessId
+from pytest_ocrepro.stage import wire
 from pytest_ocrepro.stage.cgroup import Group, Groups
 from pytest_ocrepro.stage.ladder import Ladder, send_signal
 from pytest_ocrepro.stage.orders import (
     MARKER,
-    MESSAGE_BYTES,
     Ended,
     Exited,
     Reply,
@@ -35,9 +36,11 @@ from pytest_ocrepro.stage.orders import (
     encode,
     matches,
 )
+from pytest_ocrepro.stage.sessions import Sessions
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 PR_SET_CHILD_SUBREAPER = 36
+LOOK_S = 0.5
 
 
 def serve() -> int:
@@ -50,29 +53,46 @@ def serve() -> int:
         signal.signal(number, signal.SIG_IGN)
     lifeline = socket.socket(fileno=int(sys.argv[1]))
     lifeline.set_inheritable(False)
-    libc = ctypes.CDLL(None, use_errno=True)
-    libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    prctl = _prctl()
+    prctl(PR_SET_CHILD_SUBREAPER, 1)
     groups = Groups(Path(sys.argv[4])) if sys.argv[4] else None
-    return _Keeper(lifeline, libc, sys.argv[2], list(map(int, sys.argv[3].split(","))), groups).run()
+    return _Keeper(lifeline, prctl, sys.argv[2], list(map(int, sys.argv[3].split(","))), groups).run()
+
+
+def _prctl() -> Callable[[int, int], object]:
+    """prctl(2), loaded before any fork; nothing where there is none: orphans go to another then, and live on."""
+    if sys.platform != "linux":
+        return lambda _option, _value: None
+    call = ctypes.CDLL(None, use_errno=True).prctl
+    return lambda option, value: call(option, value, 0, 0, 0)
 
 
 class _Keeper:
     def __init__(
-        self, lifeline: socket.socket, libc: ctypes.CDLL, mark: str, watched: list[int], groups: Groups | None
+        self,
+        lifeline: socket.socket,
+        prctl: Callable[[int, int], object],
+        mark: str,
+        watched: list[int],
+        groups: Groups | None,
     ) -> None:
         self._groups = groups
         self._lifeline = lifeline
-        self._libc = libc
+        self._prctl = prctl
         self._mark = mark
         self._pid = os.getpid()
-        self._reader = Reader()
+        self._reader = reader_here()
         self._children: dict[int, str] = {}  # unreaped: pid -> its mark
+        self._sessions = None if sys.platform == "linux" else Sessions(self._reader)
         self._ending = False
-        self._wake_read, wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._wake_read, wake_write = os.pipe()
+        os.set_blocking(self._wake_read, False)
+        os.set_blocking(wake_write, False)
         signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, lambda *_: None)
+        self._unwatched: list[ProcessId] = []
         self._harness = [handle for pid in watched for handle in self._watch(pid)]
-        self._orphaned = os.getppid() != watched[0]
+        self._parent = watched[0]
         self._guard = self._start_guard()
         self._poll = select.poll()  # not select(2): a lifeline's number can be past 1023
         for fd in (lifeline.fileno(), self._wake_read, *self._harness):
@@ -82,7 +102,7 @@ class _Keeper:
         """Who ends the whole group should we be SIGKILLed; the descriptor that tells it by being closed."""
         if self._groups is None:
             return None
-        theirs, ours = os.pipe2(os.O_CLOEXEC)
+        theirs, ours = os.pipe()
         with contextlib.suppress(OSError):  # without it the next start sweeps
             guard = subprocess.Popen(
                 self._groups.of(f"{self._mark}*").watch(),
@@ -98,14 +118,16 @@ class _Keeper:
 
     def run(self) -> int:
         try:
-            while not self._orphaned and self._turn():
+            while self._wanted() and self._turn():
                 pass
         finally:
             leaked = self._end_everything()
         return 1 if leaked else 0
 
     def _turn(self) -> bool:
-        ready = {fd for fd, _ in self._poll.poll()}
+        ready = {fd for fd, _ in self._poll.poll(LOOK_S * 1000 if self._unwatched else None)}
+        if not ready:
+            return True
         if self._wake_read in ready:
             self._pause(0)
         if ready & set(self._harness):
@@ -119,14 +141,21 @@ class _Keeper:
         return leaked or ladder.run(0)[1]  # what wiped its environment and lost its parent is still our child
 
     def _watch(self, pid: int) -> list[int]:
-        try:
-            return [os.pidfd_open(pid)]
-        except OSError:  # gone (then our parent is another), or a kernel before 5.3
-            return []
+        """A pidfd; where there are none (Linux 5.3), its end is found by looking."""
+        if sys.platform == "linux":
+            with contextlib.suppress(OSError):
+                return [os.pidfd_open(pid)]
+        process = self._reader.identify(pid)
+        self._unwatched += [process] if process is not None else []
+        return []
+
+    def _wanted(self) -> bool:
+        """Our parent is still the harness, and whoever we can only look at is there."""
+        return os.getppid() == self._parent and all(self._reader.alive(one) for one in self._unwatched)
 
     def _one_request(self) -> bool:
         try:
-            message, fds, _, _ = socket.recv_fds(self._lifeline, MESSAGE_BYTES, 3)
+            message, fds = wire.receive(self._lifeline, 3)
         except OSError:  # ECONNRESET: killed before it read our last answer
             return False
         if not message:
@@ -144,7 +173,7 @@ class _Keeper:
 
     def _send(self, reply: Reply) -> None:
         with contextlib.suppress(OSError):  # the harness is gone: the next read sees it
-            self._lifeline.send(encode(reply))
+            wire.send(self._lifeline, encode(reply))
 
     def _spawn(self, request: Spawn, fds: list[int]) -> Spawned:
         nobody = ProcessId(pid=0, start_ticks=0)
@@ -171,6 +200,8 @@ class _Keeper:
         child.returncode = 0  # waited for by _reap, never by Popen
         self._children[child.pid] = request.environment.get(MARKER, "")
         identity = self._reader.identify(child.pid)
+        if self._sessions is not None and identity is not None:
+            self._sessions.begun(identity, self._children[child.pid])
         return Spawned(number=request.number, id=identity or ProcessId(pid=child.pid, start_ticks=0))
 
     def _group_for(self, mark: str) -> Group | None:
@@ -183,7 +214,7 @@ class _Keeper:
         """Between fork and exec: in its group, bound to our life, with signals as programs expect them."""
         if group is not None:
             group.enter()
-        self._libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        self._prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != self._pid:  # it died before the line above
             os._exit(1)
         signal.signal(signal.SIGINT, signal.SIG_DFL)
@@ -200,11 +231,14 @@ class _Keeper:
                 return
             if self._children.pop(pid, None) is not None:  # the others are orphans that the kernel handed to us
                 code = os.waitstatus_to_exitcode(status)
+                if self._sessions is not None:
+                    self._sessions.left(pid)
                 self._send(Exited(pid=pid, code=code, at_ns=time.monotonic_ns(), swept=self._ending))
 
     def _sweep(self, mark: str, *, grace_s: float) -> tuple[list[int], list[int]]:
         def children() -> set[int]:
-            return {pid for pid, carried in self._children.items() if matches(carried, mark)}
+            ours = {pid for pid, carried in self._children.items() if matches(carried, mark)}
+            return ours | self._sessions.members(mark) if self._sessions else ours
 
         group = self._groups.of(mark) if self._groups else None
         swept = Ladder(self._reader, mark, group=group, children=children, pause=self._pause).run(grace_s)

@@ -9,17 +9,18 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterator
 
-from pytest_ocrepro.observe.procfs import Reader
 from pytest_ocrepro.observe.proctext import Stat
+from pytest_ocrepro.observe.readers import ProcessReader
 from pytest_ocrepro.readings import ProcessId
 from pytest_ocrepro.stage.cgroup import Group
 from pytest_ocrepro.stage.orders import MARKER
 
 KILL_DEADLINE_S = 5.0
-_DEAD = ("Z", "X", "x")  # proc_pid_stat(5)
+DEAD = ("Z", "X", "x")  # proc_pid_stat(5)
 _EXEC_S = 0.005  # execve shows an empty environment for some microseconds
 
 
@@ -32,7 +33,7 @@ class Ladder:
 
     def __init__(
         self,
-        reader: Reader,
+        reader: ProcessReader,
         mark: str,
         *,
         group: Group | None = None,
@@ -98,7 +99,7 @@ class Ladder:
         found = {
             ProcessId(pid=stat.pid, start_ticks=stat.start_ticks, boot_id=self._reader.boot_id())
             for stat in (table[pid] for pid in family if pid in table)
-            if stat.state not in _DEAD or stat.pid in children  # a main thread can end before the others
+            if stat.state not in DEAD or stat.pid in children  # a main thread can end before the others
         }
         found |= {process for pid, process in marked.items() if pid not in table}
         self._known |= found
@@ -122,7 +123,7 @@ def _descendants(table: dict[int, Stat], roots: set[int]) -> set[int]:
     return family
 
 
-def send_signal(reader: Reader, process: ProcessId, number: int) -> bool:
+def send_signal(reader: ProcessReader, process: ProcessId, number: int) -> bool:
     """Send a signal to this very process; False when it is gone, or not ours to signal."""
     try:
         with _pinned(process.pid) as handle:
@@ -132,7 +133,7 @@ def send_signal(reader: Reader, process: ProcessId, number: int) -> bool:
             if handle is None:
                 os.kill(process.pid, number)
             else:
-                signal.pidfd_send_signal(handle, number)
+                _signal_pinned(handle, number)
     except (ProcessLookupError, PermissionError):
         return False
     return True
@@ -140,7 +141,10 @@ def send_signal(reader: Reader, process: ProcessId, number: int) -> bool:
 
 @contextlib.contextmanager
 def _pinned(pid: int) -> Iterator[int | None]:
-    """A pidfd, so that the pid cannot be recycled between look and signal; None on a kernel before 5.3."""
+    """A pidfd, so that the pid cannot be recycled between look and signal; None where there are none (Linux 5.3)."""
+    if sys.platform != "linux":
+        yield None
+        return
     try:
         handle = os.pidfd_open(pid)
     except ProcessLookupError:
@@ -152,3 +156,8 @@ def _pinned(pid: int) -> Iterator[int | None]:
         yield handle
     finally:
         os.close(handle)
+
+
+def _signal_pinned(handle: int, number: int) -> None:
+    if sys.platform == "linux":
+        signal.pidfd_send_signal(handle, number)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import msgspec
 
-from pytest_ocrepro.observe.procfs import Reader
+from pytest_ocrepro.observe.readers import ProcessReader
 from pytest_ocrepro.readings import ProcessId
 from pytest_ocrepro.stage.orders import MARKER, encode
 
@@ -31,7 +31,7 @@ class Ledger:
         with contextlib.suppress(OSError):
             (self._directory / f"{mark}.json").unlink()
 
-    def leftovers(self, reader: Reader) -> dict[str, list[ProcessId]]:
+    def leftovers(self, reader: ProcessReader) -> dict[str, list[ProcessId]]:
         """Marks of supervisors that are gone -> processes that still carry them; strike a mark when it is swept."""
         found: dict[str, list[ProcessId]] = {}
         for line in sorted(self._directory.glob("*.json")):

@@ -73,8 +73,15 @@ class Handler(BaseHTTPRequestHandler):
     def _client_left(self) -> bool:
         # not recv: on a socket with a timeout Python waits for data first, whatever MSG_DONTWAIT says
         look = select.poll()
-        look.register(self.connection, select.POLLRDHUP)
-        return bool(look.poll(0))
+        if sys.platform == "linux":
+            look.register(self.connection, select.POLLRDHUP)
+            return bool(look.poll(0))
+        else:  # noqa: RET505  mypy takes the two for two systems
+            look.register(self.connection, select.POLLIN)
+            try:
+                return bool(look.poll(0)) and not self.connection.recv(1, socket.MSG_PEEK)
+            except OSError:
+                return True
 
 
 class _Connections:

@@ -59,7 +59,7 @@ class OpenPipe:
     def open(self) -> int:
         """The read end."""
         self.close()
-        reader, self._writer = os.pipe2(os.O_CLOEXEC)
+        reader, self._writer = os.pipe()
         return reader
 
     def close(self) -> None:

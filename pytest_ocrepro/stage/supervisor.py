@@ -26,8 +26,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from pytest_ocrepro.errors import StageError
-from pytest_ocrepro.observe.procfs import Reader
+from pytest_ocrepro.observe.readers import ProcessReader, reader_here
 from pytest_ocrepro.readings import ProcessId
+from pytest_ocrepro.stage import wire
 from pytest_ocrepro.stage.cgroup import Group, Groups
 from pytest_ocrepro.stage.ladder import KILL_DEADLINE_S, Ladder
 from pytest_ocrepro.stage.ledger import Ledger
@@ -51,6 +52,7 @@ from pytest_ocrepro.stage.orders import (
 
 ANSWER_DEADLINE_S = 60.0  # a sweep of everything takes at most its grace and KILL_DEADLINE_S
 WITH_GROUPS, WITHOUT_GROUPS = "cgroup.kill and a supervisor", "a supervisor"
+ALONE = "a supervisor without sub-reaper and pidfds: who leaves session, parents and marker behind is not found"
 PROBE_S = 5.0
 # -I keeps the user's PYTHON* variables and working directory out; sys.path comes as arguments instead.
 _BOOT = "import sys; sys.path[:] = sys.argv[5:]; from pytest_ocrepro.stage.keeper import serve; sys.exit(serve())"
@@ -68,7 +70,7 @@ class Supervisor:
     def __init__(self, *, ledger: Path | None = None, controller: ProcessId | None = None) -> None:
         self.mark = f"{os.getpid()}-{os.urandom(6).hex()}"
         self._ledger = Ledger(ledger) if ledger is not None else None
-        self._groups = Groups.for_session(self.mark, Reader(), can_enter)
+        self._groups = Groups.for_session(self.mark, reader_here(), can_enter)
         try:
             self._socket, self._process = _start_server(self.mark, controller, self._groups)
         except StageError:
@@ -87,7 +89,7 @@ class Supervisor:
         self._closed = False
         self._listener = threading.Thread(target=self._listen, name="ocrepro-supervisor", daemon=True)
         self._listener.start()
-        identity = Reader().identify(self._process.pid)
+        identity = reader_here().identify(self._process.pid)
         if self._ledger is not None and identity is not None:
             self._ledger.enter(self.mark, identity)
 
@@ -184,7 +186,9 @@ class Supervisor:
 
     def _sweep_alone(self, mark: str, grace_s: float) -> Ended:
         """The same ladder without the supervisor, over what PR_SET_PDEATHSIG has not killed with it."""
-        ended, leaked = Ladder(Reader(), mark, group=self._groups.of(mark) if self._groups else None).run(grace_s)
+        ended, leaked = Ladder(reader_here(), mark, group=self._groups.of(mark) if self._groups else None).run(
+            grace_s
+        )
         with self._changed:
             lost = [(pid, entry[1]) for pid, entry in self._running.items() if matches(entry[0], mark)]
             for pid, _ in lost:
@@ -234,7 +238,7 @@ class Supervisor:
                 if child is not None:
                     self._spawning[number] = child
             try:
-                socket.send_fds(self._socket, [message], fds)
+                wire.send(self._socket, message, fds)
             except OSError as error:
                 with self._changed:
                     del self._answers[number]
@@ -273,7 +277,7 @@ class Supervisor:
 
     def _receive(self) -> bytes:
         try:
-            return self._socket.recv(MESSAGE_BYTES)
+            return wire.receive(self._socket)[0]
         except OSError:
             return b""
 
@@ -288,12 +292,12 @@ class Supervisor:
             self._failure = failure
 
 
-def rung(reader: Reader) -> str:
+def rung(reader: ProcessReader) -> str:
     """With what everything that we start is ended on this machine, in words."""
     mark = f"{os.getpid()}-probe"
     groups = Groups.for_session(mark, reader, can_enter)
     if groups is None:
-        return WITHOUT_GROUPS
+        return WITHOUT_GROUPS if sys.platform == "linux" else ALONE
     groups.of(f"{mark}*").remove()
     return WITH_GROUPS
 
@@ -311,10 +315,10 @@ def can_enter(group: Group) -> bool:
 def _start_server(
     mark: str, controller: ProcessId | None, groups: Groups | None
 ) -> tuple[socket.socket, subprocess.Popen[bytes]]:
-    watched = [os.getpid(), *([controller.pid] if controller and Reader().alive(controller) else [])]
+    watched = [os.getpid(), *([controller.pid] if controller and reader_here().alive(controller) else [])]
     with contextlib.ExitStack() as opened:
         try:
-            ours, theirs = map(opened.enter_context, socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET))
+            ours, theirs = map(opened.enter_context, wire.pair())
             for end in (ours, theirs):
                 end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, MESSAGE_BYTES)
             # a supervisor that somebody suspends must not block its askers for ever
