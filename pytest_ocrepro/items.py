@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from pytest_ocrepro.catalogue import CATALOGUE, catalogue
-from pytest_ocrepro.publish.bundle import TrialInfo, slug
+from pytest_ocrepro.publish.bundle import TrialInfo
+from pytest_ocrepro.publish.run_folders import slug
 from pytest_ocrepro.settings import Mark, Settings, check_root, read_mark
 from pytest_ocrepro.stage.subject import Build
 

@@ -21,17 +21,14 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import hashlib
 import os
-import re
-import secrets
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
 
-from pytest_ocrepro.errors import BundleError, UsageError
+from pytest_ocrepro.errors import BundleError
 from pytest_ocrepro.history import History, decode_event
 from pytest_ocrepro.judge.judgement import Judgement
 from pytest_ocrepro.publish import storage
@@ -48,6 +45,16 @@ from pytest_ocrepro.publish.records import (
     TrialResult,
 )
 from pytest_ocrepro.publish.redaction import Masked
+from pytest_ocrepro.publish.run_folders import (
+    SAFE_NAME,
+    fresh_directory,
+    make_run_directory,
+    point_latest,
+    run_directory,
+    safe,
+    unwritable,
+    whynot,
+)
 from pytest_ocrepro.publish.storage import Gate
 
 if TYPE_CHECKING:
@@ -55,7 +62,6 @@ if TYPE_CHECKING:
     from typing import Self
 
 __all__ = [
-    "LATEST",
     "SCHEMA",
     "Fact",
     "Gate",
@@ -67,12 +73,8 @@ __all__ = [
     "TrialBundle",
     "TrialInfo",
     "TrialResult",
-    "slug",
 ]
 
-MAX_SLUG = 120
-LATEST = "latest"
-SAFE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,149}")  # of a directory in a run: no path, and never hidden
 # in the order in which they are written; judgement.json last: it says "complete"
 BUNDLE_FILES = ("trial.json", "history.jsonl", "origin.json", "receipt.json", "result.json", "judgement.json")
 
@@ -91,15 +93,15 @@ class RunDir:
 
         Raises UsageError where that cannot be written, and leaves nothing half-made.
         """
-        path = _make_run_directory(reports_dir, run_id)
+        path = make_run_directory(reports_dir, run_id)
         run = cls(path, RunInfo(run_id=path.name), gate)
         try:
             run.write_info(RunInfo(run_id=path.name, started=datetime.now(UTC).isoformat(timespec="seconds")))
-            _point_latest(reports_dir, path.name)
+            point_latest(reports_dir, path.name)
         except (OSError, BundleError) as error:
             (path / "run.json").unlink(missing_ok=True)
             path.rmdir()
-            raise _unwritable(reports_dir, error) from None
+            raise unwritable(reports_dir, error) from None
         return run
 
     @classmethod
@@ -108,7 +110,7 @@ class RunDir:
 
         Raises UsageError where there is none, BundleError where run.json cannot be understood.
         """
-        directory = _run_directory(path)
+        directory = run_directory(path)
         info = storage.read_optional(directory / "run.json", RunInfo) or RunInfo(run_id=directory.name)
         return cls(directory, info, gate)
 
@@ -139,14 +141,14 @@ class RunDir:
     def open_trial(self, slug: str, info: TrialInfo, *, gate: Gate | None = None) -> TrialBundle:
         """A new bundle, with its first phase written. ``gate`` None: the run's own."""
         gate = gate or self._gate
-        return TrialBundle(self.place_for(_safe(gate(slug) if gate else slug)), info, gate)
+        return TrialBundle(self.place_for(safe(gate(slug) if gate else slug)), info, gate)
 
     def place_for(self, name: str) -> Path:
         """A new directory for a bundle, its name free and fit to be one. Raises BundleError."""
         parent = self.path / "trials"
         try:
             parent.mkdir(exist_ok=True)
-            return _fresh_directory(parent, name)
+            return fresh_directory(parent, name)
         except OSError as error:
             raise storage.unstored(parent, error) from None
 
@@ -168,7 +170,7 @@ class RunDir:
             return (f"{storage.where(trials)} is a link; nothing of it was read",)
         known = set(self.bundles())
         strange = sorted(path for path in trials.glob("*") if path not in known and not path.name.startswith("."))
-        return tuple(f"{storage.where(path)} {_whynot(path)}; it was not read" for path in strange)
+        return tuple(f"{storage.where(path)} {whynot(path)}; it was not read" for path in strange)
 
     def bundle_of(self, result: TrialResult) -> Path:
         """The bundle that a result names. Raises BundleError unless it is one of this run's directories."""
@@ -312,111 +314,4 @@ class TrialBundle:
             raise OSError(errno.EFBIG, f"the history would pass {storage.MAX_LINES} events")
 
 
-def slug(scenario: str, version: str, trial: int) -> str:
-    """A directory name for a trial: letters, digits, ``.``, ``_`` and ``-`` only, at most 120 characters.
-
-    What had to be cut is told apart by a hash.
-    """
-    file, _, test = scenario.partition("::")
-    name = file.rpartition("/")[2].removesuffix(".py")
-    named = f"{name}-{test}" if version in test else f"{name}-{test}-{version}"
-    whole = _safe(f"{named}-t{trial}", limit=None)
-    if len(whole) <= MAX_SLUG:
-        return whole
-    digest = hashlib.sha256(f"{scenario}\n{version}\n{trial}".encode()).hexdigest()[:8]
-    return f"{whole[: MAX_SLUG - 9].rstrip('-.')}-{digest}"
-
-
 _result_decoder = msgspec.json.Decoder(TrialResult)
-
-
-def _safe(text: str, *, limit: int | None = MAX_SLUG) -> str:
-    return re.sub(r"[^A-Za-z0-9_.]+", "-", text).strip("-.")[:limit].rstrip("-.") or "trial"
-
-
-def _make_run_directory(reports_dir: Path, run_id: str | None) -> Path:
-    if run_id is not None and not SAFE_NAME.fullmatch(run_id):
-        raise UsageError(f"{run_id!r:.80} cannot be a run id: use letters, digits, '.', '_' and '-'")
-    try:
-        reports_dir.mkdir(parents=True, exist_ok=True)
-        return _fresh_run(reports_dir) if run_id is None else _new_directory(reports_dir / run_id)
-    except FileExistsError as error:
-        if run_id is not None and (reports_dir / run_id).exists():
-            raise UsageError(f"there is a run {run_id} in {reports_dir} already; choose another run id") from None
-        raise _unwritable(reports_dir, error) from None
-    except OSError as error:
-        raise _unwritable(reports_dir, error) from None
-
-
-def _fresh_run(reports_dir: Path) -> Path:
-    while True:
-        run_id = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(4)}"
-        if not (reports_dir / run_id).exists():
-            return _new_directory(reports_dir / run_id)
-
-
-def _new_directory(path: Path) -> Path:
-    path.mkdir()
-    return path
-
-
-def _fresh_directory(parent: Path, name: str) -> Path:
-    number = 1
-    while True:
-        path = parent / (name if number == 1 else f"{name}-{number}")
-        try:
-            return _new_directory(path)
-        except FileExistsError:
-            number += 1
-
-
-def _point_latest(reports_dir: Path, run_id: str) -> None:
-    temporary = reports_dir / f".{LATEST}-{run_id}"
-    try:
-        temporary.symlink_to(run_id, target_is_directory=True)
-    except OSError:  # a file system without links, or without the right to make them
-        temporary.write_text(run_id + "\n", encoding="ascii")
-    try:
-        temporary.replace(reports_dir / LATEST)
-    except OSError:
-        temporary.unlink(missing_ok=True)
-        raise
-
-
-def _run_directory(path: Path) -> Path:
-    if path.name == LATEST and (path.is_symlink() or path.is_file()):
-        path = path.parent / _latest_name(path)
-    elif not is_run(path) and ((path / LATEST).is_symlink() or (path / LATEST).is_file()):
-        path = path / _latest_name(path / LATEST)
-    elif not is_run(path):  # copied without its link, as artifact stores do; run ids sort by time
-        path = max((child for child in path.glob("*") if is_run(child)), default=path)
-    if not is_run(path):
-        raise UsageError(f"there is no run in {path}; give a directory that holds a run.json")
-    return path
-
-
-def _latest_name(path: Path) -> str:
-    """The run that ``latest`` names; only a plain name beside it, wherever the link might lead."""
-    try:
-        name = str(path.readlink()) if path.is_symlink() else path.read_text(encoding="ascii")[:200].strip()
-    except (OSError, ValueError) as error:
-        raise UsageError(f"{path} cannot be read ({error}); give the run directory itself") from None
-    if not SAFE_NAME.fullmatch(name):
-        raise UsageError(f"{path} does not name a run beside it; give the run directory itself")
-    return name
-
-
-def _whynot(path: Path) -> str:
-    if path.is_symlink():
-        return "is a link"
-    return "has no name that a trial can have" if path.is_dir() else "is no directory"
-
-
-def is_run(path: Path) -> bool:
-    """Whether this directory is a run, whole or not."""
-    return any((path / name).exists() for name in ("run.json", "results.jsonl", "trials"))
-
-
-def _unwritable(reports_dir: Path, error: Exception) -> UsageError:
-    why = getattr(error, "strerror", None) or storage.short(error)
-    return UsageError(f"the reports directory {reports_dir} cannot be written ({why}); name another one")

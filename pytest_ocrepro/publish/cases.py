@@ -15,10 +15,11 @@ import msgspec
 from pytest_ocrepro.errors import BundleError, UsageError
 from pytest_ocrepro.judge.rates import Rate
 from pytest_ocrepro.publish import storage
-from pytest_ocrepro.publish.bundle import RunDir, TrialBundle, slug
+from pytest_ocrepro.publish.bundle import RunDir, TrialBundle
 from pytest_ocrepro.publish.counting import Cell, Entry, Row, clarity, matrix, scenario_of, shows
 from pytest_ocrepro.publish.records import Proof, StoredTrial
 from pytest_ocrepro.publish.repro import NOT_SHOWN, SHOWS, Script, repro_script
+from pytest_ocrepro.publish.run_folders import slug
 from pytest_ocrepro.publish.text import flat
 
 FOLDER = "issues"

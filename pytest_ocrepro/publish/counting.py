@@ -301,7 +301,9 @@ def _dumped(row: Row) -> str:
 def _of_one(row: Row) -> str:
     """Where it was seen and how often there, then where it was not, then where nobody could tell."""
     cells = [cell for cell in row.cells if cell and not cell.skipped]
-    seen, unseen, untold = ([cell for cell in cells if cell.result is result] for result in WORDS if result != SKIPPED)
+    seen, unseen, untold = (
+        [cell for cell in cells if cell.result is result] for result in WORDS if result != SKIPPED
+    )
     parts = [_rate_on(*some) for some in ([[cell] for cell in seen] if len(seen) <= FEW else [seen])]
     if unseen:
         n = sum(cell.n for cell in unseen)

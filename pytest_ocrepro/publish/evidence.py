@@ -17,7 +17,8 @@ from pytest_ocrepro.judge.judgement import Result
 from pytest_ocrepro.publish import drawing
 from pytest_ocrepro.publish.counting import Entry, plural, scenario_of
 from pytest_ocrepro.publish.packing import ON_THE_PAGE, Chunks
-from pytest_ocrepro.publish.trial_document import View, document
+from pytest_ocrepro.publish.trial_document import document
+from pytest_ocrepro.publish.trial_view import View
 
 OTHERS = 3  # trials of one (scenario, version, result) that did not reproduce whose evidence is kept
 DRAWN_CHARACTERS = 2_500_000  # drawn into the page: it is to open at once

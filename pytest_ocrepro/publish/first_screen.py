@@ -11,9 +11,11 @@ from markupsafe import Markup
 from pytest_ocrepro.judge.judgement import Result
 from pytest_ocrepro.judge.rates import Rate
 from pytest_ocrepro.publish import drawing, trace
+from pytest_ocrepro.publish.claim_blocks import parted
 from pytest_ocrepro.publish.counting import DUMP, Cell, Entry, Row, clarity, scenario_of, shows
 from pytest_ocrepro.publish.pictures.outcomes import outcomes
-from pytest_ocrepro.publish.trial_document import View, first_look, parted, seconds_told
+from pytest_ocrepro.publish.trial_document import first_look
+from pytest_ocrepro.publish.trial_view import View, seconds_told
 
 ORDERED = 3  # trials; fewer have no order that tells anything
 TRACE_BYTES = 1_500_000  # a larger one would push the page towards what cannot be attached

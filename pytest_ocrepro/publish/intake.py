@@ -22,10 +22,11 @@ from pytest_ocrepro.errors import BundleError, UsageError
 from pytest_ocrepro.history import decode_event
 from pytest_ocrepro.judge.judgement import Judgement
 from pytest_ocrepro.publish import storage
-from pytest_ocrepro.publish.bundle import BUNDLE_FILES, SAFE_NAME, is_run
+from pytest_ocrepro.publish.bundle import BUNDLE_FILES
 from pytest_ocrepro.publish.counting import Entry, clarity, place, shows, unjudged
 from pytest_ocrepro.publish.records import SCHEMA, Origin, Proof, Receipt, RunInfo, TrialInfo, TrialResult
 from pytest_ocrepro.publish.redaction import Redactor
+from pytest_ocrepro.publish.run_folders import SAFE_NAME, is_run
 
 DEPTH = 5  # artifact stores put a run into folders of their own
 PROOFS = "issues"  # the folder of a run that has them

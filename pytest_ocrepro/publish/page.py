@@ -49,7 +49,7 @@ from pytest_ocrepro.publish.records import Fact, Origin, RunInfo, TrialResult
 from pytest_ocrepro.publish.redaction import Masked
 from pytest_ocrepro.publish.takeaway import takeaways
 from pytest_ocrepro.publish.text import clip, visible
-from pytest_ocrepro.publish.trial_document import View, view_of
+from pytest_ocrepro.publish.trial_view import View, view_of
 from pytest_ocrepro.publish.turns import turns
 from pytest_ocrepro.publish.wholeness import portions, shortfall
 from pytest_ocrepro.publish.window_section import window_parts

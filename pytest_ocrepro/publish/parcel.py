@@ -13,8 +13,9 @@ import msgspec
 
 from pytest_ocrepro.errors import BundleError
 from pytest_ocrepro.publish import storage
-from pytest_ocrepro.publish.bundle import BUNDLE_FILES, SAFE_NAME, RunDir, TrialBundle
+from pytest_ocrepro.publish.bundle import BUNDLE_FILES, RunDir, TrialBundle
 from pytest_ocrepro.publish.records import TrialResult
+from pytest_ocrepro.publish.run_folders import SAFE_NAME
 
 _TRAVELLING = tuple(name for name in BUNDLE_FILES if name != "origin.json")
 _files = msgspec.msgpack.Decoder(dict[str, bytes])

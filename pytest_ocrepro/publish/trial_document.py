@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-import msgspec
-
 from pytest_ocrepro.history import (
     DatabaseRead,
     Expectation,
@@ -13,18 +11,16 @@ from pytest_ocrepro.history import (
     HttpCall,
     ProcessExited,
     ProcessStarted,
-    SnapshotTaken,
     TrialStarted,
 )
 from pytest_ocrepro.judge.judgement import Graph, Judgement
 from pytest_ocrepro.publish import state_blocks
-from pytest_ocrepro.publish.counting import GLYPHS, WORDS, Entry, plural
+from pytest_ocrepro.publish.claim_blocks import claim, expectations, findings, joined
+from pytest_ocrepro.publish.counting import GLYPHS, WORDS, plural
 from pytest_ocrepro.publish.document import (
     Block,
-    Bullets,
     Chain,
     Heading,
-    Link,
     Paragraph,
     Part,
     Picture,
@@ -32,7 +28,6 @@ from pytest_ocrepro.publish.document import (
     Trial,
     Verbatim,
     Words,
-    issues,
     lines_of,
     mono,
     said,
@@ -45,11 +40,10 @@ from pytest_ocrepro.publish.intrusion_blocks import intrusions
 from pytest_ocrepro.publish.logbook import logbook
 from pytest_ocrepro.publish.moments import OURS, moments, origin_of
 from pytest_ocrepro.publish.pictures.swimlane import swimlane
-from pytest_ocrepro.publish.pictures.timeline import Timeline, timeline
+from pytest_ocrepro.publish.pictures.timeline import Timeline
 from pytest_ocrepro.publish.pictures.waitfor import graph
-from pytest_ocrepro.publish.records import StoredTrial
 from pytest_ocrepro.publish.text import clip
-from pytest_ocrepro.readings import Snapshot
+from pytest_ocrepro.publish.trial_view import View, labels_of, seconds_told
 
 SIGNS = {  # by the kind of mark or span that it explains
     "milestone": "◆ milestone",
@@ -62,45 +56,6 @@ SIGNS = {  # by the kind of mark or span that it explains
     "reply": "grey tick: reply",
     "signal": "red T: signal sent by us",
 }
-
-
-class View(msgspec.Struct, frozen=True, kw_only=True):
-    """A trial as it is read back, with what several parts of the page need of it."""
-
-    entry: Entry
-    stored: StoredTrial
-    timeline: Timeline
-    links: tuple[Link, ...]
-    full: tuple[Snapshot, ...]
-
-    @property
-    def history(self) -> History:
-        """Its events."""
-        return self.stored.history
-
-    @property
-    def judgement(self) -> Judgement | None:
-        """What was said of it; None: pytest ended before."""
-        return self.stored.judgement
-
-
-def view_of(entry: Entry, stored: StoredTrial) -> View:
-    """What is drawn and told of a stored trial."""
-    return View(
-        entry=entry,
-        stored=stored,
-        timeline=timeline(stored.history, stored.judgement),
-        links=tuple(_links(stored.judgement)) if stored.judgement else (),
-        full=tuple(e.snapshot for e in stored.history.of_type(SnapshotTaken) if e.snapshot.full),
-    )
-
-
-def seconds_told(view: View) -> float:
-    """After which the verdict was, as the sentence says it: by the look, not by the moment when that was written."""
-    judged = view.judgement.processes if view.judgement else ()
-    role = next((one.role for one in view.history.of_type(Expectation) if one.held is False), None)
-    own = (one.seconds for one in judged if one.role == role)
-    return next(own, view.entry.result.seconds_to_verdict)
 
 
 def first_look(view: View, *, uid: str) -> tuple[Block, ...]:
@@ -132,11 +87,11 @@ def document(view: View, *, uid: str) -> Trial:
 
 
 def _blocks(view: View, uid: str) -> Iterator[Block]:
-    yield from _claim(view)
+    yield from claim(view)
     yield from _chain(view)
-    yield from _findings(view)
+    yield from findings(view)
     yield from _swimlane(view, uid)
-    yield from _expectations(view.history.of_type(Expectation))
+    yield from expectations(view.history.of_type(Expectation))
     yield from _calls(view.history.of_type(HttpCall))
     if view.judgement and view.judgement.graph.edges:
         yield from _graph(view.judgement.graph, uid, view.entry.anchor)
@@ -153,89 +108,9 @@ def _blocks(view: View, uid: str) -> Iterator[Block]:
     yield from state_blocks.missing(view.full)
 
 
-# --- what was claimed -------------------------------------------------------------------------------------------
-
-
-def _claim(view: View) -> Iterator[Block]:
-    result, info = view.entry.result, view.stored.info
-    lead, rest = parted(result.reason)
-    yield Paragraph(text=said(lead, Words(f"; {rest}", "rest") if rest else ""), css="reason")
-    for problem in view.stored.problems:
-        yield Paragraph(text=said(problem), css="alarm")
-    if info.docstring:
-        yield Paragraph(text=said(clip(unwrapped(info.docstring), 2000)), css="claim")
-    facts: list[Text] = [issues(result.issue), said(mono(result.scenario)), said(f"seed {result.seed}")]
-    facts += [said("signature ", mono(result.signature))] if result.signature else []
-    facts += [said(f"pytest: {clip(result.expected, 200)}")] if result.expected else []
-    facts += [said("known on this version")] if result.known else []
-    yield Paragraph(text=joined(facts), css="small soft")
-
-
-def parted(reason: str) -> tuple[str, str]:
-    """The sentence that says it, and what follows."""
-    lead, _, rest = reason.partition("; ")
-    return clip(lead), clip(rest)
-
-
-def unwrapped(text: str) -> str:
-    """Its paragraphs, without the line breaks that a source file had in them."""
-    return "\n\n".join(" ".join(part.split("\n")) for part in text.split("\n\n"))
-
-
-def joined(facts: Iterable[Text]) -> Text:
-    """Facts in a row, with dots between them."""
-    return tuple(piece for fact in facts if fact for piece in (" · ", *fact))[1:]
-
-
-def _links(judgement: Judgement) -> Iterator[Link]:
-    labels = _labels(judgement.graph)
-    spoken = {f"{labels[e.waiter]} {e.verb} {labels[e.holder]}": e for e in judgement.graph.edges}
-    for sentence in judgement.chain:
-        found = max((head for head in spoken if sentence.startswith(head)), key=len, default=None)
-        if found is None:
-            yield Link(clip(sentence, 300))
-            continue
-        edge = spoken[found]
-        yield Link(clip(labels[edge.waiter], 160), edge.verb, edge.grade, clip(labels[edge.holder], 160))
-
-
-def _labels(wait_for: Graph) -> dict[str, str]:
-    labels = {key: key for edge in wait_for.edges for key in (edge.waiter, edge.holder)}
-    return labels | {node.key: node.label for node in wait_for.nodes}
-
-
 def _chain(view: View) -> Iterator[Block]:
     if view.links:
         yield Chain(links=view.links)
-
-
-def _findings(view: View) -> Iterator[Block]:
-    found = view.judgement.findings if view.judgement else ()
-    items = [said(Words(one.kind, "strong"), f": {clip(one.text)}") for one in found]
-    items += [said(Words("leaked process", "no"), f": {clip(one)}") for one in view.entry.result.leaked]
-    if items:
-        yield Heading(text="Findings")
-        yield Bullets(items=tuple(items))
-
-
-def _expectations(demands: Iterable[Expectation]) -> Iterator[Block]:
-    rows = [
-        (
-            said(Words(one.role, "strong") if one.role else "", ": " if one.role else "", clip(one.claim)),
-            said(_held(one.held), soft(f"\n{one.finding}") if one.finding else ""),
-            said(clip(one.because)),
-        )
-        for one in demands
-    ]
-    if rows:
-        title = "What a healthy opencode must do, and whether it did"
-        yield sheet(title, ["demand", "result", "because"], rows)
-
-
-def _held(held: bool | None) -> Words:  # noqa: FBT001 - three values of one fact
-    if held is None:
-        return Words("? unknown", "unknown")
-    return Words("✓ held", "ok") if held else Words("✕ broken", "no")
 
 
 # --- what happened ----------------------------------------------------------------------------------------------
@@ -309,7 +184,7 @@ def _answer(call: HttpCall) -> Words:
 
 
 def _graph(wait_for: Graph, uid: str, anchor: str) -> Iterator[Block]:
-    labels = _labels(wait_for)
+    labels = labels_of(wait_for)
     rows = [
         (
             said(clip(labels[edge.waiter], 200)),

@@ -15,16 +15,15 @@ from pytest_ocrepro import history as h
 from pytest_ocrepro.errors import BundleError, UsageError
 from pytest_ocrepro.publish import storage
 from pytest_ocrepro.publish.bundle import (
-    MAX_SLUG,
     RunDir,
     RunInfo,
     Subject,
     TrialBundle,
     TrialInfo,
     TrialResult,
-    slug,
 )
 from pytest_ocrepro.publish.redaction import Redactor
+from pytest_ocrepro.publish.run_folders import MAX_SLUG, slug
 from tests.data.publish import sample_run
 
 ROOT = Path(__file__).parents[2]

@@ -9,7 +9,7 @@ from pytest_ocrepro.publish.bundle import RunDir, TrialBundle
 from pytest_ocrepro.publish.counting import Entry, place
 from pytest_ocrepro.publish.evidence import Evidence, gather
 from pytest_ocrepro.publish.packing import ON_THE_PAGE
-from pytest_ocrepro.publish.trial_document import View, view_of
+from pytest_ocrepro.publish.trial_view import View, view_of
 from tests.data.publish import sample_run
 
 

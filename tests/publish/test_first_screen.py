@@ -14,7 +14,7 @@ from pytest_ocrepro.publish import first_screen as f
 from pytest_ocrepro.publish.bundle import RunDir, TrialBundle
 from pytest_ocrepro.publish.counting import Entry, matrix, place
 from pytest_ocrepro.publish.pictures.outcomes import MOST_BARS, outcomes
-from pytest_ocrepro.publish.trial_document import View, seconds_told, view_of
+from pytest_ocrepro.publish.trial_view import View, seconds_told, view_of
 from tests.data.publish import sample_run
 
 BAD, GOOD, DOUBT = Result.REPRODUCED, Result.NOT_SEEN, Result.INCONCLUSIVE

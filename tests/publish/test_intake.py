@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 
 from pytest_ocrepro.errors import UsageError
-from pytest_ocrepro.publish.bundle import SAFE_NAME, RunDir
+from pytest_ocrepro.publish.bundle import RunDir
 from pytest_ocrepro.publish.intake import DEPTH, clearest_at, entries_of, read_contents, runs_at, trial_name
+from pytest_ocrepro.publish.run_folders import SAFE_NAME
 from tests.data.publish import sample_run
 
 

@@ -15,7 +15,8 @@ from pytest_ocrepro.publish import drawing
 from pytest_ocrepro.publish.bundle import RunDir, TrialBundle
 from pytest_ocrepro.publish.counting import Entry
 from pytest_ocrepro.publish.page import write_report
-from pytest_ocrepro.publish.trial_document import document, view_of
+from pytest_ocrepro.publish.trial_document import document
+from pytest_ocrepro.publish.trial_view import view_of
 from tests.data.publish import chromium, sample_run
 
 pytestmark = pytest.mark.browser

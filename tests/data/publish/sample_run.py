@@ -25,9 +25,10 @@ from pytest_ocrepro.judge.judgement import (
     Verdict,
 )
 from pytest_ocrepro.judge.passage import passages
-from pytest_ocrepro.publish.bundle import Fact, ProcessRow, RunDir, RunInfo, Subject, TrialInfo, TrialResult, slug
+from pytest_ocrepro.publish.bundle import Fact, ProcessRow, RunDir, RunInfo, Subject, TrialInfo, TrialResult
 from pytest_ocrepro.publish.page import write_report
 from pytest_ocrepro.publish.redaction import Masked
+from pytest_ocrepro.publish.run_folders import slug
 
 SECOND = 1_000_000_000
 ORIGIN_NS = 4_000 * SECOND
