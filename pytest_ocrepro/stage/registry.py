@@ -1,17 +1,19 @@
 """The loopback npm registry, and the proxy that whoever wants to leave the loopback interface ends up at.
 
-Answers 404 at once unless told otherwise. A stalled registry reads the request and answers nothing.
+Answers 404 at once for what nobody has published here. A stalled registry reads the request and answers nothing.
 """
 
 from __future__ import annotations
 
 import math
 import threading
+from collections.abc import Mapping
 
 from pytest_ocrepro.history import FaultHealed, FaultInjected, History, OffLoopback, RegistryRequest, Trouble, now_ns
 from pytest_ocrepro.stage.loopback import NOBODY, Asker, Handler, LoopbackServer
+from pytest_ocrepro.stage.package import Package, package, reply_to
 
-NOT_FOUND, STALL, RESET, REFUSE = "not-found", "stalled", "reset", "refused"
+NOT_FOUND, STALL, RESET, REFUSE, SERVED = "not-found", "stalled", "reset", "refused", "served"
 
 
 class Registry:
@@ -23,6 +25,7 @@ class Registry:
         self._lock = threading.Lock()
         self._mode = NOT_FOUND
         self._delay_s = math.inf
+        self._packages: dict[str, Package] = {}
         self._released = threading.Event()  # one from healing to healing
         self._closing = threading.Event()
         self._server = LoopbackServer(_handler_for(self), "ocrepro-registry", trouble=self._tell)
@@ -46,6 +49,11 @@ class Registry:
     def refuse(self) -> None:
         """Refuse every connection (ECONNREFUSED), and reset those that are open at their next request."""
         self._become(REFUSE, "refuses every connection")
+
+    def publish(self, name: str, version: str, files: Mapping[str, str] | None = None) -> None:
+        """Have a package without dependencies, of these files (path -> text); the latest version is the one kept."""
+        with self._lock:
+            self._packages = {**self._packages, name: package(name, version, files)}
 
     def requests(self) -> list[RegistryRequest]:
         """All requests so far."""
@@ -93,12 +101,19 @@ class Registry:
         """Record a request; what to do with it: the mode, the delay of a stall, and what ends it."""
         with self._lock:
             mode, delay_s, released = self._mode, self._delay_s, self._released
+        reply = SERVED if mode == NOT_FOUND and self.has(path) else mode
         self._history.append(
             RegistryRequest(
-                at_ns=now_ns(), pid=self._asker(client), path=self._history.excerpt(path, 300), reply=mode
+                at_ns=now_ns(), pid=self._asker(client), path=self._history.excerpt(path, 300), reply=reply
             )
         )
         return mode, delay_s, released
+
+    def has(self, path: str) -> tuple[bytes, str] | None:
+        """Body and content type of what was published, or None."""
+        with self._lock:
+            packages = self._packages
+        return reply_to(path, packages, self.url)
 
     @property
     def closing(self) -> threading.Event:
@@ -125,7 +140,8 @@ def _handler_for(registry: Registry) -> type[Handler]:
                 return None
             if registry.closing.is_set() or mode in (RESET, REFUSE):
                 return self.reset()
-            return self.answer(404, b'{"error":"not found"}')
+            found = registry.has(path)
+            return self.answer(200, *found) if found else self.answer(404, b'{"error":"not found"}')
 
         do_POST = do_PUT = do_HEAD = do_PATCH = do_DELETE = do_OPTIONS = do_GET
 

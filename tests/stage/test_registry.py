@@ -199,3 +199,26 @@ def test_close_breaks_off_whoever_waits_and_records_nothing(history: History) ->
     assert len(history) == events
     with pytest.raises(ConnectionRefusedError):
         Client(registry).ask()
+
+
+def test_a_published_package_is_served_whatever_way_its_name_is_written(
+    registry: Registry, client: Callable[[], Client], history: History
+) -> None:
+    registry.publish("@opencode-ai/plugin", "1.2.3")
+    one = client()
+    assert [one.ask(path) for path in (PACKAGE, "/@opencode-ai/plugin", "/other")] == [200, 200, 404]
+    tarball = "/@opencode-ai/plugin/-/plugin-1.2.3.tgz"
+    assert one.ask(tarball) == 200
+    replies = [request.reply for request in history.of_type(RegistryRequest)]
+    assert replies == ["served", "served", "not-found", "served"]
+
+
+def test_a_published_package_is_not_served_by_a_registry_that_resets(
+    registry: Registry, client: Callable[[], Client]
+) -> None:
+    registry.publish("@opencode-ai/plugin", "1.2.3")
+    registry.reset()
+    with pytest.raises(ConnectionError):
+        client().ask()
+    registry.heal()
+    assert client().ask() == 200

@@ -1,0 +1,65 @@
+"""What a start installs that nobody asked it to, and how often (anomalyco/opencode#48147, #2476)."""
+
+import pytest
+
+from pytest_ocrepro import Trial, for_ever, text
+
+AGAIN = "anomalyco/opencode#48147"
+UNASKED = "anomalyco/opencode#2476"
+PATIENCE_S = 90.0
+LIMIT_S = 20.0
+
+
+def start_twice(ocrepro: Trial, npmrc: str) -> None:
+    """A start that installs what a plugin needs, and another one; that one must ask the registry nothing."""
+    (ocrepro.sandbox.root / "home/.npmrc").write_text(npmrc)
+    ocrepro.registry.publish("@opencode-ai/plugin", ocrepro.build.version)
+    ocrepro.project.add_plugin()
+    ocrepro.provider.script(for_ever(text("done")))
+    ocrepro.expect(ocrepro.run("hi", deadline_s=PATIENCE_S)).to_complete()
+    if not ocrepro.registry.requests():
+        pytest.skip("this build installs nothing for a plugin in the project")
+    served = [one.path for one in ocrepro.registry.requests() if one.reply == "served"]
+    ocrepro.claim("the first start installs", held=any(path.endswith(".tgz") for path in served), because=f"{served}")
+    before = len(ocrepro.registry.requests())
+    ocrepro.expect(ocrepro.run("hi", deadline_s=PATIENCE_S)).to_complete()
+    asked = [one.path for one in ocrepro.registry.requests()[before:]]
+    ocrepro.claim(
+        "the second start asks the registry nothing",
+        held=not asked,
+        because=", ".join(asked) or "it did not",
+        finding="installs-again" if asked else "",
+    )
+
+
+@pytest.mark.ocrepro(issue=AGAIN, profile="ci", title="second start without a lock file of npm")
+def test_second_start_without_a_lock_file(ocrepro: Trial) -> None:
+    """A start must not install again what an earlier one has installed, whatever npm is told to write down.
+
+    ``package-lock=false`` stands in the user's .npmrc. Refuted by a second start that asks the registry nothing.
+    """
+    start_twice(ocrepro, "package-lock=false\n")
+
+
+@pytest.mark.ocrepro(issue=AGAIN, profile="ci", control=True)
+def test_second_start_with_a_lock_file(ocrepro: Trial) -> None:
+    """Control: the same two starts, and npm writes its lock file as ever."""
+    start_twice(ocrepro, "")
+
+
+@pytest.mark.ocrepro(issue=UNASKED, profile="ci", title="start without a plugin and a silent registry")
+def test_start_without_a_plugin_and_a_silent_registry(ocrepro: Trial) -> None:
+    """A start that was told of no plugin must not wait for the registry.
+
+    Builds of the report's time install plugins of their own at each cold start. Refuted by an answer within 20 s.
+    """
+    ocrepro.registry.stall()
+    ocrepro.provider.script(for_ever(text("done")))
+    ocrepro.expect(ocrepro.run("hi", deadline_s=LIMIT_S)).to_complete()
+
+
+@pytest.mark.ocrepro(issue=UNASKED, profile="ci", control=True)
+def test_start_without_a_plugin(ocrepro: Trial) -> None:
+    """Control: the same start, and a registry that answers."""
+    ocrepro.provider.script(for_ever(text("done")))
+    ocrepro.expect(ocrepro.run("hi", deadline_s=PATIENCE_S)).to_complete()
