@@ -52,6 +52,7 @@ from pytest_ocrepro.publish.redaction import Masked, Redactor, Rule
 from pytest_ocrepro.readings import DatabaseReading, ProcessId
 from pytest_ocrepro.roster import Roster
 from pytest_ocrepro.schedule import Schedule
+from pytest_ocrepro.stage.acp import AcpClient, Wire
 from pytest_ocrepro.stage.budget import (
     Budget,
     Guard,
@@ -63,6 +64,7 @@ from pytest_ocrepro.stage.budget import (
     wait_for_memory,
 )
 from pytest_ocrepro.stage.faults import AtLockDirectory, AtMilestone, AtRequest, DatabaseLock, SignalAt, Trigger
+from pytest_ocrepro.stage.language_server import has_started, language_server
 from pytest_ocrepro.stage.ledger import Ledger
 from pytest_ocrepro.stage.orders import MARKER
 from pytest_ocrepro.stage.pressure import Pressure
@@ -290,6 +292,21 @@ class Trial:
         argv = host_argv(["opencode", *args])
         host = self._start(role, argv, "", keyboard, {"TERM": "xterm-256color", **environment})
         return Terminal(host, keyboard, self.history)
+
+    def acp(self, *args: str, role: str = "agent", **environment: str) -> AcpClient:
+        """Start ``opencode acp`` and greet it as an editor does. Raises NotReachedError, StageError."""
+        wire = Wire()
+        client = AcpClient(self._start(role, ["opencode", "acp", *args], "", wire, environment), wire, self.history)
+        client.begin()
+        return client
+
+    def language_server(self, *, stays: bool = False) -> dict[str, object]:
+        """The value of opencode's ``lsp`` key: a server of files ``*.stub``; ``stays``: when its input ends, too."""
+        return language_server(self.sandbox.root, stays=stays)
+
+    def language_server_started(self) -> bool:
+        """Somebody has started that one."""
+        return has_started(self.sandbox.root)
 
     def other_build(self, version: str) -> str:
         """The executable of another published build, from the cache or npm, for :meth:`spawn`. Raises BuildError."""
