@@ -157,7 +157,10 @@ def as_text(found: Coverage) -> str:
 
 
 def _sum(found: Coverage) -> str:
-    return f"{len(found.covered)} of {len(found.reports)} reports are covered by {len(found.rows)} scenarios."
+    count = len(found.rows)
+    return (
+        f"{len(found.covered)} of {len(found.reports)} reports are covered by {count} scenario{'s' * (count != 1)}."
+    )
 
 
 def _repeated(found: Coverage) -> str:

@@ -77,11 +77,11 @@ def test_the_words_for_a_terminal_and_for_the_readme(folder: Path) -> None:
     found = room.coverage(folder)
     text = room.as_text(found)
     assert "first  (test_s.py::test_one, ci)\n  reports: oc#1, a/b#3\n  seen: 1.14.48 0/3 (a rate above" in text
-    assert "2 of 3 reports are covered by 1 scenarios. Not covered:\n  of version 2" in text
+    assert "2 of 3 reports are covered by 1 scenario. Not covered:\n  of version 2" in text
     markdown = room.as_markdown(found)
     assert "| first | oc#1, a/b#3 | 0/3 | 3/6 | It is the lock. |" in markdown
     assert (
-        "scenarios. One that repeats another is counted as that, in brackets: oc#11 (oc#1). Not covered:" in markdown
+        "scenario. One that repeats another is counted as that, in brackets: oc#11 (oc#1). Not covered:" in markdown
     )
     assert re.search(r"^- of version 2, .* \(1\): oc#2$", markdown, re.MULTILINE)
 

@@ -97,7 +97,19 @@ CASES: list[tuple[str, str, dict[str, Any], str]] = [
     ("interactive", "run_beside_an_interactive_program", {"project": "with git"}, "stays"),
     ("interactive", "first_prompt_of_an_interactive_program", {}, "ignores-enter"),
     ("interactive", "terminal_that_is_closed", {}, "outlives-terminal"),
-    ("isolation_recipes", "workers_with_a_recipe", {"mechanism": "install lock", "recipe": "nothing"}, ""),
+    (
+        "isolation_recipes",
+        "workers_with_a_recipe",
+        {"mechanism": "install lock", "recipe": "nothing"},
+        "waits-for-the-lock",
+    ),
+    ("overlap_factorial", "overlapping_start_in_brief", {"cell": ("shared homes", "a plugin")}, "waits-for-the-lock"),
+    ("overlap_factorial", "overlapping_start", {"cell": ("warm data", "own homes", "stdin open")}, "reads-stdin"),
+    ("installs", "second_start_without_a_lock_file", {}, "installs-again"),
+    ("installs", "start_without_a_plugin_and_a_silent_registry", {}, "installs-unasked"),
+    ("acp_clients", "permission_of_a_subagent_over_acp", {}, "hides-children"),
+    ("language_servers", "language_server_behind_the_end", {"end": "of a run"}, "leaves-language-server"),
+    ("language_servers", "language_server_behind_the_end", {"end": "of a server"}, "leaves-language-server"),
 ]
 
 

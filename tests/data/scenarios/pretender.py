@@ -144,7 +144,7 @@ def read(answer: http.client.HTTPResponse) -> tuple[str, list[tuple[str, str, di
 class Turn:
     """One prompt of one session, to its end."""
 
-    def __init__(self, session: str, prompt: str, *, api: Api | None = None, child: bool = False) -> None:
+    def __init__(self, session: str, prompt: str, *, api: Api | Editor | None = None, child: bool = False) -> None:
         self.session, self.prompt, self.api, self.child = session, prompt, api, child
         self.model = ARGV[ARGV.index("-m") + 1].partition("/")[2] if "-m" in ARGV else "m1"
 
@@ -198,6 +198,8 @@ class Turn:
                 return "refused"
         if name == "task":
             return Turn(self.session, given["prompt"], api=self.api, child=True).go()
+        if name == "write":
+            LANGUAGES.start()
         if name.startswith("stub_"):
             return MCP.call()
         return shell(self.session, given["command"]) if name == "bash" else "done"
@@ -283,12 +285,54 @@ class Tools:
 MCP: Tools
 
 
+class Languages:
+    """One language server."""
+
+    def __init__(self) -> None:
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """With the first file that is written."""
+        for entry in CONFIG.get("lsp", {}).values():
+            self.process = subprocess.Popen(entry["command"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
+            while not Path(entry["command"][3]).exists():  # where it says that it has started
+                time.sleep(0.01)
+
+    def close(self) -> None:
+        """With us."""
+        if self.process is not None and "leaves-language-server" not in FLAWS:
+            self.process.kill()
+            self.process.wait()
+
+
+LANGUAGES = Languages()
+
+
+def install() -> None:
+    """Ask npm for what plugins need, and take it."""
+    address = urllib.parse.urlsplit(os.environ["npm_config_registry"]).netloc  # noqa: SIM112  npm's own name
+    line = http.client.HTTPConnection(address, timeout=60 if "installs-unasked" in FLAWS else PATIENCE_S)
+    with contextlib.suppress(OSError):
+        line.request("GET", "/@opencode-ai%2fplugin")
+        with line.getresponse() as answer:
+            told = json.loads(answer.read()) if answer.status == 200 else {}
+        for version in told.get("versions", {}).values():
+            line.request("GET", urllib.parse.urlsplit(version["dist"]["tarball"]).path)
+            line.getresponse().read()
+    line.close()
+
+
 def plugins() -> None:
     """Those of the project wait behind a lock directory for the registry."""
     wanted = bool(CONFIG.get("plugin")) or Path(".opencode/plugin").exists() or os.environ.get("OPENCODE_MODELS_URL")
     if not wanted:
+        if "installs-unasked" in FLAWS:
+            install()
         return
+    begun_s = time.monotonic()
     while LOCK.exists():
+        if time.monotonic() - begun_s > PATIENCE_S and not {"waits-for-the-lock", "waits-for-the-dead"} & FLAWS:
+            return
         holder = json.loads((LOCK / "meta.json").read_text())["pid"]
         if "waits-for-the-dead" not in FLAWS and not Path(f"/proc/{holder}").exists():
             (LOCK / "meta.json").unlink()
@@ -299,6 +343,9 @@ def plugins() -> None:
     (LOCK / "meta.json").write_text(json.dumps({"pid": os.getpid()}))
     if "no-bound-for-npm" in FLAWS:
         signal.pause()
+    if "installs-again" in FLAWS or not (DATA / "installed").exists():
+        (DATA / "installed").touch()
+        install()
     time.sleep(8 if "tries-npm-again" in FLAWS else 0.2)
     (LOCK / "meta.json").unlink()
     LOCK.rmdir()
@@ -468,6 +515,50 @@ class Api(http.server.BaseHTTPRequestHandler):
                     self.running.pop(session, None)
 
 
+class Editor:
+    """The client of ``opencode acp``, which is asked for permissions."""
+
+    alone = False
+
+    def __init__(self) -> None:
+        self.pending: dict[int, threading.Event] = {}
+
+    def tell(self, **message: object) -> None:
+        """One line."""
+        print(json.dumps({"jsonrpc": "2.0", **message}), flush=True)
+
+    def ask(self, session: str, kind: str, child: bool) -> bool:  # noqa: FBT001
+        """Wait for its answer."""
+        number = next(NUMBERS)
+        given = self.pending[number] = threading.Event()
+        if not (child and "hides-children" in FLAWS):
+            options = [{"optionId": "once", "kind": "allow_once", "name": "Once"}]
+            params = {"sessionId": session, "toolCall": {"title": kind}, "options": options}
+            self.tell(id=number, method="session/request_permission", params=params)
+        return given.wait()
+
+    def turn(self, number: int, session: str, words: str) -> None:
+        """In a thread of its own."""
+        Turn(session, words, api=self).go()
+        self.tell(id=number, result={"stopReason": "end_turn"})
+
+
+def acp() -> int:
+    """``opencode acp``."""
+    editor = Editor()
+    for line in sys.stdin:
+        asked = json.loads(line)
+        match asked.get("method"):
+            case None:
+                editor.pending[asked["id"]].set()
+            case "session/prompt":
+                given = asked["id"], asked["params"]["sessionId"], asked["params"]["prompt"][0]["text"]
+                threading.Thread(target=editor.turn, args=given, daemon=True).start()
+            case method:
+                editor.tell(id=asked["id"], result={"sessionId": new("ses")} if method == "session/new" else {})
+    return 0
+
+
 def serve() -> int:
     """``opencode serve --port N``."""
     if "orphans" not in FLAWS:
@@ -498,13 +589,14 @@ def main() -> int:
         return 1
     MCP = Tools()
     try:
-        commands = {"serve": serve, "run": run, "": interactive}
+        commands = {"serve": serve, "run": run, "acp": acp, "": interactive}
         return commands.get((ARGV or [""])[0], lambda: 0)()
     except sqlite3.OperationalError as error:
         print("Error: Unexpected", error)
         return 1
     finally:
         MCP.close()
+        LANGUAGES.close()
 
 
 if __name__ == "__main__":
