@@ -26,10 +26,8 @@ def seen_through(system: str = "") -> str:
 def scenarios_refused(system: str = "") -> str:
     """Why no scenario can be run on a system (``sys.platform``'s name for it); "" where they can."""
     system = system or sys.platform
-    if system.startswith("linux"):
+    if system.startswith("linux") or system == "darwin":
         return ""
-    if system == "darwin":
-        return "no scenario is run on macOS: what a process waits for is read from /proc; run them on Linux"
     return everything_refused(system) or (
         f"no scenario has been run on {system}; run them on Linux. "
         "`ocrepro report`, `merge`, `diff`, `issue`, `judge` and `show` of stored runs work here"

@@ -1,4 +1,4 @@
-"""What is Linux only is refused elsewhere in one line, and what is not can be had: with a faked ``sys.platform``."""
+"""What a system cannot have is refused there in one line, and what it can is had: with a faked ``sys.platform``."""
 
 from __future__ import annotations
 
@@ -7,9 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
-from pytest_ocrepro.platforms import everything_refused, scenarios_refused
+from pytest_ocrepro.platforms import everything_refused, has_proc, scenarios_refused, seen_through
 
 # What other systems do not have goes before anything of ours is imported.
 FAKE = """
@@ -40,27 +38,30 @@ def on(system: str, run: str, *arguments: str, cwd: Path | None = None) -> subpr
     )
 
 
-def test_only_linux_runs_scenarios() -> None:
-    assert (scenarios_refused("linux"), everything_refused("linux"), everything_refused("darwin")) == ("", "", "")
-    for system, word in (
-        ("darwin", "macOS"),
-        ("win32", "Windows"),
-        ("cygwin", "Windows"),
-        ("freebsd14", "freebsd14"),
-    ):
+def test_linux_and_macos_run_scenarios_and_others_say_why_not() -> None:
+    assert [scenarios_refused(system) for system in ("linux", "darwin")] == ["", ""]
+    assert [everything_refused(system) for system in ("linux", "darwin", "freebsd14")] == ["", "", ""]
+    for system, word in (("win32", "Windows"), ("cygwin", "Windows"), ("freebsd14", "freebsd14")):
         line = scenarios_refused(system)
         assert word in line
         assert "run " in line
         assert "\n" not in line
 
 
-@pytest.mark.parametrize(("system", "words"), [("win32", WINDOWS), ("darwin", "no scenario is run on macOS: what")])
-def test_pytest_says_so_in_one_line(tmp_path: Path, system: str, words: str) -> None:
+def test_only_linux_reads_proc() -> None:
+    assert [has_proc(system) for system in ("linux", "darwin", "freebsd14")] == [True, False, False]
+    assert seen_through("linux") == "proc(5)"
+    assert seen_through("darwin").startswith("psutil; unknown here: system calls, wait channels")
+
+
+def test_pytest_says_so_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "pytest.ini").touch()
-    done = on(system, PYTEST, "--ocrepro", *OURS, cwd=tmp_path)
+    done = on("win32", PYTEST, "--ocrepro", *OURS, cwd=tmp_path)
     assert done.returncode == 4
     said = (done.stdout + done.stderr).splitlines()
-    assert [line for line in said if line.startswith("ERROR: ocrepro: ")] == [line for line in said if words in line]
+    assert [line for line in said if line.startswith("ERROR: ocrepro: ")] == [
+        line for line in said if WINDOWS in line
+    ]
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "reports").exists()
 

@@ -79,7 +79,7 @@ class View(Record, frozen=True, kw_only=True):
     @property
     def grade(self) -> Grade:
         """How sure the chain is."""
-        if not self.stable:
+        if not self.stable or (self.rest is not None and not self.rest.told):
             return Grade.WEAK
         return Grade.STRONG if any(edge.grade == "inferred" for edge in self.chain) else Grade.PROVED
 
@@ -194,6 +194,8 @@ def early(view: View) -> Named:
         return Verdict.ALIVE, Grade.WEAK, "it waits for a core: the machine is slow"
     if not rest.idle:
         return Verdict.ALIVE, Grade.WEAK, "it is at work"
+    if not rest.told:
+        return Verdict.ALIVE, Grade.WEAK, "what its threads are in is not told on this system: only time can tell"
     ours = not view.life.started.foreign  # what somebody else has piped into his, he may yet write
     if ours and root is not None and root.kind == "input" and view.stable and len(_ways_of(view)) == 1:
         return Verdict.WAITING_FOR_INPUT, view.grade, root.label
@@ -245,7 +247,8 @@ def at_deadline(view: View) -> Named:
         return Verdict.LIVELOCK, Grade.STRONG, f"busy for {view.quiet_s:.1f} s without a step, at the deadline"
     if root is not None:
         return _rooted(view, root)
-    return Verdict.STALLED, Grade.STRONG if rest.idle else Grade.WEAK, "at the deadline; no chain could be shown"
+    sure = Grade.STRONG if rest.idle and rest.told else Grade.WEAK
+    return Verdict.STALLED, sure, "at the deadline; no chain could be shown"
 
 
 def _rooted(view: View, root: Node) -> Named:

@@ -62,6 +62,7 @@ class Rest(Record, frozen=True, kw_only=True):
     starved: bool
     runnable: bool  # the main thread at one of the looks, or any other at both, had or wanted a core
     words: str
+    told: bool = True  # whether its threads were seen; without proc(5) a wait for a core does not show
 
     @property
     def idle(self) -> bool:
@@ -104,13 +105,17 @@ def rest_of(life: Life, pair: Pair) -> Rest | None:
     cpu_s = (after.cpu_ns - before.cpu_ns) / 1e9
     waited_s = _waited_s(after) - _waited_s(before)
     main = next((thread for thread in after.threads if thread.tid == after.id.pid), None)
+    told = _tells_of_threads(before) and _tells_of_threads(after)
     asleep = f", in {main.syscall or 'unknown'} ({main.wchan or 'wchan unknown'})" if main else ""
-    words = f"{cpu_s:.2f} s of CPU in {pair.span_s:.1f} s; the main thread woke {_woke(before, after)} times{asleep}"
+    woke = f"the main thread woke {_woke(before, after)} times{asleep}"
+    unseen = f"its threads woke {_woke(before, after)} times together, what they are in is not told on this system"
+    words = f"{cpu_s:.2f} s of CPU in {pair.span_s:.1f} s; {woke if told else unseen}"
     return Rest(
         cpu_share=cpu_s / pair.span_s,
         starved=waited_s > STARVED_SHARE * pair.span_s,
         runnable=_runnable(before, after),
         words=words,
+        told=told,
     )
 
 
@@ -297,6 +302,10 @@ def _runnable(before: ProcessReading, after: ProcessReading) -> bool:
 
 def _waited_s(reading: ProcessReading) -> float:
     return sum(thread.runqueue_wait_ns or 0 for thread in reading.threads) / 1e9
+
+
+def _tells_of_threads(reading: ProcessReading) -> bool:
+    return not reading.threads or any(thread.state is not None for thread in reading.threads)
 
 
 def _woke(before: ProcessReading, after: ProcessReading) -> int:
