@@ -71,6 +71,7 @@ from pytest_ocrepro.stage.pressure import Pressure
 from pytest_ocrepro.stage.process import NoInput, OpenPipe, Process, Stdin, until
 from pytest_ocrepro.stage.provider import Provider
 from pytest_ocrepro.stage.registry import Registry
+from pytest_ocrepro.stage.rungs import Rung
 from pytest_ocrepro.stage.sandbox import Project, Sandbox, make_sandbox, remove_leftovers
 from pytest_ocrepro.stage.server import Answer, Server, free_port
 from pytest_ocrepro.stage.subject import Build, fetch
@@ -189,6 +190,7 @@ class Trial:
             self.history,
             mark=self.mark,
             supervisor_pid=session.supervisor.pid,
+            apart=session.supervisor.rung is Rung.NAMESPACE,
             fail_fast_s=FAIL_FAST_S,
             deadline_s=DEADLINE_S,
             learn=self._learn,
@@ -199,7 +201,9 @@ class Trial:
         self._begin()
         if waited_s > WAITED_S:
             self.note(f"waited {waited_s:.0f} s until there was memory for one more opencode")
-        self.sampler = Sampler(self.roster, self.history, session.reader, deputy=session.deputy)
+        self.sampler = Sampler(
+            self.roster, self.history, session.reader, deputy=session.deputy, inner=self.roster.inner
+        )
         self._watcher = Watcher(
             self.history,
             self.roster,
@@ -291,7 +295,7 @@ class Trial:
         keyboard = Keyboard()
         argv = host_argv(["opencode", *args])
         host = self._start(role, argv, "", keyboard, {"TERM": "xterm-256color", **environment})
-        return Terminal(host, keyboard, self.history)
+        return Terminal(host, keyboard, self.history, outer=self.roster.inner.outer)
 
     def acp(self, *args: str, role: str = "agent", **environment: str) -> AcpClient:
         """Start ``opencode acp`` and greet it as an editor does. Raises NotReachedError, StageError."""
@@ -331,7 +335,7 @@ class Trial:
 
     def at_lock_directory(self, process: Process) -> Trigger:
         """The moment when a process has taken one of opencode's lock directories."""
-        return AtLockDirectory(self.sandbox.state, process, self.history)
+        return AtLockDirectory(self.sandbox.state, process, self.history, outer=self.roster.inner.outer)
 
     def kill_at(self, process: Process, trigger: Trigger) -> SignalAt:
         """A fault: kill -9 when the trigger comes."""
@@ -391,6 +395,15 @@ class Trial:
     def alive(self, *, tools_only: bool = False) -> list[str]:
         """Who carries the marker right now, as ``pid argv``; ``tools_only``: no opencode, no helper of ours."""
         return self.roster.alive(tools_only=tools_only)
+
+    def kill_tools(self) -> None:
+        """SIGKILL to everybody who is alive with ``tools_only``."""
+        for one, argv in self.roster.living(tools_only=True).items():
+            if self._session.supervisor.signal(one, signal.SIGKILL):
+                role = Path(argv[0]).name
+                self.history.append(
+                    SignalSent(at_ns=now_ns(), pid=one.pid, role=role, signal="SIGKILL", why="scenario")
+                )
 
     def note(self, text: str) -> None:
         """Something that a reader of the evidence should know."""
@@ -566,6 +579,7 @@ class Trial:
             ProcessStarted(
                 at_ns=process.started_ns,
                 id=process.id,
+                inner_pid=process.inner_pid,
                 role=process.role,
                 argv=tuple(argv),
                 obligation=obligation,

@@ -61,6 +61,7 @@ class ProcessStarted(Event, frozen=True, kw_only=True, tag="process-started"):
     is_subject: bool = True
     environment: tuple[str, ...] = ()  # NAME=value, for the replay line
     foreign: bool = False  # as in ProcessFound
+    inner_pid: int = 0  # in its own PID namespace; 0: the same
 
 
 class ProcessFound(Event, frozen=True, kw_only=True, tag="process-found"):
@@ -78,6 +79,7 @@ class ProcessFound(Event, frozen=True, kw_only=True, tag="process-found"):
     obligation: str = ""
     fail_fast_s: float = 0.0
     deadline_s: float = 0.0
+    inner_pid: int = 0  # in its own PID namespace; 0: the same
     foreign: bool = False
     cwd: str = ""
 

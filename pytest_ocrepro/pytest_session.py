@@ -40,8 +40,7 @@ from pytest_ocrepro.scenario_end import OUTCOMES, Ending, ending_of
 from pytest_ocrepro.schedule import Schedule, parse
 from pytest_ocrepro.settings import PROFILES, read_mark, read_settings
 from pytest_ocrepro.sharing import Share, build_here, for_node, outlive_lost_machines, paths_here
-from pytest_ocrepro.stage import subject
-from pytest_ocrepro.stage.supervisor import rung
+from pytest_ocrepro.stage import rungs, subject
 from pytest_ocrepro.stage.timing import turn
 from pytest_ocrepro.versions.releases import cache_root
 
@@ -143,7 +142,7 @@ class OcreproSession:
         builds = ", ".join(f"{build.version} ({build.source})" for build in self.share.builds)
         return (
             f"ocrepro: opencode {builds}; trials {settings.trials}; expect {settings.expect}; {settings.reports}; "
-            f"ended by {rung(reader_here())}" + ("" if has_proc() else f"; read through {seen_through()}")
+            f"ended by {rungs.in_words(reader_here())}" + ("" if has_proc() else f"; read through {seen_through()}")
         ) + (f"\nocrepro: {settings.looks.rule}" if settings.looks else "")
 
     def parametrize(self, metafunc: pytest.Metafunc) -> None:

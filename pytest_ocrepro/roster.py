@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from pytest_ocrepro.history import History, ProcessFound, ProcessGone, now_ns
+from pytest_ocrepro.observe.inner_pids import InnerPids
 from pytest_ocrepro.observe.locks import lock_directories
 from pytest_ocrepro.observe.readers import ProcessReader
 from pytest_ocrepro.observe.sampler import Observed, is_subject
@@ -28,7 +29,8 @@ OWES = {"run": "answer", "serve": "serve"}  # subcommand -> obligation
 class Roster:
     """Thread-safe: the sampler's thread finds processes while the scenario's starts them.
 
-    ``fail_fast_s`` and ``deadline_s`` are the limits for what a wrapper starts beneath us.
+    ``fail_fast_s`` and ``deadline_s`` are the limits for what a wrapper starts beneath us. ``apart``: they live in a
+    PID namespace.
     """
 
     def __init__(
@@ -42,7 +44,9 @@ class Roster:
         fail_fast_s: float,
         deadline_s: float,
         learn: Callable[[Mapping[str, str]], None],
+        apart: bool = False,
     ) -> None:
+        self.inner = InnerPids(reader, apart=apart)
         self._learn = learn  # the environment of whoever is found, before anything is said of it
         self.started: list[Process] = []
         self._found: dict[ProcessId, str] = {}
@@ -59,6 +63,7 @@ class Roster:
         """Run ``begin`` and take the process in; nobody is adopted while a pid of our own is not known yet."""
         with self._starting:
             begin()
+            self.inner.learn(process.id, process.inner_pid)
             self.started.append(process)
 
     def free_role(self, wanted: str) -> str:
@@ -83,32 +88,43 @@ class Roster:
 
     def alive(self, *, tools_only: bool) -> list[str]:
         """Who carries the marker right now, as ``pid argv``."""
+        return [f"{one.pid} {' '.join(argv)}" for one, argv in self.living(tools_only=tools_only).items()]
+
+    def living(self, *, tools_only: bool) -> dict[ProcessId, tuple[str, ...]]:
+        """The same, with their command lines."""
         own = {process.id for process in self.started}
         marked = [one for one in self._reader.marked(MARKER, self._mark) if not (tools_only and one in own)]
         told = [(one, self._reader.argv(one.pid) or ()) for one in marked]
-        return [
-            f"{one.pid} {' '.join(argv)}"
+        return {
+            one: argv
             for one, argv in told
             if argv and not (tools_only and is_subject(argv, self._reader.exe(one.pid)))
-        ]
+        }
 
     def survivors(self) -> list[str]:
         """Tools' processes that outlived the opencode that started them.
 
-        Orphans live under the supervisor; where it is no sub-reaper, under a process that is none of the trial's.
+        Orphans live under the supervisor or under the init of their PID namespace; where it is no sub-reaper, under a
+        process that is none of the trial's.
         """
         living = [one for one in list(self._found) if one not in self._gone and self._reader.alive(one)]
         orphans = [one for one in living if self._orphaned(self._reader.parent(one.pid))]
         return [f"pid {one.pid}: {' '.join(self._reader.argv(one.pid) or ())}" for one in orphans]
 
     def _orphaned(self, parent_pid: int | None) -> bool:
-        return parent_pid == self._supervisor_pid if has_proc() else parent_pid not in self.pids()
+        if not has_proc():
+            return parent_pid not in self.pids()
+        return parent_pid == self._supervisor_pid or self.inner.is_init(parent_pid)
 
     def locks_of_the_dead(self) -> tuple[LockDirectory, ...]:
         """Lock directories that a run left behind although nobody killed it."""
         ended = {process.pid for process in self.started if process.ended_by_itself}
         found = lock_directories(
-            self.state_dirs(), key_candidates=self.lock_keys(), reader=self._reader, now_wall=time.time()
+            self.state_dirs(),
+            key_candidates=self.lock_keys(),
+            reader=self._reader,
+            now_wall=time.time(),
+            inner=self.inner,
         )
         return tuple(lock for lock in found if lock.holder_pid in ended)
 
@@ -167,6 +183,7 @@ class Roster:
             subject = is_subject(argv, self._reader.exe(process.pid))
             name = "opencode" if subject else (Path(argv[0]).name if argv else "unknown")
             role = self._found[process] = f"{name}-{process.pid}"
+            inner_pid = self.inner.learn(process)
         self._history.append(
             ProcessFound(
                 at_ns=now_ns(),
@@ -175,6 +192,7 @@ class Roster:
                 argv=argv,
                 parent_pid=parent_pid,
                 is_subject=subject,
+                inner_pid=inner_pid,
                 obligation=_obligation(argv) if subject else "",
                 fail_fast_s=self._limits[0],
                 deadline_s=self._limits[1],

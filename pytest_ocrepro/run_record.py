@@ -17,7 +17,7 @@ from pytest_ocrepro.platforms import seen_through
 from pytest_ocrepro.publish.bundle import Fact, RunDir, RunInfo, Subject
 from pytest_ocrepro.settings import Settings
 from pytest_ocrepro.sharing import Share
-from pytest_ocrepro.stage.supervisor import rung
+from pytest_ocrepro.stage import rungs
 
 
 def newest(reports: Path) -> Path | None:
@@ -87,7 +87,7 @@ def file_system(folder: Path) -> str:
 
 def _machine() -> Iterator[Fact]:
     yield Fact(name="system", value=f"{platform.system()} {platform.release()} {platform.machine()}")
-    yield Fact(name="processes are ended by", value=rung(reader_here()))
+    yield Fact(name="processes are ended by", value=rungs.in_words(reader_here()))
     yield Fact(name="processes are read through", value=seen_through())
     yield Fact(name="python", value=platform.python_version())
     yield Fact(name="cores", value=str(psutil.cpu_count()))

@@ -136,8 +136,7 @@ def test_killed_while_git_made_a_snapshot(ocrepro: Trial) -> None:
     if not at_work():
         pytest.skip("this build makes no snapshot of the project in a turn")
     server.process.kill()
-    pids = [one.split(" ", 1)[0] for one in ocrepro.alive(tools_only=True)]
-    ocrepro.spawn(["kill", "-KILL", *pids], role="kill").wait_for_end()
+    ocrepro.kill_tools()
     slow_git(ocrepro, slow=False)
     turn_leaves_no_lock(ocrepro, ocrepro.serve(role="server-again"))
 

@@ -13,6 +13,7 @@ from pytest_ocrepro.observe.holders import Happened, changes
 from pytest_ocrepro.observe.locks import holder_lives, lock_directories
 
 if TYPE_CHECKING:
+    from pytest_ocrepro.observe.inner_pids import InnerPids
     from pytest_ocrepro.observe.readers import ProcessReader
     from pytest_ocrepro.readings import LockDirectory
 
@@ -20,10 +21,11 @@ _LOOKS: Final = 4  # a listing that is never still leaves its folder as not watc
 
 
 class LockHistory:
-    """Not thread-safe: whoever asks holds a lock of its own."""
+    """Not thread-safe: whoever asks holds a lock of its own. ``inner``: of those who take the locks."""
 
-    def __init__(self, reader: ProcessReader) -> None:
+    def __init__(self, reader: ProcessReader, inner: InnerPids | None = None) -> None:
         self._reader = reader
+        self._inner = inner
         self._watch = FolderWatch()
         self._before: tuple[LockDirectory, ...] = ()
         self._before_ns = now_ns()
@@ -72,7 +74,11 @@ class LockHistory:
         happened = self._watch.drain()
         for _ in range(_LOOKS):
             listing = lock_directories(
-                state_dirs, key_candidates=lock_keys, reader=self._reader, now_wall=time.time()
+                state_dirs,
+                key_candidates=lock_keys,
+                reader=self._reader,
+                now_wall=time.time(),
+                inner=self._inner,
             )
             more = self._watch.drain()
             happened = {folder: [*events, *more[folder]] for folder, events in happened.items() if folder in more}

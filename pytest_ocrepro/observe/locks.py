@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from pytest_ocrepro.observe.holders import STALE_AFTER_S
+from pytest_ocrepro.observe.inner_pids import InnerPids
 from pytest_ocrepro.observe.proctext import fd_kind
 from pytest_ocrepro.readings import FdKind, FileLock, LockDirectory
 
@@ -155,16 +156,24 @@ class _Meta(msgspec.Struct):
 
 
 def lock_directories(
-    state_dirs: Iterable[Path], *, key_candidates: Iterable[str], reader: ProcessReader, now_wall: float
+    state_dirs: Iterable[Path],
+    *,
+    key_candidates: Iterable[str],
+    reader: ProcessReader,
+    now_wall: float,
+    inner: InnerPids | None = None,
 ) -> tuple[LockDirectory, ...]:
     """What lies in ``<state>/opencode/locks``; ``state_dirs`` are values of XDG_STATE_HOME.
+
+    ``inner``: of those who write there, where their pids are not what we call them by.
 
     ``key_candidates`` are tried against the sha1 in the name. A torn or missing meta.json is normal: it is written
     after the mkdir that takes the lock. Ages are seconds at ``now_wall`` (time.time()).
     """
     keys = {hashlib.sha1(key.encode(), usedforsecurity=False).hexdigest(): key for key in key_candidates}
     found = (path for state in state_dirs for path in sorted(_locks_in(state / "opencode" / "locks")))
-    return tuple(_directory(path, keys.get(path.stem), reader, now_wall) for path in found)
+    outer = (inner or InnerPids(reader)).outer
+    return tuple(_directory(path, keys.get(path.stem), reader, now_wall, outer) for path in found)
 
 
 def _locks_in(folder: Path) -> list[Path]:
@@ -174,18 +183,21 @@ def _locks_in(folder: Path) -> list[Path]:
         return []
 
 
-def _directory(path: Path, key: str | None, reader: ProcessReader, now_wall: float) -> LockDirectory:
+def _directory(
+    path: Path, key: str | None, reader: ProcessReader, now_wall: float, outer: Callable[[int], int | None]
+) -> LockDirectory:
     meta = _meta(path / "meta.json")
+    holder_pid = None if meta.pid is None else outer(meta.pid)
     made = _mtime(path)
     created = _instant(meta.createdAt) or made
     age_s = None if created is None else now_wall - created
     beat = _mtime(path / "heartbeat")
     sign = next((at for at in (beat, _mtime(path / "meta.json"), made) if at is not None), None)
-    life = _life(meta.pid, meta.hostname, age_s, reader)
+    life = _life(holder_pid, meta.hostname, age_s, reader)
     return LockDirectory(
         path=str(path),
         key=key,
-        holder_pid=meta.pid,
+        holder_pid=holder_pid,
         holder_alive=None if life is None else life == "alive",
         token=meta.token,
         created_at=meta.createdAt,

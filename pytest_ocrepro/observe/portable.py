@@ -201,6 +201,14 @@ class PortableReader:
         """Whether ``path`` is the file that the descriptor has open, by name."""
         return (fd, path) in self.fd_links(pid)
 
+    def namespace(self, pid: int | str, kind: str) -> str | None:  # noqa: ARG002  there are none
+        """Nothing."""
+        return None
+
+    def inner_pids(self, pid: int) -> tuple[int, ...]:  # noqa: ARG002  there are none
+        """Nothing."""
+        return ()
+
     def own_group(self) -> None:
         """There are no control groups."""
 

@@ -84,6 +84,12 @@ class ProcessReader(Protocol):
     def is_open_at(self, pid: int, fd: int, path: str) -> bool:
         """Whether ``path`` is the file that the descriptor has open."""
 
+    def namespace(self, pid: int | str, kind: str) -> str | None:
+        """The name of a namespace that it is in; None: unreadable, or there are none."""
+
+    def inner_pids(self, pid: int) -> tuple[int, ...]:
+        """Its pids from our PID namespace inwards; () where that is not told."""
+
     def own_group(self) -> str | None:
         """The directory of our own control group; None: there are none."""
 

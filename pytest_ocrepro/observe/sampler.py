@@ -21,6 +21,7 @@ from pytest_ocrepro.history import (
     now_ns,
 )
 from pytest_ocrepro.observe.deputy import Deputy, DeputyError
+from pytest_ocrepro.observe.inner_pids import InnerPids
 from pytest_ocrepro.observe.lock_history import LockHistory
 from pytest_ocrepro.observe.locks import lock_directories, probe
 from pytest_ocrepro.observe.logs import LogTailer
@@ -94,7 +95,8 @@ class Sampler:
     """Reads the world into the history. ``light`` and ``snapshot`` may be called from any thread.
 
     No history or world method is called while the sampler's own lock is held, so both may lock as they like. Without
-    a ``deputy`` nobody can be asked for the holders of a database's locks, and snapshots say so.
+    a ``deputy`` nobody can be asked for the holders of a database's locks, and snapshots say so. ``inner``: where the
+    processes have other pids for themselves than for us.
     """
 
     def __init__(
@@ -104,6 +106,7 @@ class Sampler:
         reader: ProcessReader,
         *,
         deputy: Deputy | None = None,
+        inner: InnerPids | None = None,
         period_s: float = 0.25,
     ) -> None:
         self._deputy = deputy
@@ -112,7 +115,8 @@ class Sampler:
         self._reader = reader
         self._period_s = period_s
         self._tailer = LogTailer(reader, excerpt=history.excerpt)
-        self._holders = LockHistory(reader)
+        self._inner = inner or InnerPids(reader)
+        self._holders = LockHistory(reader, self._inner)
         self._lock = threading.Lock()
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
@@ -269,7 +273,7 @@ class Sampler:
             one.id.pid, role=one.role, is_subject=one.is_subject, full=full, missing=missing
         )
         recycled = reading is not None and reading.id.start_ticks != one.id.start_ticks
-        return None if recycled else reading
+        return None if recycled or reading is None else self._inner.outward(reading)
 
     def _read_all(
         self, observed: Iterable[Observed], missing: list[str], *, full: bool
@@ -342,7 +346,11 @@ class Sampler:
             locks=self._locks(tables.locks, places.databases, missing) if tables else (),
             wal_indexes=self._wal_indexes(places.databases, missing) if full else (),
             lock_directories=lock_directories(
-                places.state_dirs, key_candidates=places.lock_keys, reader=self._reader, now_wall=time.time()
+                places.state_dirs,
+                key_candidates=places.lock_keys,
+                reader=self._reader,
+                now_wall=time.time(),
+                inner=self._inner,
             ),
             logs=self._tailer.poll(places.log_dirs, [one.id.pid for one in places.observed if one.is_subject]),
             missing=tuple(missing),

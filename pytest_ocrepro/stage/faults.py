@@ -25,6 +25,7 @@ from pytest_ocrepro.history import (
 from pytest_ocrepro.stage.process import OpenPipe, Process, until
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Self
 
 LOCK_MODES = ("IMMEDIATE", "EXCLUSIVE")
@@ -203,8 +204,15 @@ class AtLockDirectory:
     another run from doing the same (measured on 1.2.15, 1.2.27, 1.3.0, 1.3.2).
     """
 
-    def __init__(self, state: Path, process: Process, history: History) -> None:
-        self._state, self._process, self._history = state, process, history
+    def __init__(
+        self,
+        state: Path,
+        process: Process,
+        history: History,
+        *,
+        outer: Callable[[int], int | None] = lambda written: written,
+    ) -> None:
+        self._state, self._process, self._history, self._outer = state, process, history, outer
 
     def describe(self) -> str:
         """For the history."""
@@ -214,7 +222,8 @@ class AtLockDirectory:
         """Block until it has come. Raises NotReachedError; LackingError where this build installs without a lock."""
 
         def taken() -> bool:
-            return any(_holder(path) == self._process.pid for path in self._state.glob("locks/*.lock/meta.json"))
+            written = map(_holder, self._state.glob("locks/*.lock/meta.json"))
+            return any(pid is not None and self._outer(pid) == self._process.pid for pid in written)
 
         until(
             lambda: taken() or not self._process.alive or self._installs_beneath(),

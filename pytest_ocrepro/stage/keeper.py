@@ -20,9 +20,10 @@ from pathlib import Path
 
 from pytest_ocrepro.observe.readers import reader_here
 from pytest_ocrepro.readings import ProcessId
-from pytest_ocrepro.stage import wire
+from pytest_ocrepro.stage import namespace, wire
 from pytest_ocrepro.stage.cgroup import Group, Groups
-from pytest_ocrepro.stage.ladder import Ladder, send_signal
+from pytest_ocrepro.stage.ladder import Enclosure, Ladder, send_signal
+from pytest_ocrepro.stage.namespace import Namespaces
 from pytest_ocrepro.stage.orders import (
     MARKER,
     Ended,
@@ -44,9 +45,9 @@ LOOK_S = 0.5
 
 
 def serve() -> int:
-    """The supervisor's own main; arguments: socket fd, session mark, pids to watch (the harness' own first), base.
+    """The supervisor's own main; arguments: socket fd, session mark, pids to watch, base, way.
 
-    base: the place of the control groups, "" where there are none.
+    pids: the harness' own first; base: the place of the control groups; way: into a PID namespace; "" for none.
     Returns 1 when something would not end.
     """
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -56,7 +57,8 @@ def serve() -> int:
     prctl = _prctl()
     prctl(PR_SET_CHILD_SUBREAPER, 1)
     groups = Groups(Path(sys.argv[4])) if sys.argv[4] else None
-    return _Keeper(lifeline, prctl, sys.argv[2], list(map(int, sys.argv[3].split(","))), groups).run()
+    spaces = Namespaces(reader_here(), sys.argv[5]) if sys.argv[5] else None
+    return _Keeper(lifeline, prctl, sys.argv[2], list(map(int, sys.argv[3].split(","))), groups, spaces).run()
 
 
 def _prctl() -> Callable[[int, int], object]:
@@ -75,8 +77,10 @@ class _Keeper:
         mark: str,
         watched: list[int],
         groups: Groups | None,
+        spaces: Namespaces | None,
     ) -> None:
         self._groups = groups
+        self._spaces = spaces
         self._lifeline = lifeline
         self._prctl = prctl
         self._mark = mark
@@ -177,18 +181,9 @@ class _Keeper:
 
     def _spawn(self, request: Spawn, fds: list[int]) -> Spawned:
         nobody = ProcessId(pid=0, start_ticks=0)
-        group = self._group_for(request.environment.get(MARKER, ""))
+        mark = request.environment.get(MARKER, "")
         try:
-            child = subprocess.Popen(
-                request.argv,
-                env=request.environment,
-                cwd=request.directory,
-                stdin=fds[0],
-                stdout=fds[1],
-                stderr=fds[2],
-                start_new_session=True,
-                preexec_fn=lambda: self._begin_child(group),  # noqa: PLW1509  one thread: it is safe here
-            )
+            pid = self._start_inside(request, fds, mark) if self._belongs_inside(mark) else self._start(request, fds)
         except OSError as error:
             where = f" ({error.filename})" if error.filename else ""
             return Spawned(number=request.number, id=nobody, error=f"{error.strerror}{where}")
@@ -197,12 +192,58 @@ class _Keeper:
         finally:
             for fd in fds:
                 os.close(fd)
-        child.returncode = 0  # waited for by _reap, never by Popen
-        self._children[child.pid] = request.environment.get(MARKER, "")
-        identity = self._reader.identify(child.pid)
+        self._children[pid] = mark
+        identity = self._reader.identify(pid)
         if self._sessions is not None and identity is not None:
-            self._sessions.begun(identity, self._children[child.pid])
-        return Spawned(number=request.number, id=identity or ProcessId(pid=child.pid, start_ticks=0))
+            self._sessions.begun(identity, mark)
+        return Spawned(
+            number=request.number,
+            id=identity or ProcessId(pid=pid, start_ticks=0),
+            inner_pid=self._spaces.inner_pid(pid) if self._spaces and self._belongs_inside(mark) else 0,
+        )
+
+    def _start(self, request: Spawn, fds: list[int]) -> int:
+        group = self._group_for(request.environment.get(MARKER, ""))
+        child = subprocess.Popen(
+            request.argv,
+            env=request.environment,
+            cwd=request.directory,
+            stdin=fds[0],
+            stdout=fds[1],
+            stderr=fds[2],
+            start_new_session=True,
+            preexec_fn=lambda: self._begin_child(group),  # noqa: PLW1509  one thread: it is safe here
+        )
+        child.returncode = 0  # waited for by _reap, never by Popen
+        return child.pid
+
+    def _belongs_inside(self, mark: str) -> bool:
+        """Of a trial, and not of the session: our own helpers must see the pids that we see."""
+        return self._spaces is not None and mark.startswith(f"{self._mark}.")
+
+    def _start_inside(self, request: Spawn, fds: list[int], mark: str) -> int:
+        assert self._spaces is not None  # noqa: S101  as it was asked
+        space = self._spaces.made(mark)
+        told, tell = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+
+        def go() -> None:
+            space.enter(tell)
+            _take_default_signals()
+
+        try:
+            return namespace.start(
+                request.argv,
+                go,
+                told,
+                env=request.environment,
+                cwd=request.directory,
+                stdin=fds[0],
+                stdout=fds[1],
+                stderr=fds[2],
+            )
+        finally:
+            os.close(told)
+            os.close(tell)
 
     def _group_for(self, mark: str) -> Group | None:
         if self._groups is None:
@@ -217,9 +258,7 @@ class _Keeper:
         self._prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != self._pid:  # it died before the line above
             os._exit(1)
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        signal.signal(signal.SIGHUP, signal.SIG_DFL)
+        _take_default_signals()
 
     def _reap(self) -> None:
         while True:
@@ -240,7 +279,9 @@ class _Keeper:
             ours = {pid for pid, carried in self._children.items() if matches(carried, mark)}
             return ours | self._sessions.members(mark) if self._sessions else ours
 
-        group = self._groups.of(mark) if self._groups else None
+        group: Enclosure | None = self._groups.of(mark) if self._groups else None
+        if self._spaces is not None:
+            group = self._spaces.of(mark)
         swept = Ladder(self._reader, mark, group=group, children=children, pause=self._pause).run(grace_s)
         self._reader.forget(MARKER, mark)
         return swept
@@ -253,3 +294,9 @@ class _Keeper:
         with contextlib.suppress(BlockingIOError):
             os.read(self._wake_read, 4096)
         self._reap()
+
+
+def _take_default_signals() -> None:
+    """Between fork and exec: what we ignore, programs do not expect to be ignored."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)

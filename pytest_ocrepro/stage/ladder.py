@@ -1,7 +1,7 @@
 """The way down for processes of ours: SIGTERM, a grace, SIGSTOP until nobody is new, SIGKILL, and look again.
 
-Only who carries our marker, is in our control group or descends from what we started is ever signalled: by identity,
-never by name.
+Only who carries our marker, is in our control group or PID namespace, or descends from what we started is ever
+signalled: by identity, never by name.
 """
 
 from __future__ import annotations
@@ -12,16 +12,29 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
+from typing import Protocol
 
 from pytest_ocrepro.observe.proctext import Stat
 from pytest_ocrepro.observe.readers import ProcessReader
 from pytest_ocrepro.readings import ProcessId
-from pytest_ocrepro.stage.cgroup import Group
 from pytest_ocrepro.stage.orders import MARKER
 
 KILL_DEADLINE_S = 5.0
 DEAD = ("Z", "X", "x")  # proc_pid_stat(5)
 _EXEC_S = 0.005  # execve shows an empty environment for some microseconds
+
+
+class Enclosure(Protocol):
+    """What nobody leaves by himself: a control group, or a PID namespace."""
+
+    def pids(self) -> set[int]:
+        """Who is in it, as far as they may be signalled."""
+
+    def kill(self) -> None:
+        """SIGKILL to all of them, in one step."""
+
+    def remove(self) -> None:
+        """Give it back, as far as nobody is in it."""
 
 
 class Ladder:
@@ -36,7 +49,7 @@ class Ladder:
         reader: ProcessReader,
         mark: str,
         *,
-        group: Group | None = None,
+        group: Enclosure | None = None,
         children: Callable[[], set[int]] = set,
         pause: Callable[[float], None] = time.sleep,
     ) -> None:

@@ -40,10 +40,11 @@ class Sweep(msgspec.Struct, frozen=True, kw_only=True, tag="sweep"):
 
 
 class Spawned(msgspec.Struct, frozen=True, kw_only=True, tag="spawned"):
-    """Answer to Spawn; ``error`` is empty when it worked."""
+    """Answer to Spawn; ``error`` is empty when it worked. ``inner_pid``: in its PID namespace; 0: the same."""
 
     number: int
     id: ProcessId
+    inner_pid: int = 0
     error: str = ""
 
 

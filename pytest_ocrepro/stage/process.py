@@ -86,6 +86,7 @@ class Process:
         self.stderr_path = output / f"{role}.err"
         self.started_ns = 0
         self.id = ProcessId(pid=0, start_ticks=0)
+        self.inner_pid = 0  # as it is told itself, where it has a PID namespace; 0: the same
         self._supervisor = supervisor
         self._history = history
         self._exit: Exited | None = None
@@ -97,9 +98,10 @@ class Process:
         with self._stdio() as fds:
             self.started_ns = now_ns()
             try:
-                self.id = self._supervisor.spawn(
+                begun = self._supervisor.begin(
                     self.argv, environment=environment, directory=directory, stdio=fds, on_exit=self._note_exit
                 )
+                self.id, self.inner_pid = begun.id, begun.inner_pid
             except StageError:
                 self.stdin.close()
                 raise

@@ -4,10 +4,9 @@ One supervisor a pytest process (:mod:`pytest_ocrepro.stage.keeper`), on one end
 lifeline: end of file, or the harness' end (pidfd_open(2), for a lifeline that a forked child of the harness keeps
 open), means that everything of this session is ended, by the rungs of :mod:`pytest_ocrepro.stage.ladder`.
 
-Where a control group of version 2 may be made, each trial has one (:mod:`pytest_ocrepro.stage.cgroup`): the kernel
-keeps who is in it, and a guard ends all of it should harness and supervisor be SIGKILLed at once. A PID namespace is
-not used: in it opencode would write pids into its lock directories that mean nothing outside, those of the dead could
-not even be translated, and what it writes down is evidence.
+Each trial has a control group of version 2 (:mod:`pytest_ocrepro.stage.cgroup`) or a PID namespace
+(:mod:`pytest_ocrepro.stage.namespace`) where one may be made (:mod:`pytest_ocrepro.stage.rungs` chooses): the kernel
+keeps who is in it, and all of it ends should harness and supervisor be SIGKILLed at once.
 """
 
 from __future__ import annotations
@@ -26,10 +25,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from pytest_ocrepro.errors import StageError
-from pytest_ocrepro.observe.readers import ProcessReader, reader_here
+from pytest_ocrepro.observe.readers import reader_here
 from pytest_ocrepro.readings import ProcessId
 from pytest_ocrepro.stage import wire
-from pytest_ocrepro.stage.cgroup import Group, Groups
 from pytest_ocrepro.stage.ladder import KILL_DEADLINE_S, Ladder
 from pytest_ocrepro.stage.ledger import Ledger
 from pytest_ocrepro.stage.orders import (
@@ -49,13 +47,11 @@ from pytest_ocrepro.stage.orders import (
     matches,
     too_large,
 )
+from pytest_ocrepro.stage.rungs import Chosen, choose
 
 ANSWER_DEADLINE_S = 60.0  # a sweep of everything takes at most its grace and KILL_DEADLINE_S
-WITH_GROUPS, WITHOUT_GROUPS = "cgroup.kill and a supervisor", "a supervisor"
-ALONE = "a supervisor without sub-reaper and pidfds: who leaves session, parents and marker behind is not found"
-PROBE_S = 5.0
 # -I keeps the user's PYTHON* variables and working directory out; sys.path comes as arguments instead.
-_BOOT = "import sys; sys.path[:] = sys.argv[5:]; from pytest_ocrepro.stage.keeper import serve; sys.exit(serve())"
+_BOOT = "import sys; sys.path[:] = sys.argv[6:]; from pytest_ocrepro.stage.keeper import serve; sys.exit(serve())"
 
 OnExit = Callable[[Exited], None]
 
@@ -70,9 +66,11 @@ class Supervisor:
     def __init__(self, *, ledger: Path | None = None, controller: ProcessId | None = None) -> None:
         self.mark = f"{os.getpid()}-{os.urandom(6).hex()}"
         self._ledger = Ledger(ledger) if ledger is not None else None
-        self._groups = Groups.for_session(self.mark, reader_here(), can_enter)
+        chosen = choose(self.mark, reader_here())
+        self.rung = chosen.rung
+        self._groups = chosen.groups
         try:
-            self._socket, self._process = _start_server(self.mark, controller, self._groups)
+            self._socket, self._process = _start_server(self.mark, controller, chosen)
         except StageError:
             if self._groups is not None:
                 self._groups.of(f"{self.mark}*").remove()
@@ -107,6 +105,19 @@ class Supervisor:
         stdio: tuple[int, int, int],
         on_exit: OnExit,
     ) -> ProcessId:
+        """:meth:`begin`, for who needs the identity alone."""
+        begun = self.begin(argv, environment=environment, directory=directory, stdio=stdio, on_exit=on_exit)
+        return begun.id
+
+    def begin(
+        self,
+        argv: list[str],
+        *,
+        environment: dict[str, str],
+        directory: str,
+        stdio: tuple[int, int, int],
+        on_exit: OnExit,
+    ) -> Spawned:
         """Start a program in its own session.
 
         ``on_exit`` is called once, from the listening thread, perhaps before this returns; it must not ask the
@@ -121,7 +132,7 @@ class Supervisor:
         assert isinstance(answer, Spawned)  # noqa: S101  the supervisor answers in kind
         if answer.error:
             raise StageError(f"cannot start {argv[0]}: {answer.error}; check the path and its permissions")
-        return answer.id
+        return answer
 
     def start_helper(self, argv: list[str], stdin: int, stdout: int) -> ProcessId:
         """Start a small program of ours that belongs to no trial; it ends with the session. Raises StageError."""
@@ -292,28 +303,8 @@ class Supervisor:
             self._failure = failure
 
 
-def rung(reader: ProcessReader) -> str:
-    """With what everything that we start is ended on this machine, in words."""
-    mark = f"{os.getpid()}-probe"
-    groups = Groups.for_session(mark, reader, can_enter)
-    if groups is None:
-        return WITHOUT_GROUPS if sys.platform == "linux" else ALONE
-    groups.of(f"{mark}*").remove()
-    return WITH_GROUPS
-
-
-def can_enter(group: Group) -> bool:
-    """Whether a process of ours may go into a group: tried, since several files and the tree decide it."""
-    argv = ["/bin/sh", "-c", 'echo 0 > "$1"', "sh", str(group.path / "cgroup.procs")]
-    try:
-        done = subprocess.run(argv, stderr=subprocess.DEVNULL, timeout=PROBE_S, check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        return False
-    return done.returncode == 0
-
-
 def _start_server(
-    mark: str, controller: ProcessId | None, groups: Groups | None
+    mark: str, controller: ProcessId | None, chosen: Chosen
 ) -> tuple[socket.socket, subprocess.Popen[bytes]]:
     watched = [os.getpid(), *([controller.pid] if controller and reader_here().alive(controller) else [])]
     with contextlib.ExitStack() as opened:
@@ -332,7 +323,8 @@ def _start_server(
                     str(theirs.fileno()),
                     mark,
                     ",".join(map(str, watched)),
-                    str(groups.base) if groups else "",
+                    str(chosen.groups.base) if chosen.groups else "",
+                    chosen.way,
                     *sys.path,
                 ],
                 pass_fds=[theirs.fileno()],

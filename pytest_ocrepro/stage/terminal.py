@@ -79,10 +79,21 @@ class Keyboard:
 
 
 class Terminal:
-    """One interactive program in a terminal of its own. Made by the harness."""
+    """One interactive program in a terminal of its own. Made by the harness.
 
-    def __init__(self, host: Process, keyboard: Keyboard, history: History) -> None:
+    ``outer``: the pid outside of who has told its own.
+    """
+
+    def __init__(
+        self,
+        host: Process,
+        keyboard: Keyboard,
+        history: History,
+        *,
+        outer: Callable[[int], int | None] = lambda told: told,
+    ) -> None:
         self.host = host
+        self._outer = outer
         self._keyboard = keyboard
         self._history = history
 
@@ -96,7 +107,8 @@ class Terminal:
         """The interactive program's pid; None: not started yet."""
         first = self.host.output.split("\n", 1)
         words = first[0].split()
-        return int(words[1]) if len(first) > 1 and words[:1] == ["pid"] and words[1].isdigit() else None
+        told = len(first) > 1 and words[:1] == ["pid"] and words[1].isdigit()
+        return self._outer(int(words[1])) if told else None
 
     def type(self, keys: str) -> None:
         """Send keys; :data:`ENTER` and :data:`INTERRUPT` are two. Raises StageError."""

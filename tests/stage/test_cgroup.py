@@ -12,7 +12,9 @@ import pytest
 from pytest_ocrepro.observe.procfs import Reader
 from pytest_ocrepro.stage.cgroup import PREFIX, Group, Groups
 from pytest_ocrepro.stage.process import until
-from pytest_ocrepro.stage.supervisor import WITH_GROUPS, WITHOUT_GROUPS, Supervisor, can_enter, rung
+from pytest_ocrepro.stage.rungs import Rung, can_enter, choose
+from pytest_ocrepro.stage.supervisor import Supervisor
+from tests.data.stage.zoo import needs
 
 MARK = f"{os.getpid()}-0123456789ab"
 READER = Reader()
@@ -44,7 +46,7 @@ def test_where_groups_do_not_work_nothing_is_left_and_nobody_falls(tmp_path: Pat
     assert Groups.for_session(MARK, reader, lambda _: True) is None, "not there"
     place.mkdir(parents=True)
     assert Groups.for_session(MARK, reader, lambda _: True) is None, "a kernel without cgroup.kill"
-    assert rung(reader) == WITHOUT_GROUPS
+    assert choose(MARK, reader).rung is not Rung.CGROUP
     assert list(place.iterdir()) == []
     group = Group(tmp_path / "none")
     group.enter()
@@ -68,7 +70,7 @@ def test_empty_groups_of_the_dead_go_and_no_others(tmp_path: Path) -> None:
     assert len(list(tmp_path.iterdir())) == 4
 
 
-needed = pytest.mark.skipif(rung(READER) != WITH_GROUPS, reason="no control group of version 2 may be made here")
+needed = needs(Rung.CGROUP)
 
 
 @pytest.fixture

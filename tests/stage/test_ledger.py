@@ -1,16 +1,18 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
-from pytest_ocrepro.observe.procfs import Reader
 from pytest_ocrepro.readings import ProcessId
 from pytest_ocrepro.stage.ledger import Ledger
 from pytest_ocrepro.stage.orders import MARKER
+from pytest_ocrepro.stage.rungs import Rung
+from pytest_ocrepro.stage.supervisor import Supervisor
+from tests.data.stage.zoo import READER, ZOO, harness, living, python, told, until_gone
 
-READER = Reader()
 DEAD, OTHER = "4711-0123456789ab", "4712-0123456789ab"
 
 
@@ -65,3 +67,37 @@ def test_a_place_that_cannot_be_written_costs_only_the_next_start_s_sweep(tmp_pa
     ledger.enter(DEAD, ourselves())
     ledger.strike(DEAD)
     assert ledger.leftovers(READER) == {}
+
+
+def test_next_start_finds_what_a_killed_harness_and_supervisor_left(tmp_path: Path) -> None:
+    action = f"begin({python(ZOO['setsid daemon'])!r})"
+    with harness(action, tmp_path, rung=Rung.SUPERVISOR) as process:
+        boss, *daemon = told(process)
+        assert Ledger(tmp_path).leftovers(READER) == {}, "its supervisor lives: nothing is left over"
+        process.send_signal(signal.SIGSTOP)  # or its own close would clean up
+        os.kill(boss.pid, signal.SIGKILL)
+        process.kill()
+        until_gone([boss])
+        assert living(daemon) != []
+        supervisor = Supervisor(ledger=tmp_path)
+        left = Ledger(tmp_path).leftovers(READER)
+        assert list(left.values()) == [daemon]
+        for mark in left:
+            assert supervisor.sweep(f"{mark}.*", grace_s=0.1).ended == [daemon[0].pid]
+            assert Ledger(tmp_path).leftovers(READER) == {mark: []}
+            Ledger(tmp_path).strike(mark)
+        assert Ledger(tmp_path).leftovers(READER) == {}
+        supervisor.close()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_ledger_survives_a_broken_line_and_a_missing_directory(tmp_path: Path) -> None:
+    assert Ledger(tmp_path / "none").leftovers(READER) == {}
+    (tmp_path / "broken.json").write_text("{")
+    gone = ProcessId(pid=os.getpid(), start_ticks=1, boot_id=READER.boot_id())
+    Ledger(tmp_path).enter("recycled", gone)
+    assert Ledger(tmp_path).leftovers(READER) == {"recycled": []}
+    Ledger(tmp_path).strike("recycled")
+    assert [path.name for path in tmp_path.iterdir()] == ["broken.json"]
+    (tmp_path / "file").touch()
+    Ledger(tmp_path / "file").enter("x", gone)  # a place that cannot be written is not an error

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import socket
+from collections.abc import Callable
+
 import msgspec
 import pytest
 from hypothesis import given
@@ -22,6 +25,8 @@ from pytest_ocrepro.stage.orders import (
     encoded,
     matches,
 )
+from pytest_ocrepro.stage.supervisor import Supervisor
+from tests.data.stage.zoo import Child
 
 SOMEBODY = ProcessId(pid=7, start_ticks=8, boot_id="b")
 
@@ -83,3 +88,25 @@ def test_what_no_message_holds_is_refused_before_it_is_sent() -> None:
 )
 def test_who_is_meant_by_a_mark(value: str, mark: str, *, meant: bool) -> None:
     assert matches(value, mark) is meant
+
+
+@pytest.mark.parametrize("size_bytes", [2_000_000, 20_000_000])
+def test_environment_that_is_too_large_for_a_message(start: Callable[..., Child], size_bytes: int) -> None:
+    with pytest.raises(
+        StageError, match=r"with \d{7,8} bytes of arguments and environment: .*; pass less, or a file$"
+    ):
+        start(["/bin/true"], HUGE="x" * size_bytes)
+    assert start(["/bin/true"]).code() == 0
+
+
+def test_message_larger_than_this_socket_takes(start: Callable[..., Child], supervisor: Supervisor) -> None:
+    supervisor._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 8192)
+    with pytest.raises(StageError, match="more than one message to the supervisor holds"):
+        start(["/bin/true"], HUGE="x" * 100_000)
+    assert start(["/bin/true"]).code() == 0
+
+
+def test_text_that_is_not_utf8(start: Callable[..., Child]) -> None:
+    with pytest.raises(StageError, match="not UTF-8; change it"):
+        start(["/bin/true"], NAME="\udcff")
+    assert start(["/bin/true"]).code() == 0
