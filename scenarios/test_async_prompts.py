@@ -142,7 +142,9 @@ def test_status_right_after_the_answer(ocrepro: Trial) -> None:
     seen = []
     for _ in range(ROUNDS):
         session = server.new_session()
-        server.call("POST", f"/session/{session}/message", prompt_body("one"), purpose="prompt", timeout_s=20)
+        path = f"/session/{session}/message"
+        answer = server.call("POST", path, prompt_body("one"), purpose="prompt", timeout_s=20)
+        ocrepro.expect(answer).to_be_accepted()
         seen.append(status_of(server, session))
     late = len(seen) - seen.count("idle")
     ocrepro.claim(

@@ -63,6 +63,7 @@ def test_inventory_commands_at_once(ocrepro: Trial) -> None:
     """
     for command in [ocrepro.spawn(["opencode", *words], role=words[0]) for words in INVENTORY]:
         ocrepro.expect(command).not_to_die_of_the_database()
+        ocrepro.expect(command).to_complete()
 
 
 @pytest.mark.ocrepro(issue=(ISSUE, *LOCKED), control=True)
@@ -91,4 +92,6 @@ def test_runs_at_once_on_a_warm_database(ocrepro: Trial) -> None:
 def test_inventory_commands_one_by_one(ocrepro: Trial) -> None:
     """Control: the same commands, each after the other's end."""
     for words in INVENTORY:
-        ocrepro.expect(ocrepro.spawn(["opencode", *words], role=words[0])).not_to_die_of_the_database()
+        command = ocrepro.spawn(["opencode", *words], role=words[0])
+        ocrepro.expect(command).not_to_die_of_the_database()
+        ocrepro.expect(command).to_complete()

@@ -2,7 +2,7 @@
 
 import pytest
 
-from pytest_ocrepro import Trial, bash, for_ever, question, text, together, tool
+from pytest_ocrepro import NotReachedError, Trial, bash, for_ever, question, text, together, tool
 
 ISSUES = (
     "anomalyco/opencode#41991",
@@ -14,6 +14,12 @@ SAME_CALLS = 4
 CHILDS_WORK = "the work of the child"
 TASK = tool("task", description="work", prompt=CHILDS_WORK, subagent_type="general")
 OUTSIDE = {"edit": "write", "a directory outside": "read"}
+
+
+def child_was_asked(ocrepro: Trial) -> None:
+    """Else nobody needed the permission."""
+    if not any(CHILDS_WORK in request.last_text for request in ocrepro.provider.requests()):
+        raise NotReachedError("the subagent has asked no model: it was not started, or it needed nothing")
 
 
 @pytest.mark.ocrepro(
@@ -28,6 +34,7 @@ def test_permission_of_a_subagent(ocrepro: Trial) -> None:
     ocrepro.provider.script(TASK, text("done"))
     ocrepro.provider.script(bash("true"), text("the child is done"), when=CHILDS_WORK)
     ocrepro.expect(ocrepro.run("hi")).to_finish()
+    child_was_asked(ocrepro)
 
 
 @pytest.mark.ocrepro(
@@ -50,6 +57,7 @@ def test_other_permission_of_a_subagent(ocrepro: Trial, what: str) -> None:
     ocrepro.provider.script(TASK, text("done"))
     ocrepro.provider.script(tool(OUTSIDE[what], **given), text("the child is done"), when=CHILDS_WORK)
     ocrepro.expect(ocrepro.run("hi")).to_finish()
+    child_was_asked(ocrepro)
 
 
 @pytest.mark.ocrepro(
@@ -65,6 +73,7 @@ def test_permission_of_a_subagent_with_auto(ocrepro: Trial) -> None:
     ocrepro.provider.script(TASK, text("done"))
     ocrepro.provider.script(bash("true"), text("the child is done"), when=CHILDS_WORK)
     ocrepro.expect(ocrepro.run("hi", args=("--auto",))).to_complete()
+    child_was_asked(ocrepro)
 
 
 @pytest.mark.ocrepro(

@@ -20,6 +20,8 @@ def opened(ocrepro: Trial) -> Terminal:
     terminal.wait_for(
         lambda shown: "mock" in shown, what="the prompt of the interactive program", timeout_s=PATIENCE_S
     )
+    if not terminal.host.alive:
+        raise NotReachedError(f"the interactive program ended with {terminal.host.exit_code} before its prompt")
     return terminal
 
 

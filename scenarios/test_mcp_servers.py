@@ -4,12 +4,13 @@ import sys
 
 import pytest
 
-from pytest_ocrepro import Trial, for_ever, question, text, tool
+from pytest_ocrepro import NotReachedError, Trial, for_ever, question, text, tool
 
 ORPHANS = ("anomalyco/opencode#15808", "anomalyco/opencode#30123")
 # Speaks JSON-RPC on its standard streams; argv[1]: "dies" at the first call, or "stays" whatever becomes of its input
 STUB = """
-import json, signal, sys
+import json, pathlib, signal, sys
+pathlib.Path(__file__).with_suffix(".started").touch()
 def result_of(asked):
     method = asked.get("method")
     if method == "initialize":
@@ -44,6 +45,12 @@ def stubs(ocrepro: Trial) -> list[str]:
     return [one for one in ocrepro.alive(tools_only=True) if "stub.py" in one]
 
 
+def must_have_started(ocrepro: Trial) -> None:
+    """Else nothing is left of it because there was nothing."""
+    if not (ocrepro.project.root / "stub.started").exists():
+        raise NotReachedError("no opencode has started the stub; see what the run says of its MCP server")
+
+
 def ask_behind_it(ocrepro: Trial, how: str) -> None:
     """Two calls of the stub's tool, then a question; what becomes of the session."""
     add_server(ocrepro, how)
@@ -52,6 +59,7 @@ def ask_behind_it(ocrepro: Trial, how: str) -> None:
     session = server.new_session()
     server.prompt(session, "begin")
     asked = server.wait_for_question(session, 60.0)
+    must_have_started(ocrepro)
     reply = server.call("POST", f"/question/{asked}/reply", {"answers": [["left"]]}, purpose="the answer")
     ocrepro.expect(reply).to_be_accepted()
     idle = server.wait_until_idle(session, 20.0)
@@ -97,6 +105,7 @@ def test_mcp_server_behind_the_end(ocrepro: Trial, end: str) -> None:
         ocrepro.provider.wait_for_request(2, timeout_s=60)
         server.process.terminate()
         server.process.wait_for_end()
+    must_have_started(ocrepro)
     left = stubs(ocrepro)
     ocrepro.claim(
         "no tool server is left",

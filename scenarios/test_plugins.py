@@ -118,7 +118,8 @@ def test_list_of_models_and_a_silent_network(ocrepro: Trial) -> None:
     ocrepro.provider.script(for_ever(text("done")))
     models = ocrepro.registry.url.rstrip("/")
     run = ocrepro.run("hi", deadline_s=LIMIT_S, OPENCODE_DISABLE_MODELS_FETCH="", OPENCODE_MODELS_URL=models)
-    ocrepro.expect(run).to_complete()
+    if ocrepro.expect(run).to_complete() and not ocrepro.registry.requests():
+        pytest.skip("this build asks for no list of models in a start")
 
 
 @pytest.mark.ocrepro(issue=(*WAITS, *REGISTRY), profile="ci", control=True)
