@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from urllib.parse import unquote
 
-ENTRY = "export default {}\n"
+ENTRY = "export default async () => ({})\n"  # as a plugin of opencode may be
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
