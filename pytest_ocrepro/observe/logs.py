@@ -277,8 +277,11 @@ class LogTailer:
                 continue
         return sorted(found)
 
-    def _position(self, pid: int) -> tuple[str, int] | None:
-        """(path, end of the last line of its own), read before the file so that the line is in what we read."""
+    def _position(self, pid: int) -> tuple[str, int | None] | None:
+        """(path, end of the last line of its own), read before the file so that the line is in what we read.
+
+        The end is None where the system does not tell it; a log that nobody shares needs none.
+        """
         known = self._open.get(pid)
         if known is None:
             links = self._reader.fd_links(pid)
@@ -288,16 +291,16 @@ class LogTailer:
             self._open[pid] = known
         fd, path = known
         info = self._reader.fd_info(pid, fd)
-        if info is None or info.position_bytes is None:
+        if info is None:
             del self._open[pid]
             return None
         return path, info.position_bytes
 
-    def _learn(self, pid: int, path: str, position: int) -> None:
+    def _learn(self, pid: int, path: str, position: int | None) -> None:
         file = self._files.get(path)
-        if file is None or pid in self._writer_of:
+        if file is None or pid in self._writer_of or (file.shared and position is None):
             return
-        run = file.run_that_ends_at(position) if file.shared else ""
+        run = file.run_that_ends_at(position) if file.shared and position is not None else ""
         if run is not None and (run or not file.shared):
             self._writer_of[pid] = (path, run)
 

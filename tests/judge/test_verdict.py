@@ -193,6 +193,38 @@ NOT_HUNG = {
 }
 
 
+def without_threads(event: h.Event) -> h.Event:
+    """As psutil sees it: of the threads nothing but how often they woke."""
+    if not isinstance(event, h.SnapshotTaken):
+        return event
+    look = event.snapshot
+    processes = tuple(
+        msgspec.structs.replace(
+            one,
+            state="?",
+            threads=(r.ThreadReading(tid=one.id.pid, name=one.name, voluntary_switches=100),),
+        )
+        for one in look.processes
+    )
+    return msgspec.structs.replace(event, snapshot=msgspec.structs.replace(look, processes=processes))
+
+
+def test_where_no_thread_is_told_only_the_deadline_tells_a_hang_and_weakly() -> None:
+    seen, unseen = w.overlap(), [without_threads(event) for event in w.overlap()]
+    assert verdict(seen) is Verdict.BLOCKED
+    early = judge_process(w.of(unseen), 20)
+    assert (early.verdict, early.grade) == (Verdict.ALIVE, Grade.WEAK)
+    assert "not told on this system" in early.because[-1]
+    late = [without_threads(event) for event in w.overlap(until=60.0)]
+    assert judge_process(w.overlap(until=60.0), 20).grade is Grade.STRONG
+    judged = judge_process(w.of(late), 20)
+    assert (judged.verdict, judged.grade) == (Verdict.BLOCKED, Grade.WEAK)
+    quiet = w.of(w.started(20, "run"), w.samples((20,), 0, 60.0), w.twice(59.0, w.process(20, "run")))
+    assert (judge_process(quiet, 20).verdict, judge_process(quiet, 20).grade) == (Verdict.STALLED, Grade.STRONG)
+    stalled = judge_process(w.of([without_threads(event) for event in quiet]), 20)
+    assert (stalled.verdict, stalled.grade) == (Verdict.STALLED, Grade.WEAK)
+
+
 @pytest.mark.parametrize("name", NOT_HUNG)
 def test_near_misses_of_blocked_are_alive(name: str) -> None:
     judged = judge_process(NOT_HUNG[name](), 20)

@@ -2,9 +2,11 @@ from __future__ import annotations
 
 import ctypes
 import fcntl
+import importlib.util
 import os
 import signal
 import sqlite3
+import struct
 import subprocess
 import sys
 import threading
@@ -337,3 +339,33 @@ if MAY_MOUNT:
         told = "F_GETLK: the deputy has not answered 'conflicts' in time; a file system may hang"
         assert snapshot.missing == (f"{mount / 'opencode.db'}: {told}",)
         assert len(starter.started) == 1
+
+
+@pytest.mark.parametrize(("kind", "access"), [(fcntl.F_RDLCK, "READ"), (fcntl.F_WRLCK, "WRITE")])
+def test_a_lock_is_asked_for_in_the_layout_of_macos_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: int, access: str
+) -> None:
+    """Its struct flock begins with the place (sys/fcntl.h there); nobody here can answer in it but a stand-in."""
+    asked: list[tuple[int, ...]] = []
+
+    def answer(_: int, command: int, question: bytes) -> bytes:
+        assert command == fcntl.F_GETLK
+        asked.append(struct.unpack("=qqihh", question))
+        start, length = asked[-1][:2]
+        return struct.pack("=qqihh", start, length, 4711, fcntl.F_UNLCK if start == 7 else kind, 0)
+
+    path = tmp_path / "a.db"
+    path.touch()
+    with monkeypatch.context() as system:
+        system.setattr(sys, "platform", "darwin")
+        spec = importlib.util.spec_from_file_location("errands_of_macos", errands.__file__)
+        assert spec is not None
+        assert spec.loader is not None
+        there = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(there)
+    monkeypatch.setattr(there.fcntl, "fcntl", answer)
+    assert there.conflicts(str(path), [(120, 1), (7, 1), (0, 0)]) == [
+        (access, 120, 120, 4711),
+        (access, 0, None, 4711),
+    ]
+    assert asked == [(start, length, 0, fcntl.F_WRLCK, os.SEEK_SET) for start, length in ((120, 1), (7, 1), (0, 0))]

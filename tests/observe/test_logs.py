@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from pytest_ocrepro.history import History
 from pytest_ocrepro.observe.logs import LogTailer, parse_line, rank, written_at
+from pytest_ocrepro.observe.portable import PortableReader
 from pytest_ocrepro.observe.procfs import Reader
 from pytest_ocrepro.readings import MILESTONES
 
@@ -332,3 +333,14 @@ def test_the_rest_of_a_line_whose_beginning_was_skipped_is_not_shown(folder: Pat
     assert [line.text for line in seen.lines] == ["first", "last"]
     assert [line.text for line in late.lines] == ["last"]
     assert [line.text for line in flooded.lines] == ["first", "last", "after the flood"]
+
+
+def test_a_system_that_tells_no_position_knows_the_writer_of_a_log_of_its_own_alone(folder: Path) -> None:
+    tailer = LogTailer(PortableReader())
+    with writer(folder / "2026.log") as own, writer(folder / "opencode.log") as shared:
+        own.write("its own")
+        shared.write(modern("aaaa"))
+        tails = tailer.poll([folder], [own.pid, shared.pid])
+    assert {(Path(tail.path).name, tail.pid) for tail in tails} == {("2026.log", own.pid), ("opencode.log", None)}
+    assert tailer.log_bytes(own.pid) > 0
+    assert tailer.last(shared.pid) is None
