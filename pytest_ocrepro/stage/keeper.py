@@ -224,7 +224,7 @@ class _Keeper:
     def _start_inside(self, request: Spawn, fds: list[int], mark: str) -> int:
         assert self._spaces is not None  # noqa: S101  as it was asked
         space = self._spaces.made(mark)
-        told, tell = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        told, tell = namespace.pipe_without_waits()
 
         def go() -> None:
             space.enter(tell)

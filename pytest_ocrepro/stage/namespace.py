@@ -45,7 +45,7 @@ class Namespace:
         self._reader = reader
         self._lifeline = lifeline
         self._way = way
-        self._handle = os.pidfd_open(init)  # keeps the namespace's name from being given to another one
+        self._handle = _pidfd(init)  # keeps the namespace's name from being given to another one
         self._name = reader.namespace(init, "pid")
 
     def enter(self, tell: int) -> None:
@@ -65,8 +65,9 @@ class Namespace:
 
     def kill(self) -> None:
         """SIGKILL to its init, and so to all of them."""
-        with contextlib.suppress(OSError):
-            signal.pidfd_send_signal(self._handle, signal.SIGKILL)
+        if sys.platform == "linux":
+            with contextlib.suppress(OSError):
+                signal.pidfd_send_signal(self._handle, signal.SIGKILL)
 
     def remove(self) -> None:
         """Let it end; call it once."""
@@ -125,8 +126,8 @@ def begin(reader: ProcessReader, way: str) -> Namespace:
 
     Raises OSError, or subprocess.SubprocessError for what failed between fork and exec.
     """
-    told, tell = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-    theirs, ours = os.pipe2(os.O_CLOEXEC)
+    told, tell = pipe_without_waits()
+    theirs, ours = os.pipe()
 
     def go() -> None:
         _divide(way)
@@ -142,6 +143,20 @@ def begin(reader: ProcessReader, way: str) -> Namespace:
     finally:
         for end in (told, tell, theirs):
             os.close(end)
+
+
+def pipe_without_waits() -> tuple[int, int]:
+    """The ends of a pipe at which nobody is blocked: to read from, to write to."""
+    ends = os.pipe()
+    for end in ends:
+        os.set_blocking(end, False)
+    return ends
+
+
+def _pidfd(pid: int) -> int:
+    if sys.platform != "linux":
+        raise OSError("there are no pidfds on this system")
+    return os.pidfd_open(pid)
 
 
 def start(argv: list[str], go: Callable[[], None], told: int, **options: object) -> int:
