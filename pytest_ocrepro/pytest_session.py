@@ -40,6 +40,7 @@ from pytest_ocrepro.scenario_end import OUTCOMES, Ending, ending_of
 from pytest_ocrepro.schedule import Schedule, parse
 from pytest_ocrepro.settings import PROFILES, read_mark, read_settings
 from pytest_ocrepro.sharing import Share, build_here, for_node, outlive_lost_machines, paths_here
+from pytest_ocrepro.sigterm import OrderlyEnd
 from pytest_ocrepro.stage import rungs, subject
 from pytest_ocrepro.stage.timing import turn
 from pytest_ocrepro.versions.releases import cache_root
@@ -65,6 +66,7 @@ class OcreproSession:
         self._results: list[TrialResult] = []
         self._session: Session | None = None
         self._scenarios = 0
+        self._orderly_end = OrderlyEnd()
         self._spared = 0  # trials that were not needed after a look
         self._gone: list[str] = []  # machines of workers that do not come back
         self._reported: set[str] = set()
@@ -131,7 +133,9 @@ class OcreproSession:
         node.workerinput["ocrepro"] = msgspec.json.encode(share).decode()
 
     def pytest_sessionstart(self) -> None:
-        """Xdist: a machine that is gone takes its own trial with it, and nothing else."""
+        """SIGTERM ends us in order; xdist: a machine that is gone takes its own trial with it, and nothing else."""
+        if self._worker is None:
+            self._orderly_end.begin()
         distributor = self.config.pluginmanager.get_plugin("dsession")
         if distributor is not None:
             outlive_lost_machines(distributor, self._gone)
@@ -400,6 +404,8 @@ class OcreproSession:
         if not self._closing.all_is_well(self._results, never_run) and session.exitstatus == pytest.ExitCode.OK:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
         self._closing.write(self._run_dir, self.share, self.config.pluginmanager.get_plugin("terminalreporter"))
+        if self._closing.no_page and session.exitstatus == pytest.ExitCode.OK:  # it was asked for, and is not there
+            session.exitstatus = pytest.ExitCode.INTERNAL_ERROR
 
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
         """The table, then one line with the page."""
@@ -417,6 +423,7 @@ class OcreproSession:
 
     def pytest_unconfigure(self) -> None:
         """Whatever happened: nothing outlives us."""
+        self._orderly_end.end()
         if self._session is not None:
             self._session.close()
             self._session = None

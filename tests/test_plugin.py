@@ -608,8 +608,9 @@ def test_a_killed_pytest_leaves_evidence_and_no_process(
         assert "pytest ended before this trial was judged" in done.stderr
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_trial_is_inconclusive_and_nothing_has_crashed(
-    pytester: pytest.Pytester, run: Run, stand_in: Path
+    pytester: pytest.Pytester, run: Run, stand_in: Path, number: signal.Signals
 ) -> None:
     pytester.makepyfile(
         test_it="""
@@ -621,13 +622,34 @@ def test_an_interrupted_trial_is_inconclusive_and_nothing_has_crashed(
     child = subprocess.Popen(command, cwd=pytester.path, stdout=subprocess.DEVNULL)
     trials = pytester.path / "reports/latest/trials"
     until(lambda: _started(trials), timeout_s=30, what="the daemon of the trial")
-    child.send_signal(signal.SIGINT)
-    child.wait()
+    child.send_signal(number)
+    assert child.wait() == pytest.ExitCode.INTERRUPTED
+    assert (trials.parent / "report.html").exists()
     (stored,) = trials.glob("*/judgement.json")
     judged = json.loads(stored.read_text())
     assert judged["result"] == "inconclusive"
     assert "before the trial was judged" in judged["reason"]
     assert judged["verdict"] != "crashed"
+
+
+@pytest.mark.parametrize(("test", "code"), [(FINISHES, 3), (CRASHES.format(known={}), 1)])
+def test_a_page_that_cannot_be_written_is_not_a_success(
+    pytester: pytest.Pytester, run: Run, test: str, code: int
+) -> None:
+    """The trials' own results are as they were, and so is the exit code of a run that failed anyway."""
+    pytester.makeconftest("""
+        import pytest_ocrepro.closing as closing
+
+        def write_report(*_):
+            raise OSError(28, "No space left on device")
+
+        closing.write_report = write_report
+        """)
+    pytester.makepyfile(test_it=test)
+    result = run("test_it.py", "--ocrepro-expect", "known")
+    result.stdout.fnmatch_lines(["the page was not written: OSError: *No space left*; try: ocrepro report *"])
+    assert (result.ret, len(results(pytester))) == (code, 1)
+    assert result.parseoutcomes() == ({"passed": 1} if code == 3 else {"failed": 1})
 
 
 def _processes(trials: Path) -> list[ProcessId]:

@@ -240,6 +240,7 @@ def test_a_small_disk(place: Place) -> None:
         done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=LONGEST_S)
         check_output(subprocess.CompletedProcess(argv, done.returncode, done.stdout + done.stderr), f"{size} bytes")
         assert done.stdout.splitlines()[-1] == "left: ", "a sandbox is left"
+        assert done.returncode != 0 or "was not written" not in done.stdout, "a run without its page is a success"
         assert done.returncode == 0 or "No space left" in done.stdout + done.stderr, done.stdout + done.stderr
         codes.append(done.returncode)
     print(f"\nexit codes by size: {dict(zip(sizes, codes, strict=True))}")
