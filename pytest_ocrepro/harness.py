@@ -14,6 +14,7 @@ import signal
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -57,10 +58,14 @@ from pytest_ocrepro.stage.budget import (
     Budget,
     Guard,
     SessionBudget,
+    Together,
     Used,
+    blamed,
     bytes_below,
     check_session,
     measure,
+    overdrawn,
+    summed,
     wait_for_memory,
 )
 from pytest_ocrepro.stage.faults import AtLockDirectory, AtMilestone, AtRequest, DatabaseLock, SignalAt, Trigger
@@ -82,6 +87,7 @@ from pytest_ocrepro.sweeps import Sweeps
 from pytest_ocrepro.watching import Watcher
 
 DEADLINE_S = 45.0  # what the reported script of anomalyco/opencode#29395 waits
+TOGETHER_S = 2.0  # between two looks at what all workers use: one takes some ms
 WAITED_S = 1.0  # from when on a wait for memory is told
 FAIL_FAST_S = 20.0  # a run with a bogus model takes 1.2 to 4.7 s alone on 2 cores, several at once a few times that
 
@@ -107,6 +113,7 @@ class Session:
         self.run_dir = run_dir
         self._session_budget = session_budget
         self._kept_bytes = 0
+        self._looked = 0.0
         self.budget = budget
         self.intrusive = intrusive
         self.rules = tuple(rules)
@@ -135,6 +142,20 @@ class Session:
     def admit(self) -> None:
         """Raise StageError where the session's budget lets no further trial begin."""
         check_session(self._kept_bytes, (self.run_dir.path, Path(tempfile.gettempdir())), self._session_budget)
+        if why := overdrawn(self._together(), self._session_budget):
+            raise StageError(f"{why}: no further trial begins; run with fewer workers")
+
+    def blames(self, used: Used) -> str:
+        """Why a trial that uses this must end for what all workers use; "" for nothing. Looks now and then."""
+        if time.monotonic() - self._looked < TOGETHER_S:
+            return ""
+        together, self._looked = self._together(), time.monotonic()
+        return blamed(used, together, int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")), self._session_budget)
+
+    def _together(self) -> Together:
+        """Of all workers on this machine: their controller has begun them all."""
+        here = self._controller is not None and self.reader.alive(self._controller)
+        return summed(self.reader, self._controller.pid if self._controller and here else os.getpid())
 
     def count(self, bundle: Path) -> None:
         """A trial has put its evidence away."""
@@ -216,7 +237,7 @@ class Trial:
         self.sampler.start()
         self._conductor = Conductor(self, schedule)
         self._conductor.begin()
-        self._guard = Guard(self._used, self._cut_off, session.budget)
+        self._guard = Guard(self._used, self._cut_off, session.budget, beyond=session.blames)
         self._guard.start()
 
     # -- the stage

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,7 +10,8 @@ import pytest
 
 from pytest_ocrepro.errors import StageError
 from pytest_ocrepro.harness import Session, Trial
-from pytest_ocrepro.history import ProcessStarted, ProviderReply, ProviderRequest
+from pytest_ocrepro.history import ProcessStarted, ProviderReply, ProviderRequest, Trouble
+from pytest_ocrepro.judge.judgement import Result
 from pytest_ocrepro.publish.bundle import RunDir, TrialInfo
 from pytest_ocrepro.stage.budget import SessionBudget
 from pytest_ocrepro.stage.subject import Build
@@ -67,6 +69,28 @@ def test_a_session_whose_evidence_is_over_its_budget_begins_no_further_trial(sta
     with pytest.raises(StageError, match="the evidence of this session has"):
         Trial(session, build, TrialInfo(scenario="s", title="t", version=build.version), "s")
     assert len(session.run_dir.bundles()) == 1
+    session.close()
+
+
+def test_a_session_whose_workers_have_too_many_processes_ends_a_trial_and_begins_none(
+    stand_in: Path, tmp_path: Path
+) -> None:
+    few = SessionBudget(processes=12)  # pytest, the supervisor, its guard and the deputy are some of them
+    session = Session(RunDir.create(tmp_path / "reports"), session_budget=few)
+    build = Build(version="9.9.9", path=str(stand_in), sha256="", source="binary")
+    trial = Trial(session, build, TrialInfo(scenario="s", title="t", version=build.version), "s")
+    crowd = trial.spawn(
+        ["/bin/sh", "-c", "for n in 1 2 3 4 5 6 7 8 9 10; do sleep 300 & done; sleep 300 & wait"], role="crowd"
+    )
+    assert crowd.wait(60)
+    (why,) = [trouble.what for trouble in trial.history.of_type(Trouble)]
+    assert re.match(
+        r"cut off: all workers have \d+ processes, the budget of a session is 12; \d+% of it is this trial's$", why
+    )
+    assert trial.finish()[0].result is Result.INCONCLUSIVE
+    session._session_budget = SessionBudget(processes=1)
+    with pytest.raises(StageError, match=r"is 1: no further trial begins; run with fewer workers$"):
+        Trial(session, build, TrialInfo(scenario="s", title="t", version=build.version), "s")
     session.close()
 
 

@@ -20,6 +20,7 @@ import psutil
 from pytest_ocrepro.errors import StageError
 from pytest_ocrepro.observe.readers import ProcessReader
 from pytest_ocrepro.readings import ProcessId
+from pytest_ocrepro.stage.ladder import descendants
 
 MEBIBYTE = 1 << 20
 PERIOD_S = 0.5
@@ -40,12 +41,21 @@ class Budget(msgspec.Struct, frozen=True, kw_only=True):
 class SessionBudget(msgspec.Struct, frozen=True, kw_only=True):
     """The most that one session may keep, and what must be free for one more trial to begin.
 
-    Its time is pytest-timeout's own ``--session-timeout``; its memory and processes are those of its trials, each of
-    which waits for memory.
+    ``processes`` and ``memory_bytes`` are those of all its workers together, ourselves included. Its time is
+    pytest-timeout's own ``--session-timeout``.
     """
 
     evidence_bytes: int = 20 * 1024 * MEBIBYTE  # a trial keeps 0.2 to 2 MiB as a rule
     disk_needed_bytes: int = 300 * MEBIBYTE
+    processes: int = 4000
+    memory_bytes: int = 64 * 1024 * MEBIBYTE
+
+
+class Together(msgspec.Struct, frozen=True, kw_only=True):
+    """What all workers of a session use on this machine; ``memory_bytes`` as in :class:`Used`."""
+
+    processes: int
+    memory_bytes: int
 
 
 class Used(msgspec.Struct, frozen=True, kw_only=True):
@@ -93,6 +103,37 @@ def check_session(kept_bytes: int, places: Iterable[Path], budget: SessionBudget
             )
 
 
+def summed(reader: ProcessReader, root: int) -> Together:
+    """Look once at everybody who descends from a process: the one that started all workers."""
+    table = {stat.pid: stat for pid in reader.pids() if (stat := reader.stat(pid)) is not None}
+    stats = [table[pid] for pid in descendants(table, {root}) if pid in table]
+    return Together(
+        processes=len(stats), memory_bytes=sum(stat.rss_pages for stat in stats) * os.sysconf("SC_PAGE_SIZE")
+    )
+
+
+def overdrawn(together: Together, budget: SessionBudget) -> str:
+    """What all workers have too much of, in words; "" for nothing."""
+    if together.processes > budget.processes:
+        return f"all workers have {together.processes} processes, the budget of a session is {budget.processes}"
+    if together.memory_bytes > budget.memory_bytes:
+        have, most = _size(together.memory_bytes), _size(budget.memory_bytes)
+        return f"the processes of all workers have {have} resident, the budget of a session is {most}"
+    return ""
+
+
+def blamed(used: Used, together: Together, workers: int, budget: SessionBudget) -> str:
+    """Why this trial must end for what all have too much of; "" for one with less than an equal part.
+
+    Each worker asks this for itself: one of them has an equal part or more (what is ours counts as one more), so
+    somebody ends without a word between them.
+    """
+    why = overdrawn(together, budget)
+    of_processes = together.processes > budget.processes
+    part = used.processes / together.processes if of_processes else used.memory_bytes / max(1, together.memory_bytes)
+    return f"{why}; {part:.0%} of it is this trial's" if why and part * (workers + 1) >= 1 else ""
+
+
 def bytes_below(folder: Path) -> int:
     """What a directory and all below it take on the disk."""
     return sum(_bytes_in(Path(root)) for root, _, _ in os.walk(folder))
@@ -113,10 +154,21 @@ def measure(reader: ProcessReader, places: Iterable[Path], processes: Iterable[P
 
 
 class Guard:
-    """A thread that looks until :meth:`stop`; ``end(why)`` is called once, when something is over the budget."""
+    """A thread that looks until :meth:`stop`; ``end(why)`` is called once, when something is over the budget.
 
-    def __init__(self, look: Callable[[], Used], end: Callable[[str], object], budget: Budget) -> None:
+    ``beyond``: why it must end although the trial itself is within its own.
+    """
+
+    def __init__(
+        self,
+        look: Callable[[], Used],
+        end: Callable[[str], object],
+        budget: Budget,
+        *,
+        beyond: Callable[[Used], str] = lambda _: "",
+    ) -> None:
         self._look = look
+        self._beyond = beyond
         self._end = end
         self._budget = budget
         self._stopped = threading.Event()
@@ -134,7 +186,8 @@ class Guard:
 
     def _run(self) -> None:
         while not self._stopped.wait(PERIOD_S):
-            why = exceeded(self._look(), self._budget)
+            used = self._look()
+            why = exceeded(used, self._budget) or self._beyond(used)
             if why:
                 self._end(why)
                 return

@@ -108,7 +108,7 @@ class Ladder:
         children = self._children()
         known = {one.pid for one in self._known if one.pid in table and table[one.pid].start_ticks == one.start_ticks}
         grouped = self._group.pids() if self._group is not None else set()
-        family = _descendants(table, known | children | grouped | marked.keys()) - {os.getpid()}
+        family = descendants(table, known | children | grouped | marked.keys()) - {os.getpid()}
         found = {
             ProcessId(pid=stat.pid, start_ticks=stat.start_ticks, boot_id=self._reader.boot_id())
             for stat in (table[pid] for pid in family if pid in table)
@@ -119,7 +119,7 @@ class Ladder:
         return found
 
 
-def _descendants(table: dict[int, Stat], roots: set[int]) -> set[int]:
+def descendants(table: dict[int, Stat], roots: set[int]) -> set[int]:
     """``roots`` and whoever descends from them; a child is never older than its parent."""
     family: set[int] = set()
     found = roots

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -16,11 +18,15 @@ from pytest_ocrepro.stage.budget import (
     Budget,
     Guard,
     SessionBudget,
+    Together,
     Used,
+    blamed,
     bytes_below,
     check_session,
     exceeded,
     measure,
+    overdrawn,
+    summed,
     wait_for_memory,
 )
 
@@ -106,3 +112,93 @@ def test_a_session_keeps_and_leaves_so_much_and_no_more(tmp_path: Path, monkeypa
     monkeypatch.setattr(room, "_free", lambda _: 499 * MEBIBYTE)
     with pytest.raises(StageError, match=r"^the disk of /.* has 499 MiB left, one more trial needs 500 MiB: "):
         check_session(0, [tmp_path], budget)
+
+
+CROWD = """
+import os, sys, signal
+here, there = os.pipe()
+for _ in range(9):
+    if os.fork() == 0:
+        os.close(there)
+        os.setsid()
+        os.write(1, b"x")
+        os.read(here, 1)  # until the first of them ends
+        os._exit(0)
+room = bytearray(50 << 20)
+os.write(1, b"x")
+sys.stdin.read()
+"""
+
+
+def test_what_all_workers_use_is_summed_below_the_one_that_began_them() -> None:
+    """A worker is a child of ours here; what leaves its session or its parents is still beneath us."""
+    argv = [sys.executable, "-I", "-c", CROWD]
+    before = summed(Reader(), os.getpid())
+    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as worker:
+        assert worker.stdout is not None
+        assert worker.stdout.read(10) == b"x" * 10
+        of_worker, of_all = summed(Reader(), worker.pid), summed(Reader(), os.getpid())
+        assert of_worker.processes == 10
+        assert of_worker.memory_bytes > 50 * MEBIBYTE
+        assert of_all.processes >= before.processes + 10
+        assert of_all.memory_bytes > of_worker.memory_bytes
+        worker.communicate(b"")
+    assert summed(Reader(), 0x7FFFFFFF) == Together(processes=0, memory_bytes=0)
+
+
+MANY = Together(processes=40, memory_bytes=MEBIBYTE)
+MUCH = Together(processes=20, memory_bytes=900 * MEBIBYTE)
+OF_ALL = SessionBudget(processes=30, memory_bytes=800 * MEBIBYTE)
+
+
+@pytest.mark.parametrize(
+    ("together", "words"),
+    [
+        (MANY, "all workers have 40 processes, the budget of a session is 30"),
+        (MUCH, "the processes of all workers have 900 MiB resident, the budget of a session is 800 MiB"),
+        (Together(processes=30, memory_bytes=800 * MEBIBYTE), ""),
+    ],
+)
+def test_what_all_workers_have_too_much_of(together: Together, words: str) -> None:
+    assert overdrawn(together, OF_ALL) == words
+
+
+@pytest.mark.parametrize(
+    ("together", "processes", "memory", "words"),
+    [
+        (MANY, 20, 0, "all workers have 40 processes, the budget of a session is 30; 50% of it is this trial's"),
+        (MANY, 9, MEBIBYTE, ""),
+        (MUCH, 1, 300 * MEBIBYTE, "33% of it is this trial's"),
+        (MUCH, 20, 200 * MEBIBYTE, ""),
+        (Together(processes=30, memory_bytes=0), 30, 0, ""),
+    ],
+)
+def test_who_has_an_equal_part_or_more_ends(together: Together, processes: int, memory: int, words: str) -> None:
+    used = msgspec.structs.replace(LITTLE, processes=processes, memory_bytes=memory)
+    found = blamed(used, together, 3, OF_ALL)
+    assert found.endswith(words)
+    assert bool(found) == bool(words)
+
+
+def test_of_several_workers_somebody_ends_whoever_has_how_much() -> None:
+    for parts in ((10, 10, 10), (28, 1, 1), (15, 15, 1), (31, 0, 0)):
+        together = Together(processes=sum(parts) + 4, memory_bytes=0)  # 4: of ours
+        used = [msgspec.structs.replace(LITTLE, processes=one) for one in parts]
+        assert any(blamed(one, together, 3, OF_ALL) for one in used), parts
+
+
+def test_a_guard_ends_a_trial_for_the_sake_of_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(room, "PERIOD_S", 0.001)
+    told: list[str] = []
+    ended = threading.Event()
+    answers = iter(["", "", "all have too much"])
+
+    def end(why: str) -> None:
+        told.append(why)
+        ended.set()
+
+    guard = Guard(lambda: LITTLE, end, Budget(), beyond=lambda _: next(answers))
+    guard.start()
+    assert ended.wait(20)
+    guard.stop()
+    assert told == ["all have too much"]
