@@ -51,8 +51,9 @@ def turn_of_a_client(ocrepro: Trial, *, requests: int) -> None:
 def test_permission_of_a_subagent_over_acp(ocrepro: Trial) -> None:
     """A client must be asked for what a subagent needs, or the subagent be refused; the turn must not wait for good.
 
-    Refuted by a turn that ends, since the client permits each thing that it is asked for. What we found: on 1.18.34
-    the client is asked for nothing and the turn waits, while what the session's own agent needs is asked for.
+    Refuted by a turn that ends, since the client permits each thing that it is asked for. What we found: on
+    1.14.48 and 1.18.34 the client is asked for nothing and the turn waits, while it is asked for what the session's
+    own agent needs.
     """
     ocrepro.configure(model="mock/m1", permission={"bash": "ask"})
     ocrepro.provider.script(TASK, for_ever(text("done")))

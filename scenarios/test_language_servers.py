@@ -58,7 +58,7 @@ def test_language_server_behind_the_end(ocrepro: Trial, end: str) -> None:
 
     The server does not end with its input, as one that is busy. Refuted by no such server that is alive 20 s behind
     the end of a run, of a server that gets SIGTERM, or of a program whose terminal is closed. What we found: on
-    1.18.34 a server that gets SIGTERM leaves it behind; a run ends it, and so does a closed terminal.
+    1.14.48 and 1.18.34 a server that gets SIGTERM leaves it behind; a run ends it, and so does a closed terminal.
     """
     end_behind_it(ocrepro, end, stays=True)
 
