@@ -11,10 +11,7 @@ import os
 import platform
 import random
 import signal
-import sys
-import tempfile
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,7 +20,7 @@ from typing import overload
 import msgspec
 
 from pytest_ocrepro.conductor import Conductor
-from pytest_ocrepro.errors import BundleError, NotReachedError, OcreproError, StageError, UsageError
+from pytest_ocrepro.errors import NotReachedError, OcreproError, UsageError
 from pytest_ocrepro.expect import AnswerDemands, Claims, DatabaseDemands, ProcessDemands
 from pytest_ocrepro.history import (
     DatabaseRead,
@@ -42,140 +39,41 @@ from pytest_ocrepro.intrusion import intrude
 from pytest_ocrepro.judge.judgement import Judgement, ProcessJudgement
 from pytest_ocrepro.judge.verdict import judge, judge_process
 from pytest_ocrepro.observe.database import read_database
-from pytest_ocrepro.observe.deputy import Deputy, DeputyError
-from pytest_ocrepro.observe.readers import reader_here
 from pytest_ocrepro.observe.sampler import Sampler, is_subject
 from pytest_ocrepro.observe.tables import client_of
-from pytest_ocrepro.publish.bundle import RunDir, TrialInfo, TrialResult
-from pytest_ocrepro.publish.credentials import joined, key_file, secret_values, stored_secrets
+from pytest_ocrepro.publish.bundle import TrialInfo, TrialResult
+from pytest_ocrepro.publish.credentials import key_file, secret_values, stored_secrets
 from pytest_ocrepro.publish.records import result_of
-from pytest_ocrepro.publish.redaction import Masked, Redactor, Rule
-from pytest_ocrepro.readings import DatabaseReading, ProcessId
+from pytest_ocrepro.readings import DatabaseReading
 from pytest_ocrepro.roster import Roster
 from pytest_ocrepro.schedule import Schedule
+from pytest_ocrepro.session import Session
 from pytest_ocrepro.stage.acp import AcpClient, Wire
 from pytest_ocrepro.stage.budget import (
-    Budget,
     Guard,
-    SessionBudget,
-    Together,
     Used,
-    blamed,
-    bytes_below,
-    check_session,
     measure,
-    overdrawn,
-    summed,
     wait_for_memory,
 )
 from pytest_ocrepro.stage.faults import AtLockDirectory, AtMilestone, AtRequest, DatabaseLock, SignalAt, Trigger
 from pytest_ocrepro.stage.language_server import has_started, language_server
-from pytest_ocrepro.stage.ledger import Ledger
 from pytest_ocrepro.stage.orders import MARKER
 from pytest_ocrepro.stage.pressure import Pressure
 from pytest_ocrepro.stage.process import NoInput, OpenPipe, Process, Stdin, until
 from pytest_ocrepro.stage.provider import Provider
 from pytest_ocrepro.stage.registry import Registry
 from pytest_ocrepro.stage.rungs import Rung
-from pytest_ocrepro.stage.sandbox import Project, Sandbox, make_sandbox, remove_leftovers
+from pytest_ocrepro.stage.sandbox import Project, Sandbox, make_sandbox
 from pytest_ocrepro.stage.server import Answer, Server, free_port
 from pytest_ocrepro.stage.subject import Build, fetch
-from pytest_ocrepro.stage.supervisor import Supervisor
 from pytest_ocrepro.stage.terminal import Keyboard, Terminal, host_argv
 from pytest_ocrepro.steps import Furniture, RecordedProvider, RecordedServer, step_waited, waited
-from pytest_ocrepro.sweeps import Sweeps
+from pytest_ocrepro.trial_store import TrialStore
 from pytest_ocrepro.watching import Watcher
 
 DEADLINE_S = 45.0  # what the reported script of anomalyco/opencode#29395 waits
-TOGETHER_S = 2.0  # between two looks at what all workers use: one takes some ms
 WAITED_S = 1.0  # from when on a wait for memory is told
 FAIL_FAST_S = 20.0  # a run with a bogus model takes 1.2 to 4.7 s alone on 2 cores, several at once a few times that
-
-
-class Session:
-    """What all trials of one pytest process share.
-
-    ``ledger`` is a directory that tells the next session about this one; what a killed one left is swept at once.
-    ``rules`` are the user's own for what is never stored. ``intrusive``: strace and gdb for what is called hung.
-    """
-
-    def __init__(
-        self,
-        run_dir: RunDir,
-        *,
-        ledger: Path | None = None,
-        rules: Sequence[Rule] = (),
-        controller: ProcessId | None = None,
-        intrusive: bool = False,
-        budget: Budget = Budget(),  # noqa: B008  frozen
-        session_budget: SessionBudget = SessionBudget(),  # noqa: B008  frozen
-    ) -> None:
-        self.run_dir = run_dir
-        self._session_budget = session_budget
-        self._kept_bytes = 0
-        self._looked = 0.0
-        self.budget = budget
-        self.intrusive = intrusive
-        self.rules = tuple(rules)
-        self.reader = reader_here()
-        self._ledger = ledger
-        self._controller = controller
-        self.supervisor = Supervisor(ledger=ledger, controller=controller)
-        self.deputy = Deputy(self._start_deputy)
-        with contextlib.suppress(DeputyError):  # whoever asks it is told then
-            self.deputy.begin()
-        if ledger is not None:
-            self._sweep_leftovers(Ledger(ledger))
-        self._count = 0
-        self._lock = threading.Lock()
-        self.sweeps = Sweeps()
-
-    def _sweep_leftovers(self, ledger: Ledger) -> None:
-        for mark in ledger.leftovers(self.reader):
-            if not self.supervisor.sweep(f"{mark}.*").leaked:
-                remove_leftovers(mark)
-                ledger.strike(mark)
-
-    def _start_deputy(self, argv: list[str], stdin: int, stdout: int) -> None:
-        self.supervisor.start_helper(argv, stdin, stdout)  # whichever supervisor there is by then
-
-    def admit(self) -> None:
-        """Raise StageError where the session's budget lets no further trial begin."""
-        check_session(self._kept_bytes, (self.run_dir.path, Path(tempfile.gettempdir())), self._session_budget)
-        if why := overdrawn(self._together(), self._session_budget):
-            raise StageError(f"{why}: no further trial begins; run with fewer workers")
-
-    def blames(self, used: Used) -> str:
-        """Why a trial that uses this must end for what all workers use; "" for nothing. Looks now and then."""
-        if time.monotonic() - self._looked < TOGETHER_S:
-            return ""
-        together, self._looked = self._together(), time.monotonic()
-        return blamed(used, together, int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")), self._session_budget)
-
-    def _together(self) -> Together:
-        """Of all workers on this machine: their controller has begun them all."""
-        here = self._controller is not None and self.reader.alive(self._controller)
-        return summed(self.reader, self._controller.pid if self._controller and here else os.getpid())
-
-    def count(self, bundle: Path) -> None:
-        """A trial has put its evidence away."""
-        self._kept_bytes += bytes_below(bundle)
-
-    def next_mark(self) -> str:
-        """A marker for one trial. A supervisor that somebody has ended is replaced: only its trial is lost."""
-        with self._lock:
-            try:
-                self.supervisor.check()
-            except StageError:
-                self.supervisor.close()
-                self.supervisor = Supervisor(ledger=self._ledger, controller=self._controller)
-            self._count += 1
-            return f"{self.supervisor.mark}.{self._count}"
-
-    def close(self) -> None:
-        """End the supervisor and everything that it still has."""
-        self.deputy.close()
-        self.supervisor.close()
 
 
 class Trial:
@@ -189,22 +87,19 @@ class Trial:
         self.build = build
         self.info = info
         self._session = session
-        self._redactor = Redactor(secrets_around_us(), {}, session.rules)
-        self._bundle = session.run_dir.open_trial(slug, info, gate=self._redactor)
-        self._bundle_failure: BundleError | None = None
+        self._store = TrialStore(session.run_dir, info, slug, session.rules)
         self._expired = threading.Event()
-        self._box_gate = Redactor({}, {}, names={})
         self._judgement: Judgement | None = None
         self._judging = False
         self.random = random.Random(f"{info.scenario}:{info.seed}")  # noqa: S311  offsets and pauses, no secrets
         self.mark = session.next_mark()
-        self.history = History(gate=self._gate, sink=self._sink, rewrite=self._rewrite)
+        self.history = History(gate=self._store.gate, sink=self._store.sink, rewrite=self._store.rewrite)
         self.claims = Claims(self.history)
         self.registry = Registry(self.history, asker=self._asker)
         self.provider: Provider = RecordedProvider(self.history, asker=self._asker)
         with self._or_abandon():
             self.sandbox = self._make_sandbox()
-        self._box_gate = Redactor({}, {str(self.sandbox.root): "$SANDBOX", **_interpreter()}, names={})
+        self._store.hide(self.sandbox.root)
         self.roster = Roster(
             self.sandbox,
             session.reader,
@@ -474,20 +369,19 @@ class Trial:
             self._close_stage()
             self._judgement = judge(self.history)
             run_id = self._session.run_dir.info.run_id
-            self._result = result_of(run_id, self.info, self.history, self._judgement, self._bundle.relative)
-            self._bundle.finish(self._judgement, self._result, masked=self._receipt())
-            self._bundle.close()
-            self._session.count(self._bundle.path)
+            self._result = result_of(run_id, self.info, self.history, self._judgement, self._store.relative)
+            self._store.finish(self._judgement, self._result)
+            self._store.close()
+            self._session.count(self._store.path)
             self._session.sweeps.note(self._result)
-            if self._bundle_failure is not None:
-                raise self._bundle_failure
+            self._store.check()
         return self._judgement, self._result
 
     def store_expectation(self, expected: str, *, known: bool) -> TrialResult:
         """Add what pytest made of the result, and give the line for results.jsonl."""
         judgement, result = self.finish()
         self._result = msgspec.structs.replace(result, expected=expected, known=known)
-        self._bundle.finish(judgement, self._result, masked=self._receipt())
+        self._store.finish(judgement, self._result)
         return self._result
 
     @property
@@ -633,31 +527,11 @@ class Trial:
             return pid
         return client_of(reader, address, [one.pid for one in reader.marked(MARKER, self.mark)])
 
-    def _gate(self, text: str) -> str:
-        return self._redactor(self._box_gate(text))
-
-    def _receipt(self) -> tuple[Masked, ...]:
-        """Both gates': the first sees a token before the second. The sandbox's own place is nobody's secret."""
-        boxed = (one for one in self._box_gate.receipt() if one.kind != "place")
-        return joined(boxed, self._redactor.receipt())
-
-    def _sink(self, line: bytes) -> None:
-        self._store(lambda: self._bundle.sink(line))
-
-    def _rewrite(self, lines: Sequence[bytes]) -> None:
-        self._store(lambda: self._bundle.rewrite(lines))
-
-    def _store(self, write: Callable[[], None]) -> None:
-        try:
-            write()
-        except BundleError as failure:  # may come in any thread: kept for the end of the trial
-            self._bundle_failure = failure
-
     def _learn(self, environment: Mapping[str, str]) -> None:
         """Whatever a process can print of its environment and of key files is masked, and was all along."""
         own = key_file(environment)
         places = dict.fromkeys([*self.sandbox.key_files(), *([own] if own is not None else [])])
-        if self._redactor.learn({**secret_values(environment), **stored_secrets(places)}):
+        if self._store.learn({**secret_values(environment), **stored_secrets(places)}):
             self.history.pass_again()
 
     def _make_sandbox(self) -> Sandbox:
@@ -675,7 +549,7 @@ class Trial:
                 self.sandbox.remove()
             self.provider.close()
             self.registry.close()
-            self._bundle.close()
+            self._store.close()
             raise
 
     def _begin(self) -> None:
@@ -694,16 +568,6 @@ class Trial:
                 load_average=os.getloadavg()[0],
             )
         )
-
-
-def _interpreter() -> dict[str, str]:
-    """A virtual environment's place says nothing to a reader; the system's (/usr) must stay as it is."""
-    return {sys.prefix: "$PYTHON"} if sys.prefix != sys.base_prefix else {}
-
-
-def secrets_around_us() -> dict[str, str]:
-    """Values of the user's environment that must not be stored, whatever prints them."""
-    return secret_values(os.environ)
 
 
 def _check_texts(environment: dict[str, str]) -> None:

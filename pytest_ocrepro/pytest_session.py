@@ -21,7 +21,7 @@ import pytest
 from pytest_ocrepro.closing import Closing
 from pytest_ocrepro.errors import BundleError, OcreproError, StageError, UsageError
 from pytest_ocrepro.guard import GUARD, TRIAL, Guard
-from pytest_ocrepro.harness import WAITED_S, Session, Trial, secrets_around_us
+from pytest_ocrepro.harness import WAITED_S, Trial
 from pytest_ocrepro.items import choose_paths, info_of, labels, scenario_of_item, slug_of
 from pytest_ocrepro.judge.judgement import Judgement
 from pytest_ocrepro.observe.readers import reader_here
@@ -38,11 +38,13 @@ from pytest_ocrepro.publish.text import cut, flat
 from pytest_ocrepro.run_record import newest, run_info, withdraw
 from pytest_ocrepro.scenario_end import OUTCOMES, Ending, ending_of
 from pytest_ocrepro.schedule import Schedule, parse
+from pytest_ocrepro.session import Session
 from pytest_ocrepro.settings import PROFILES, read_mark, read_settings
 from pytest_ocrepro.sharing import Share, build_here, for_node, outlive_lost_machines, paths_here
 from pytest_ocrepro.sigterm import OrderlyEnd
 from pytest_ocrepro.stage import rungs, subject
 from pytest_ocrepro.stage.timing import turn
+from pytest_ocrepro.trial_store import secrets_around_us
 from pytest_ocrepro.versions.releases import cache_root
 
 SPARED = "ocrepro.spared"

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from pytest_ocrepro.harness import Session, Trial
+from pytest_ocrepro.harness import Trial
 from pytest_ocrepro.history import FaultHealed, FaultInjected, Note, ProcessExited, ProcessStarted, SignalSent
 from pytest_ocrepro.judge.judgement import Verdict
 from pytest_ocrepro.publish.bundle import RunDir, TrialInfo
 from pytest_ocrepro.schedule import parse
+from pytest_ocrepro.session import Session
 from pytest_ocrepro.stage.process import until
 from pytest_ocrepro.stage.subject import Build
 

@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 
 from pytest_ocrepro.errors import StageError
-from pytest_ocrepro.harness import Session, Trial
+from pytest_ocrepro.harness import Trial
 from pytest_ocrepro.history import ProcessStarted, ProviderReply, ProviderRequest, Trouble
 from pytest_ocrepro.judge.judgement import Result
 from pytest_ocrepro.publish.bundle import RunDir, TrialInfo
+from pytest_ocrepro.session import Session
 from pytest_ocrepro.stage.budget import SessionBudget
 from pytest_ocrepro.stage.subject import Build
 from pytest_ocrepro.stage.turns import text

@@ -572,8 +572,9 @@ def test_trials_that_measure_times_take_turns(pytester: pytest.Pytester, run: Ru
     result.assert_outcomes(passed=3)
 
 
-@pytest.mark.parametrize("workers", [(), ("-n", "2")], ids=["alone", "xdist"])
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+@pytest.mark.parametrize(
+    ("number", "workers"), [(signal.SIGKILL, ()), (signal.SIGKILL, ("-n", "2")), (signal.SIGTERM, ("-n", "2"))]
+)
 def test_a_killed_pytest_leaves_evidence_and_no_process(
     pytester: pytest.Pytester, run: Run, stand_in: Path, number: int, workers: tuple[str, ...]
 ) -> None:

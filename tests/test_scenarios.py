@@ -16,9 +16,10 @@ import pytest
 
 import pytest_ocrepro
 from pytest_ocrepro.catalogue import catalogue
-from pytest_ocrepro.harness import Session, Trial
+from pytest_ocrepro.harness import Trial
 from pytest_ocrepro.judge.judgement import Judgement, Result
 from pytest_ocrepro.publish.bundle import RunDir, TrialInfo
+from pytest_ocrepro.session import Session
 from pytest_ocrepro.stage.subject import Build
 
 ROOT = Path(pytest_ocrepro.__file__).parent.parent

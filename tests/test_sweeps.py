@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from pytest_ocrepro.errors import UsageError
-from pytest_ocrepro.harness import Session, Trial
+from pytest_ocrepro.harness import Trial
 from pytest_ocrepro.publish.bundle import RunDir, TrialInfo
+from pytest_ocrepro.session import Session
 from pytest_ocrepro.stage.subject import Build
 
 SWEPT = """

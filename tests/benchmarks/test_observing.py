@@ -15,10 +15,11 @@ import msgspec
 import pytest
 
 from pytest_ocrepro import for_ever, text
-from pytest_ocrepro.harness import Session, Trial
+from pytest_ocrepro.harness import Trial
 from pytest_ocrepro.history import LightSample, ObservingCost, ProcessExited
 from pytest_ocrepro.judge.rates import fisher, wilson
 from pytest_ocrepro.publish.bundle import RunDir, TrialInfo
+from pytest_ocrepro.session import Session
 from pytest_ocrepro.stage.subject import PINNED, Build, fetch
 
 pytestmark = [pytest.mark.benchmark, pytest.mark.real]

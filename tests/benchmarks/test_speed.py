@@ -15,11 +15,12 @@ from pathlib import Path
 
 import pytest
 
-from pytest_ocrepro.harness import Session, Trial
+from pytest_ocrepro.harness import Trial
 from pytest_ocrepro.history import SnapshotTaken
 from pytest_ocrepro.judge.judgement import Result, Verdict
 from pytest_ocrepro.judge.verdict import judge_process
 from pytest_ocrepro.publish.bundle import RunDir, TrialInfo
+from pytest_ocrepro.session import Session
 from pytest_ocrepro.stage.process import Process
 from pytest_ocrepro.stage.subject import PINNED, Build, fetch
 

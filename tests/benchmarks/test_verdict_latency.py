@@ -13,11 +13,12 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from pytest_ocrepro.harness import Session, Trial
+from pytest_ocrepro.harness import Trial
 from pytest_ocrepro.history import Expectation, History, MilestoneReached
 from pytest_ocrepro.judge.judgement import Grade, Result, Verdict
 from pytest_ocrepro.judge.verdict import last_progress
 from pytest_ocrepro.publish.bundle import RunDir, TrialInfo
+from pytest_ocrepro.session import Session
 from pytest_ocrepro.stage.subject import fetch
 
 pytestmark = [pytest.mark.benchmark, pytest.mark.real]

@@ -18,11 +18,12 @@ from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 
-from pytest_ocrepro.harness import Session, Trial
+from pytest_ocrepro.harness import Trial
 from pytest_ocrepro.history import History, Trouble
 from pytest_ocrepro.judge.judgement import Verdict
 from pytest_ocrepro.judge.verdict import judge_life, judge_process
 from pytest_ocrepro.publish.bundle import RunDir, TrialInfo
+from pytest_ocrepro.session import Session
 from pytest_ocrepro.stage.server import Server
 from pytest_ocrepro.stage.subject import Build
 from pytest_ocrepro.stage.turns import for_ever, text

@@ -9,11 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from pytest_ocrepro.harness import Session, Trial
+from pytest_ocrepro.harness import Trial
 from pytest_ocrepro.history import Swept
 from pytest_ocrepro.judge.judgement import Judgement, Result, Verdict
 from pytest_ocrepro.observe.procfs import Reader
 from pytest_ocrepro.publish.bundle import RunDir, TrialBundle, TrialInfo
+from pytest_ocrepro.session import Session
 from pytest_ocrepro.stage.budget import MEBIBYTE, Budget
 from pytest_ocrepro.stage.orders import MARKER
 from pytest_ocrepro.stage.subject import Build

@@ -16,11 +16,12 @@ from pathlib import Path
 
 import pytest
 
-from pytest_ocrepro.harness import Session, Trial
+from pytest_ocrepro.harness import Trial
 from pytest_ocrepro.judge.judgement import Result
 from pytest_ocrepro.observe.procfs import Reader
 from pytest_ocrepro.publish.bundle import RunDir, TrialBundle, TrialInfo
 from pytest_ocrepro.publish.page import write_report
+from pytest_ocrepro.session import Session
 from pytest_ocrepro.stage.orders import MARKER
 from pytest_ocrepro.stage.subject import Build
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pytest_ocrepro.errors import StageError
-from pytest_ocrepro.harness import Session, Trial
+from pytest_ocrepro.harness import Trial
 from pytest_ocrepro.history import History
 from pytest_ocrepro.observe import errands
 from pytest_ocrepro.observe.database import read_database
@@ -27,6 +27,7 @@ from pytest_ocrepro.observe.procfs import Reader
 from pytest_ocrepro.observe.sampler import Observed, Sampler
 from pytest_ocrepro.publish.bundle import RunDir, TrialInfo
 from pytest_ocrepro.readings import Snapshot
+from pytest_ocrepro.session import Session
 from pytest_ocrepro.stage.subject import from_binary
 from pytest_ocrepro.stage.supervisor import Supervisor
 

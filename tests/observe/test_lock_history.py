@@ -15,7 +15,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from pytest_ocrepro.harness import Session, Trial
+from pytest_ocrepro.harness import Trial
 from pytest_ocrepro.history import LockDirectoryChanged
 from pytest_ocrepro.judge.verdict import judge
 from pytest_ocrepro.observe import lock_history
@@ -24,6 +24,7 @@ from pytest_ocrepro.observe.locks import lock_directories
 from pytest_ocrepro.observe.procfs import Reader
 from pytest_ocrepro.publish.bundle import RunDir, TrialInfo
 from pytest_ocrepro.readings import LockChange, LockDirectory
+from pytest_ocrepro.session import Session
 from pytest_ocrepro.stage.process import Process
 from pytest_ocrepro.stage.subject import PINNED, fetch
 

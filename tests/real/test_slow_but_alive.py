@@ -13,11 +13,12 @@ import msgspec
 import pytest
 
 from pytest_ocrepro import Grade, Verdict, late, paced, text
-from pytest_ocrepro.harness import Session, Trial
+from pytest_ocrepro.harness import Trial
 from pytest_ocrepro.history import ProviderReply, RegistryRequest, Trouble, now_ns
 from pytest_ocrepro.judge.judgement import ProcessJudgement
 from pytest_ocrepro.judge.verdict import judge_process, last_progress
 from pytest_ocrepro.publish.bundle import RunDir, TrialInfo
+from pytest_ocrepro.session import Session
 from pytest_ocrepro.stage.process import Process
 from pytest_ocrepro.stage.subject import PINNED, Build, fetch
 
