@@ -44,7 +44,7 @@ def health_meanwhile(ocrepro: Trial, server: Server, sessions: list[str]) -> Non
     issue=ISSUES,
     profile="soak",
     title="health check while a large file is compared",
-    known={"1.14.48": "1/1", "1.18.34": "1/1"},
+    known={"1.14.48": "1/1", "1.15.4": "1/1", "1.18.34": "2/2"},
 )
 def test_health_while_a_large_file_is_compared(ocrepro: Trial) -> None:
     """A tool that rewrites a file of 1.5 MB must not keep the server from answering others.
@@ -62,7 +62,12 @@ def test_health_while_a_large_file_is_compared(ocrepro: Trial) -> None:
     health_meanwhile(ocrepro, server, [session])
 
 
-@pytest.mark.ocrepro(issue="anomalyco/opencode#49095", profile="ci", title="health check beside six fast sessions")
+@pytest.mark.ocrepro(
+    issue="anomalyco/opencode#49095",
+    profile="ci",
+    title="health check beside six fast sessions",
+    known={"1.18.34": "1/2"},
+)
 def test_health_beside_fast_sessions(ocrepro: Trial) -> None:
     """Six sessions that are answered as fast as can be must not keep the server from answering others."""
     ocrepro.provider.script(for_ever(text(LONG)))

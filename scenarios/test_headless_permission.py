@@ -42,7 +42,7 @@ def test_permission_of_a_subagent(ocrepro: Trial) -> None:
     covers="anomalyco/opencode#43888",
     profile="ci",
     title="subagent needs another permission in a headless run",
-    known={"1.14.48": "2/2"},
+    known={"1.14.48": "2/2", "1.15.4": "2/2"},
 )  # fmt: skip
 @pytest.mark.parametrize("what", OUTSIDE)
 def test_other_permission_of_a_subagent(ocrepro: Trial, what: str) -> None:
@@ -80,7 +80,7 @@ def test_permission_of_a_subagent_with_auto(ocrepro: Trial) -> None:
     issue="anomalyco/opencode#44556",
     profile="ci",
     title="run on a session of the server meets a question",
-    known={"1.14.48": "1/1", "1.18.34": "1/1"},
+    known={"1.14.48": "1/1", "1.15.4": "1/1", "1.18.34": "1/1"},
 )
 def test_question_in_a_session_of_the_server(ocrepro: Trial) -> None:
     """A headless run that goes on with a session made over HTTP has nobody to ask, as in a session of its own.
@@ -139,7 +139,7 @@ def same_calls(ocrepro: Trial, commands: list[str]) -> None:
     issue="anomalyco/opencode#16367",
     profile="ci",
     title="same allowed command four times at once",
-    known={"1.14.48": "1/1", "1.15.4": "1/1", "1.18.34": "1/1"},
+    known={"1.14.48": "1/1", "1.15.4": "1/1", "1.18.34": "2/2"},
 )
 def test_same_command_again(ocrepro: Trial) -> None:
     """A command that the configuration allows must not wait for a permission, however often it is asked for.

@@ -51,7 +51,12 @@ def nobody_is_left(ocrepro: Trial) -> None:
     )
 
 
-@pytest.mark.ocrepro(issue=ISSUE, profile="ci", title="language server behind the end of its opencode")
+@pytest.mark.ocrepro(
+    issue=ISSUE,
+    profile="ci",
+    title="language server behind the end of its opencode",
+    known={"1.14.48": "1/3", "1.18.34": "1/4"},
+)
 @pytest.mark.parametrize("end", ["of a run", "of a server", "of a terminal"])
 def test_language_server_behind_the_end(ocrepro: Trial, end: str) -> None:
     """An opencode that ends must end the language servers that it has started, if they do not go by themselves.

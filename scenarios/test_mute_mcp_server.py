@@ -13,7 +13,7 @@ MUTE = "import sys\nsys.stdin.read()\n"
 
 @pytest.mark.ocrepro(
     issue=ISSUES,
-    known={"1.14.48": "1/1", "1.18.34": "3/3"},
+    known={"1.14.48": "1/1", "1.15.4": "1/1", "1.18.34": "3/3"},
     profile="ci",
     title="MCP server that never speaks",
 )

@@ -97,7 +97,7 @@ def stay_alive(ocrepro: Trial, cell: Cell) -> None:
     ocrepro.registry.heal()
 
 
-@pytest.mark.ocrepro(issue=ISSUES, profile="soak", title="overlapping start, by factors")
+@pytest.mark.ocrepro(issue=ISSUES, profile="soak", title="overlapping start, by factors", known={"1.18.34": "37/59"})
 @pytest.mark.parametrize("cell", CELLS, ids=words_of)
 def test_overlapping_start(ocrepro: Trial, cell: Cell) -> None:
     """A run that starts beside one that is alive must be answered, whatever they share.
@@ -115,7 +115,12 @@ def test_overlapping_start(ocrepro: Trial, cell: Cell) -> None:
     start_behind(ocrepro, cell, overlap=True)
 
 
-@pytest.mark.ocrepro(issue=ISSUES, profile="ci", title="overlapping start beside an install")
+@pytest.mark.ocrepro(
+    issue=ISSUES,
+    profile="ci",
+    title="overlapping start beside an install",
+    known={"1.14.48": "1/2", "1.18.34": "1/2"},
+)
 @pytest.mark.parametrize("cell", IN_BRIEF, ids=words_of)
 def test_overlapping_start_in_brief(ocrepro: Trial, cell: Cell) -> None:
     """The two cells of the factorial that tell what is waited for: a lock in the homes, not one of the directory.

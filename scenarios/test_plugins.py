@@ -25,7 +25,7 @@ LIMIT_S, TO_THE_END_S = 20.0, 240.0
     covers=OTHERS,
     profile="ci",
     title="plugin that waits in its start",
-    known={"1.14.48": "3/4", "1.18.34": "3/4"},
+    known={"1.14.48": "3/4", "1.15.4": "3/4", "1.18.34": "6/8"},
 )
 @pytest.mark.parametrize("plugin", PLUGINS)
 def test_plugin_that_waits_in_its_start(ocrepro: Trial, plugin: str) -> None:
@@ -44,7 +44,7 @@ def test_plugin_that_waits_in_its_start(ocrepro: Trial, plugin: str) -> None:
     issue=REGISTRY,
     profile="ci",
     title="plugin and a registry that is away",
-    known={"1.14.48": "2/2", "1.18.34": "2/2"},
+    known={"1.14.48": "2/2", "1.15.4": "2/2", "1.18.34": "4/4"},
 )
 @pytest.mark.parametrize("registry", ["is silent", "refuses"])
 def test_plugin_and_a_registry_that_is_away(ocrepro: Trial, registry: str) -> None:
@@ -67,7 +67,7 @@ def test_plugin_and_a_registry_that_is_away(ocrepro: Trial, registry: str) -> No
     issue=("anomalyco/opencode#44684", "anomalyco/opencode#35870"),
     profile="soak",
     title="plugin and a registry that resets, to the end",
-    known={"1.14.48": "1/1", "1.18.34": "1/1"},
+    known={"1.14.48": "1/1", "1.15.4": "1/1", "1.18.34": "2/2"},
 )
 def test_registry_that_resets_to_the_end(ocrepro: Trial) -> None:
     """A start must not park for a minute because a registry that it does not need is away.
@@ -97,7 +97,7 @@ def test_registry_that_resets_to_the_end(ocrepro: Trial) -> None:
     issue="anomalyco/opencode#31463",
     profile="ci",
     title="plugin from npm and a silent registry",
-    known={"1.14.48": "1/1", "1.18.34": "1/1"},
+    known={"1.14.48": "1/1", "1.15.4": "1/1", "1.18.34": "2/2"},
 )
 def test_plugin_from_npm_and_a_silent_registry(ocrepro: Trial) -> None:
     """A plugin that must be fetched, and cannot be, is to be told and left out.

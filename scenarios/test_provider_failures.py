@@ -49,7 +49,7 @@ TASK = tool("task", description="work", prompt=CHILDS_WORK, subagent_type="gener
 
 @pytest.mark.ocrepro(
     issue=STALLS,
-    known={"1.14.48": "15/15", "1.18.34": "15/15"},
+    known={"1.14.48": "15/15", "1.15.4": "6/6", "1.18.34": "21/21"},
     profile="ci",
     title="model falls silent",
 )
@@ -63,7 +63,7 @@ def test_model_that_falls_silent(ocrepro: Trial, when: str) -> None:
     ocrepro.expect(ocrepro.run("hi", deadline_s=LIMIT_S)).to_finish()
 
 
-@pytest.mark.ocrepro(issue=BOUNDS, profile="soak", title="model silent for minutes", known={"1.14.48": "2/2"})
+@pytest.mark.ocrepro(issue=BOUNDS, profile="soak", title="model silent for minutes", known={"1.14.48": "4/4"})
 @pytest.mark.parametrize("when", ["without headers", "in the middle"])
 def test_model_that_is_silent_for_minutes(ocrepro: Trial, when: str) -> None:
     """A run must give up a silent request within minutes, and ask again or end.
@@ -98,7 +98,7 @@ def test_model_that_is_silent_for_minutes(ocrepro: Trial, when: str) -> None:
     issue=CHILD,
     profile="ci",
     title="model falls silent in a subagent",
-    known={"1.14.48": "2/2", "1.18.34": "2/2"},
+    known={"1.14.48": "2/2", "1.15.4": "2/2", "1.18.34": "4/4"},
 )
 @pytest.mark.parametrize("when", ["at once", "after a tool"])
 def test_model_that_falls_silent_in_a_subagent(ocrepro: Trial, when: str) -> None:
@@ -115,7 +115,7 @@ def test_model_that_falls_silent_in_a_subagent(ocrepro: Trial, when: str) -> Non
 
 @pytest.mark.ocrepro(
     issue=RETRIES,
-    known={"1.14.48": "10/10", "1.18.34": "10/10"},
+    known={"1.14.48": "10/10", "1.15.4": "4/4", "1.18.34": "14/14"},
     profile="ci",
     title="model refuses for ever",
 )
@@ -144,7 +144,7 @@ def test_model_that_refuses_for_good(ocrepro: Trial, status: int) -> None:
     issue="anomalyco/opencode#50062",
     profile="ci",
     title="connection reset, then an answer",
-    known={"1.14.48": "1/2"},
+    known={"1.14.48": "1/2", "1.15.4": "1/2"},
 )
 @pytest.mark.parametrize("how", ["eof", "reset"])
 def test_connection_that_breaks_once(ocrepro: Trial, how: str) -> None:
@@ -161,7 +161,7 @@ def test_connection_that_breaks_once(ocrepro: Trial, how: str) -> None:
     issue="anomalyco/opencode#27924",
     profile="ci",
     title="summary that shrinks nothing",
-    known={"1.14.48": "1/1", "1.18.34": "1/1"},
+    known={"1.14.48": "1/1", "1.15.4": "1/1", "1.18.34": "2/2"},
 )
 def test_summary_that_shrinks_nothing(ocrepro: Trial) -> None:
     """A run whose context stays full whatever is summed up must end, and not sum up for ever.

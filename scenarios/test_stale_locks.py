@@ -110,7 +110,10 @@ def turn_leaves_no_lock(ocrepro: Trial, server: Server) -> None:
 
 
 @pytest.mark.ocrepro(
-    issue=SNAPSHOT, profile="ci", title="killed while git made a snapshot", known={"1.14.48": "1/1", "1.18.34": "1/1"}
+    issue=SNAPSHOT,
+    profile="ci",
+    title="killed while git made a snapshot",
+    known={"1.14.48": "1/1", "1.15.4": "1/1", "1.18.34": "1/1"},
 )
 def test_killed_while_git_made_a_snapshot(ocrepro: Trial) -> None:
     """A server whose predecessor was killed with its git, in the middle of a snapshot, must make snapshots again.
