@@ -22,6 +22,7 @@ import psutil
 
 from pytest_ocrepro.errors import BuildError
 from pytest_ocrepro.observe import procfs
+from pytest_ocrepro.platforms import UNKNOWN_ON_MACOS
 from pytest_ocrepro.stage import subject
 from pytest_ocrepro.versions import programs, releases
 
@@ -117,7 +118,7 @@ def _platform() -> Check:
     except BuildError as error:
         return Check(name="platform", value=shown, level=Level.MISSING, lost="any published build", remedy=str(error))
     if platform.system() != "Linux":
-        lost = "threads, locks and sockets of a hung process: proc(5) is Linux"
+        lost = f"of a hung process: {UNKNOWN_ON_MACOS}"
         return Check(
             name="platform", value=f"{shown}, {package}", level=Level.LIMITED, lost=lost, remedy="run on Linux"
         )

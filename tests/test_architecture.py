@@ -86,7 +86,7 @@ MAY_IMPORT = {
     "diagnosis": {"attach", "strangers", "observe", "publish", "judge", "history", "errors", "platforms"},
     "proof": {"stage", "publish", "history", "errors"},
     "progress": {"stage"},
-    "doctor": {"errors", "readings", "observe", "versions", "stage"},
+    "doctor": {"errors", "platforms", "readings", "observe", "versions", "stage"},
     "settings": {"errors", "looks", "schedule", "stage.cache"},
     "guard": {"harness", "errors"},
     "items": {"catalogue", "settings", "publish", "stage"},

@@ -19,8 +19,9 @@ MODULES = """
 """.split()  # noqa: SIM905 - as a list it would fill thirteen lines
 
 # Who carries our temporary HOME in its environment was started from here; a tool may outlive its server.
-# An empty T would mean everybody's HOME.
+# An empty T would mean everybody's HOME. Without /proc nobody would be found, and all would be left behind.
 ENDING = (
+    '[ -e /proc/self/environ ] || { echo "this script needs Linux" >&2; exit 2; }; '
     'T=; end() { [ "$T" ] || return; for p in /proc/[0-9]*; do grep -qsaF "HOME=$T" "$p/environ" && '
     'kill -9 "${p#/proc/}"; done; rm -rf "$T"; } 2>/dev/null'
 )
@@ -115,7 +116,7 @@ def framed(title: str, body: Sequence[str], *, tries: int) -> str:
     head = [
         "#!/usr/bin/env bash",
         f"# {title}",
-        f"# Needs bash, Python 3 and opencode on PATH; no key, no network. {exits}",
+        f"# Needs Linux, bash, Python 3 and opencode on PATH; no key, no network. {exits}",
     ]
     before, after = [f"{ENDING}; trap end EXIT"], []
     if tries > 1:

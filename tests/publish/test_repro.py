@@ -172,6 +172,13 @@ def test_without_a_temporary_directory_nobody_is_ended(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_where_nobody_would_be_found_again_nothing_is_started(kind: str, tmp_path: Path) -> None:
+    elsewhere = text_of(KINDS[kind]()).replace("/proc/self", str(tmp_path / "absent"))
+    done = subprocess.run(["bash", "-s"], input=elsewhere, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", "this script needs Linux\n")
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_script_is_short_and_needs_nothing_of_ours(kind: str) -> None:
     script = text_of(KINDS[kind]())
     lines = script.splitlines()
