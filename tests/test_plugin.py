@@ -595,7 +595,7 @@ def test_a_killed_pytest_leaves_evidence_and_no_process(
     finally:
         child.send_signal(number)
         child.wait()
-    until(lambda: not any(Reader().alive(one) for one in begun), timeout_s=5, what="the end of all that it started")
+    until(lambda: not any(Reader().alive(one) for one in begun), timeout_s=30, what="the end of all that it started")
     done = subprocess.run(
         [sys.executable, "-m", "pytest_ocrepro.cli", "report", "reports"],
         cwd=pytester.path, capture_output=True, text=True, check=True,

@@ -29,6 +29,7 @@ from pytest_ocrepro.stage.process import Process
 from pytest_ocrepro.stage.subject import PINNED, fetch
 
 KEY = "npm-install:/p"
+PATIENCE_S = 120.0  # a start takes 1 to 5 s alone, and ten times that beside much else
 NAME = hashlib.sha1(KEY.encode(), usedforsecurity=False).hexdigest() + ".lock"
 
 
@@ -234,10 +235,10 @@ def overlap(trial: Trial) -> tuple[Process, Process]:
     trial.registry.stall()
     trial.project.add_plugin()
     first = trial.run("hi", model="bogus/nope-1")
-    trial.wait_for(trial.at_lock_directory(first))
-    trial.wait_until(lambda: told_of(trial, first.pid), what="the lock of the first is seen")
+    trial.wait_for(trial.at_lock_directory(first), timeout_s=PATIENCE_S)
+    trial.wait_until(lambda: told_of(trial, first.pid), what="the lock of the first is seen", timeout_s=PATIENCE_S)
     second = trial.run("hi", model="bogus/nope-2")
-    trial.wait_for(trial.at_milestone(second, "bootstrapping"))
+    trial.wait_for(trial.at_milestone(second, "bootstrapping"), timeout_s=PATIENCE_S)
     return first, second
 
 
@@ -245,7 +246,7 @@ def overlap(trial: Trial) -> tuple[Process, Process]:
 def test_opencode_lets_go_and_the_waiter_takes_over(trial: Trial) -> None:
     first, second = overlap(trial)
     trial.registry.heal()
-    trial.wait_until(lambda: not first.alive and not second.alive, what="both answer")
+    trial.wait_until(lambda: not first.alive and not second.alive, what="both answer", timeout_s=PATIENCE_S)
     trial.sampler.light()
     assert told_of(trial, first.pid) == ["taken", "released"]
     assert set(told_of(trial, second.pid)) <= {"taken", "released"}, "it may be too quick to be seen"
@@ -255,12 +256,16 @@ def test_opencode_lets_go_and_the_waiter_takes_over(trial: Trial) -> None:
 def test_opencode_breaks_the_lock_of_a_dead_holder_when_it_is_stale(trial: Trial) -> None:
     first, second = overlap(trial)
     first.kill()
-    trial.wait_until(lambda: "left-behind" in told_of(trial, first.pid), what="the lock is left behind")
+    trial.wait_until(
+        lambda: "left-behind" in told_of(trial, first.pid), what="the lock is left behind", timeout_s=PATIENCE_S
+    )
     for heartbeat in trial.sandbox.root.glob("state/opencode/locks/*.lock/heartbeat"):
         os.utime(heartbeat, (time.time() - 61.0,) * 2)  # instead of a minute's wait
-    trial.wait_until(lambda: "broken-as-stale" in told_of(trial, first.pid), what="the waiter breaks it")
+    trial.wait_until(
+        lambda: "broken-as-stale" in told_of(trial, first.pid), what="the waiter breaks it", timeout_s=PATIENCE_S
+    )
     assert told_of(trial, first.pid) == ["taken", "left-behind", "broken-as-stale"]
-    trial.wait_until(lambda: names(trial, second.pid), what="it is the new holder")
+    trial.wait_until(lambda: names(trial, second.pid), what="it is the new holder", timeout_s=PATIENCE_S)
     broken = [one for one in trial.history.of_type(LockDirectoryChanged) if one.how is LockChange.BROKEN_AS_STALE]
     assert all("a breaker was made first" in one.because for one in broken)
     assert not judge(trial.history).findings, "nobody lost what he had"
@@ -272,6 +277,6 @@ def test_opencode_breaks_the_lock_of_a_holder_that_lives_and_does_not_beat(trial
     first.suspend()
     for heartbeat in trial.sandbox.root.glob("state/opencode/locks/*.lock/heartbeat"):
         os.utime(heartbeat, (time.time() - 61.0,) * 2)
-    trial.wait_until(lambda: len(told_of(trial, first.pid)) > 1, what="the waiter breaks it")
+    trial.wait_until(lambda: len(told_of(trial, first.pid)) > 1, what="the waiter breaks it", timeout_s=PATIENCE_S)
     assert set(told_of(trial, first.pid)) <= {"taken", "broken-as-stale", "taken-from-live-holder"}
     assert {finding.kind for finding in judge(trial.history).findings} == {"lock-taken-from-live-holder"}
