@@ -24,6 +24,7 @@ from pytest_ocrepro.stage.subject import PINNED, resolve
 
 ROOT = Path(__file__).parents[2]
 LONGEST_S = 280.0
+MOST_ROUNDS = 3  # a loaded machine may say "failed late" once; what a network makes of a trial says so each time
 NOWHERE = "192.0.2.1"  # RFC 5737: documentation, routed by nobody
 CANARY = "canary-of-the-user-7f3a91"
 SMOKE = (
@@ -194,7 +195,16 @@ Outcomes = dict[tuple[str, int], tuple[str, ...]]
 
 
 def told(result: TrialResult) -> tuple[str, ...]:
-    return (str(result.result), str(result.verdict), *sorted(map(str, result.findings)))
+    """Without the texts of the findings: pids, ids of sessions and times in them are never the same twice."""
+    return (str(result.result), str(result.verdict), *sorted({str(one.kind) for one in result.findings}))
+
+
+def apart(outside: list[Outcomes], inside: list[Outcomes]) -> list[tuple[str, int]]:
+    """Trials that came out in no way outside as inside; which lock a run leaves behind is chance in both."""
+    trials = {trial for outcomes in (*outside, *inside) for trial in outcomes}
+    return sorted(
+        one for one in trials if not {run.get(one) for run in outside} & {run.get(one) for run in inside} - {None}
+    )
 
 
 def addresses(trace: str) -> list[str]:
@@ -241,7 +251,12 @@ def has_a_way_out() -> bool:
 @pytest.mark.skipif(not has_a_way_out(), reason="there is no network here that could make a difference")
 def test_one_that_looks_for_a_way_out_makes_a_difference_without_a_network(place: Place) -> None:
     binary = place.stand_in(LOOKS_FOR_A_WAY)
-    assert place.run(binary) != place.run(binary, prefix=ALONE, name="alone")
+    outside, inside = (
+        [place.run(binary, prefix=prefix, name=name) for _ in range(2)]
+        for prefix, name in (((), "reports"), (ALONE, "alone"))
+    )
+    assert apart(outside, outside) == []
+    assert len(apart(outside, inside)) == 1
 
 
 @pytest.mark.fire
@@ -331,17 +346,18 @@ def test_the_catalogue_is_the_same_without_a_network_and_changes_no_file(place: 
     """In a network namespace with nothing but loopback, with all that is written on the machine kept aside."""
     scenarios = (f"{ROOT}/scenarios/test_{file}.py", "-k", BY_CHANCE)
     before = place.canaries()
-    for _ in range(2):  # a machine under load may say "failed late" once; what the network makes of it says so twice
-        outside = place.conclude(real, *scenarios)
-        inside = place.conclude(real, *scenarios, prefix=(*place.aside(), *ALONE), name="alone")
-        if inside == outside:
-            break
-    assert inside == outside
-    assert inside
-    assert place.changed() == []
+    outside: list[Outcomes] = []
+    inside: list[Outcomes] = []
+    while not inside or (apart(outside, inside) and len(inside) < MOST_ROUNDS):
+        outside.append(place.conclude(real, *scenarios))
+        inside.append(place.conclude(real, *scenarios, prefix=(*place.aside(), *ALONE), name="alone"))
+        assert place.changed() == []
+    assert apart(outside, inside) == [], (outside, inside)
+    assert inside[-1]
     assert place.canaries() == before
     assert told_canaries(place) == []
-    print(f"\n{file}: {len(inside)} trials inside, the same outside; no file changed", *sorted(inside.values()))
+    told_inside = sorted(inside[-1].values())
+    print(f"\n{file}: {len(inside[-1])} trials, {len(inside)} times, the same inside and outside", *told_inside)
 
 
 @pytest.mark.fire
