@@ -64,6 +64,7 @@ class Session:
         self._ledger = ledger
         self._controller = controller
         self.supervisor = Supervisor(ledger=ledger, controller=controller)
+        self._marks = {self.supervisor.mark}
         self.deputy = Deputy(self._start_deputy)
         with contextlib.suppress(DeputyError):  # whoever asks it is told then
             self.deputy.begin()
@@ -112,10 +113,13 @@ class Session:
             except StageError:
                 self.supervisor.close()
                 self.supervisor = Supervisor(ledger=self._ledger, controller=self._controller)
+                self._marks.add(self.supervisor.mark)
             self._count += 1
             return f"{self.supervisor.mark}.{self._count}"
 
     def close(self) -> None:
-        """End the supervisor and everything that it still has."""
+        """End the supervisor and everything that it still has; no sandbox of this session is left."""
         self.deputy.close()
         self.supervisor.close()
+        for mark in self._marks:
+            remove_leftovers(mark)  # of a trial that Ctrl-C kept from its end, or from its very beginning

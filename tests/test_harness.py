@@ -5,6 +5,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
@@ -61,6 +62,23 @@ def test_a_trial_that_cannot_begin_leaves_nothing(
     assert set(threading.enumerate()) == ours
     session.close()
     assert set(threading.enumerate()) == before
+
+
+@pytest.mark.parametrize("moment", ["stage.sandbox.Sandbox.configure", "harness.Sampler", "harness.Conductor.begin"])
+def test_ctrl_c_in_the_first_moments_of_a_trial_leaves_no_sandbox(
+    stand_in: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    """There is no trial yet that whoever is interrupted could finish."""
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
+    (tmp_path / "tmp").mkdir()
+    monkeypatch.setattr(f"pytest_ocrepro.{moment}", Mock(side_effect=KeyboardInterrupt))
+    session = Session(RunDir.create(tmp_path / "reports"))
+    build = Build(version="9.9.9", path=str(stand_in), sha256="", source="binary")
+    with pytest.raises(KeyboardInterrupt):
+        Trial(session, build, TrialInfo(scenario="s", title="t", version=build.version), "s")
+    assert len(list((tmp_path / "tmp").iterdir())) == 1, "it was begun"
+    session.close()
+    assert list((tmp_path / "tmp").iterdir()) == []
 
 
 def test_a_session_whose_evidence_is_over_its_budget_begins_no_further_trial(stand_in: Path, tmp_path: Path) -> None:
