@@ -32,6 +32,7 @@ MAY_IMPORT = {
         "errors",
         "observe.proctext",
         "observe.readers",
+        "observe.regular",
         "versions.programs",
         "versions.releases",
     },

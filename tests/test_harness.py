@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import re
 import threading
 from collections.abc import Iterator
@@ -62,6 +63,22 @@ def test_a_trial_that_cannot_begin_leaves_nothing(
     assert set(threading.enumerate()) == ours
     session.close()
     assert set(threading.enumerate()) == before
+
+
+def test_a_pipe_in_the_place_of_a_file_keeps_no_trial_from_its_end(trial: Trial) -> None:
+    """Whoever opens a pipe that nobody writes into waits for ever, and all who wait for him."""
+    (trial.sandbox.data / "log").mkdir(parents=True)
+    os.mkfifo(trial.sandbox.data / "log/opencode.log")
+    trial.provider.script(text("done"))
+    process = trial.run("hi", model="ask")
+    process.stdout_path.unlink(missing_ok=True)
+    os.mkfifo(process.stdout_path)
+    assert process.wait_for_end() == 0
+    ended: list[object] = []
+    ending = threading.Thread(target=lambda: ended.append(trial.finish()), daemon=True)
+    ending.start()
+    ending.join(60.0)
+    assert ended, "it waits for a pipe"
 
 
 @pytest.mark.parametrize("moment", ["stage.sandbox.Sandbox.configure", "harness.Sampler", "harness.Conductor.begin"])

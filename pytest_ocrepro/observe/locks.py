@@ -13,6 +13,7 @@ import msgspec
 from pytest_ocrepro.observe.holders import STALE_AFTER_S
 from pytest_ocrepro.observe.inner_pids import InnerPids
 from pytest_ocrepro.observe.proctext import fd_kind
+from pytest_ocrepro.observe.regular import open_regular
 from pytest_ocrepro.readings import FdKind, FileLock, LockDirectory
 
 if TYPE_CHECKING:
@@ -219,7 +220,7 @@ def holder_lives(lock: LockDirectory, reader: ProcessReader, *, since_s: float =
 
 def _meta(path: Path) -> _Meta:
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             return msgspec.json.decode(file.read(_META_BYTES), type=_Meta)
     except (OSError, msgspec.DecodeError, UnicodeDecodeError):
         return _Meta()

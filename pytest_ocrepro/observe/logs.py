@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final
 
 from pytest_ocrepro.history import Excerpt, cut
 from pytest_ocrepro.observe.proctext import fd_kind
+from pytest_ocrepro.observe.regular import open_regular
 from pytest_ocrepro.readings import MILESTONES, FdKind, LogLine, LogTail
 
 if TYPE_CHECKING:
@@ -172,7 +173,7 @@ class _File:
     def read(self) -> None:
         """Take in up to 1 MiB of what was added; a file that has shrunk is begun anew, a flood is skipped."""
         try:
-            with Path(self.path).open("rb") as file:
+            with open_regular(Path(self.path)) as file:
                 self.size_bytes = file.seek(0, 2)
                 self._rewind()
                 offset = self._offset or 0

@@ -244,13 +244,15 @@ class TrialBundle:
         """All events anew, since the gate has learned. Raises BundleError; what was stored before is then gone."""
         if self._broken:
             return
-        new = self.path / "history.jsonl.new"
+        new, fd = self.path / "history.jsonl.new", None
         try:
             fd = os.open(new, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
             storage.write_all(fd, b"".join(lines))
             new.replace(self.path / "history.jsonl")
         except OSError as error:
             self._broken = True
+            if fd is not None:
+                os.close(fd)
             new.unlink(missing_ok=True)
             os.ftruncate(self._fd, 0)  # it may hold a secret
             raise storage.unstored(self.path / "history.jsonl", error) from None

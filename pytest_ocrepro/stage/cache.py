@@ -41,7 +41,11 @@ def hold(root: Path, package: str, version: str) -> None:
         if path not in _held:
             path.parent.mkdir(parents=True, exist_ok=True)
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-            fcntl.flock(descriptor, fcntl.LOCK_SH)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_SH)
+            except OSError:
+                os.close(descriptor)
+                raise
             _held[path] = descriptor
         os.utime(path)
     except OSError:  # a cache that is only readable, a file system without locks: nobody evicts there either
@@ -99,7 +103,11 @@ def _evict(root: Path, entry: Path) -> bool:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         (root / "tmp").mkdir(parents=True, exist_ok=True)
         away = Path(tempfile.mkdtemp(prefix="evicted-", dir=root / "tmp"))
-        entry.rename(away / entry.name)
+        try:
+            entry.rename(away / entry.name)
+        except OSError:
+            away.rmdir()
+            raise
     except OSError:
         return False
     finally:

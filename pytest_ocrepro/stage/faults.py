@@ -22,6 +22,7 @@ from pytest_ocrepro.history import (
     Trouble,
     now_ns,
 )
+from pytest_ocrepro.observe.regular import open_regular
 from pytest_ocrepro.stage.process import OpenPipe, Process, until
 
 if TYPE_CHECKING:
@@ -246,7 +247,8 @@ class AtLockDirectory:
 def _holder(meta: Path) -> int | None:
     """The pid in the ``meta.json`` of a lock directory; None: gone, or half written."""
     try:
-        found = json.loads(meta.read_bytes())
+        with open_regular(meta) as file:
+            found = json.load(file)
     except (OSError, ValueError):
         return None
     pid = found.get("pid") if isinstance(found, dict) else None

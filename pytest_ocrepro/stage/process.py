@@ -13,6 +13,7 @@ from typing import Protocol
 
 from pytest_ocrepro.errors import NotReachedError, StageError
 from pytest_ocrepro.history import LONGEST_SECRET, History, ProcessExited, SignalSent, now_ns
+from pytest_ocrepro.observe.regular import open_regular
 from pytest_ocrepro.readings import ProcessId
 from pytest_ocrepro.stage.orders import Exited
 from pytest_ocrepro.stage.supervisor import Supervisor
@@ -231,7 +232,7 @@ class Process:
 
 def _text(path: Path, *, tail: bool = False) -> str:
     """The text of a file, "" where there is none; ``tail``: its end, so that a gigabyte is never read."""
-    with contextlib.suppress(OSError), path.open("rb") as file:
+    with contextlib.suppress(OSError), open_regular(path) as file:
         if tail:
             size = file.seek(0, os.SEEK_END)
             file.seek(max(0, size - TAIL_READ_BYTES))

@@ -129,7 +129,14 @@ class Sandbox:
             (self.root / "opencode.json").write_text(json.dumps(config, indent=1), encoding="utf-8")
 
     def remove(self) -> None:
-        """Delete everything; never raises, since a leftover directory must not change a result."""
+        """Delete everything; never raises, since a leftover directory must not change a result.
+
+        Of a link that stands in the sandbox's place the link alone goes: what it leads to is somebody else's.
+        """
+        if self.root.is_symlink():
+            with contextlib.suppress(OSError):
+                self.root.unlink()
+            return
         for _ in range(REMOVALS):
             shutil.rmtree(self.root, ignore_errors=True)
             if not os.path.lexists(self.root):
@@ -142,7 +149,8 @@ def remove_leftovers(session_mark: str) -> None:
     if not SESSION_MARK.fullmatch(session_mark):
         return
     for root in Path(os.environ.get("TMPDIR") or tempfile.gettempdir()).glob(f"{PREFIX}{session_mark}.*"):
-        Sandbox(root=root, project=Project(root=root)).remove()
+        if _is_ours(root):
+            Sandbox(root=root, project=Project(root=root)).remove()
 
 
 def make_sandbox(*, binary: Path, registry_url: str, mark: str, marker: str, git: bool = True) -> Sandbox:
@@ -181,6 +189,15 @@ def _disk(what: str) -> Iterator[None]:
         yield
     except OSError as error:
         raise StageError(f"cannot {what}: {error.strerror or error}; free some space there, or set TMPDIR") from error
+
+
+def _is_ours(root: Path) -> bool:
+    """A directory of this user; in a temporary directory for everybody anyone may use our names."""
+    try:
+        status = root.lstat()
+    except OSError:
+        return False
+    return stat.S_ISDIR(status.st_mode) and status.st_uid == os.geteuid()
 
 
 def _open_up(root: Path) -> None:

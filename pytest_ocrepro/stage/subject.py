@@ -190,7 +190,7 @@ def _check_owner(root: Path) -> None:
         status = root.stat()
     except OSError:  # told by whoever needs it first
         return
-    if status.st_mode & stat.S_IWOTH and not status.st_mode & stat.S_ISVTX:
+    if status.st_mode & stat.S_IWOTH:  # the sticky bit keeps nobody from putting a build there
         raise BuildError(f"everybody may write to the cache {root}: chmod o-w it, or set OCREPRO_CACHE_DIR elsewhere")
     if status.st_uid not in (0, os.getuid()):
         raise BuildError(f"the cache {root} belongs to user {status.st_uid}: set OCREPRO_CACHE_DIR to one of yours")

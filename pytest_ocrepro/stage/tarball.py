@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import errno
 import gzip
 import hashlib
 import os
@@ -41,10 +42,14 @@ def unpack(tarball: Path, into: Path, progress: Progress | None = None) -> str:
                 for target, source in _members(archive, tarball.name, into):
                     written = _write(target, source, lambda: tell(raw.tell(), total, "unpacking"))
                     digest = written if target == into / EXECUTABLE else digest
-    except (tarfile.TarError, zlib.error, EOFError, gzip.BadGzipFile) as error:
+    except (tarfile.TarError, zlib.error, EOFError, gzip.BadGzipFile, ValueError, RecursionError) as error:
         raise BuildError(f"the package {tarball.name} is damaged ({error}): fetch it again") from error
     except (FileExistsError, NotADirectoryError, IsADirectoryError) as error:
         raise _refused(tarball.name, f"two members want {Path(error.filename).name}") from error
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise  # the disk's own trouble
+        raise _refused(tarball.name, "a member's name is longer than that of a file may be") from error
     if not digest:
         raise _refused(tarball.name, f"it has no {EXECUTABLE}")
     return digest

@@ -261,8 +261,10 @@ def test_a_history_that_cannot_be_written_anew_is_emptied(tmp_path: Path, monkey
     with RunDir.create(tmp_path).open_trial("t", INFO) as bundle:
         bundle.sink(note("a secret"))
         monkeypatch.setattr(storage, "write_all", full)
+        before = len(list(Path("/proc/self/fd").iterdir()))
         with pytest.raises(BundleError, match="No space left"):
             bundle.rewrite([note("a *")])
+        assert len(list(Path("/proc/self/fd").iterdir())) == before
         assert (bundle.path / "history.jsonl").read_bytes() == b""
         bundle.sink(note("later"))
         assert (bundle.path / "history.jsonl").read_bytes() == b""

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import errno
+import fcntl
 import io
 import json
 import os
@@ -86,6 +88,24 @@ def test_what_was_used_longest_ago_goes_first() -> None:
     subject.fetch("1.0.0", limit_bytes=2 * SIZE)
     assert here() == ["1.0.0", "1.0.3"]
     assert not list((cache_root() / "tmp").glob("*"))
+
+
+def test_where_there_are_no_locks_nothing_stays_open_or_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    used("1.0.0", 1.0)
+
+    def refused(*_: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    with monkeypatch.context() as patched:
+        patched.setattr(fcntl, "flock", refused)
+        cache.hold(cache_root(), "opencode-x", "1.0.0")
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
+    monkeypatch.setattr(Path, "rename", refused)
+    entry = next(cache_root().glob("builds/*/1.0.0/*"))
+    assert cache.make_room(cache_root(), [(entry, SIZE)], 1) == []
+    assert list((cache_root() / "tmp").glob("evicted-*")) == []
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
 
 
 def test_without_a_limit_nothing_goes_and_within_it_neither() -> None:

@@ -88,6 +88,34 @@ def sandbox(here: Path) -> Iterator[Sandbox]:
     assert list(here.iterdir()) == []
 
 
+# -- its end
+
+
+def test_of_a_link_in_its_place_the_link_alone_goes(here: Path, tmp_path: Path) -> None:
+    one, other = make(), tmp_path / "of-somebody-else"
+    (other / "inside").mkdir(parents=True)
+    for folder in (other, other / "inside"):
+        folder.chmod(0o755)
+    one.root.rename(here / "moved")
+    one.root.symlink_to(other)
+    one.remove()
+    assert not os.path.lexists(one.root)
+    assert [stat.S_IMODE(folder.stat().st_mode) for folder in (other, other / "inside")] == [0o755, 0o755]
+
+
+def test_a_link_that_bears_our_name_is_no_leftover_of_ours(here: Path, tmp_path: Path) -> None:
+    """Anyone may make one in a temporary directory for everybody."""
+    session, other = "4711-0123456789ab", tmp_path / "of-somebody-else"
+    made = make_sandbox(binary=Path("/bin/true"), registry_url=REGISTRY, mark=f"{session}.1", marker=MARKER)
+    other.mkdir(mode=0o755)
+    planted = here / f"ocrepro-{session}.99-x"
+    planted.symlink_to(other)
+    remove_leftovers(session)
+    assert not made.root.exists(), "what is ours goes"
+    assert planted.is_symlink()
+    assert stat.S_IMODE(other.stat().st_mode) == 0o755
+
+
 # -- the environment
 
 

@@ -44,6 +44,27 @@ def test_a_hostile_member_is_refused(tmp_path: Path, name: str) -> None:
     assert written == {Path("hostile.tgz"), Path("deep/into/package/bin/opencode")}
 
 
+def test_names_that_no_file_can_have_are_refused(tmp_path: Path) -> None:
+    file = tmp_path / "names.tgz"
+    nul, long = tarfile.TarInfo("package/x"), tarfile.TarInfo(f"package/{'x' * 5000}")
+    nul.pax_headers = {"path": "package/a\0b"}
+    refused, damaged = r"^names\.tgz is refused: ", r"^the package names\.tgz is damaged "
+    for name, hostile, words in (("nul", nul, damaged), ("long", long, refused)):
+        file.write_bytes(tarball(GOOD, (hostile, b"")))
+        with pytest.raises(BuildError, match=words) as caught:
+            packages.unpack(file, tmp_path / name)
+        assert "\n" not in str(caught.value)
+
+
+def test_headers_about_headers_are_refused(tmp_path: Path) -> None:
+    info = tarfile.TarInfo("././@LongLink")
+    info.type, info.size = tarfile.GNUTYPE_LONGNAME, 512
+    file = tmp_path / "headers.tgz"
+    file.write_bytes(gzip.compress((info.tobuf(tarfile.GNU_FORMAT) + b"x" * 512) * 3000))
+    with pytest.raises(BuildError, match=r"^the package headers\.tgz is damaged "):
+        packages.unpack(file, tmp_path / "into")
+
+
 def test_bombs_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(packages, "UNPACKED_LIMIT_BYTES", 1 << 20)
     file, into = tmp_path / "bomb.tgz", tmp_path / "into"
