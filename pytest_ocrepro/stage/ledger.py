@@ -1,8 +1,14 @@
-"""Which supervisors live on this machine: for whoever finds what a dead one has left."""
+"""Which supervisors live on this machine: for whoever finds what a dead one has left.
+
+The directory may be shared by machines and containers, in which a pid means somebody else. Only a line of this host
+and this PID namespace (pid_namespaces(7)) tells who is dead; the others are left to those who wrote them.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import os
+import time
 from pathlib import Path
 
 import msgspec
@@ -10,6 +16,16 @@ import msgspec
 from pytest_ocrepro.observe.readers import ProcessReader
 from pytest_ocrepro.readings import ProcessId
 from pytest_ocrepro.stage.orders import MARKER, encode
+
+KEPT_S = 30 * 24 * 3600.0  # a line of somewhere else: longer than any session
+
+
+class Line(msgspec.Struct, frozen=True, kw_only=True):
+    """One supervisor, and where its pid means it: the host's name and the PID namespace, "" where there is none."""
+
+    supervisor: ProcessId
+    host: str
+    namespace: str
 
 
 class Ledger:
@@ -23,7 +39,7 @@ class Ledger:
         with contextlib.suppress(OSError):  # a lost line costs only the sweep of the next start
             self._directory.mkdir(parents=True, exist_ok=True)
             draft = self._directory / f"{mark}.draft"
-            draft.write_bytes(encode(supervisor))
+            draft.write_bytes(encode(Line(supervisor=supervisor, **_here())))
             draft.rename(self._directory / f"{mark}.json")
 
     def strike(self, mark: str) -> None:
@@ -34,12 +50,23 @@ class Ledger:
     def leftovers(self, reader: ProcessReader) -> dict[str, list[ProcessId]]:
         """Marks of supervisors that are gone -> processes that still carry them; strike a mark when it is swept."""
         found: dict[str, list[ProcessId]] = {}
-        for line in sorted(self._directory.glob("*.json")):
+        for path in sorted(self._directory.glob("*.json")):
             try:
-                supervisor = msgspec.json.decode(line.read_bytes(), type=ProcessId)
+                line = msgspec.json.decode(path.read_bytes(), type=Line)
+                foreign = {"host": line.host, "namespace": line.namespace} != _here()
+                if foreign and time.time() - path.stat().st_mtime > KEPT_S:
+                    path.unlink()
             except (OSError, msgspec.DecodeError):
                 continue
-            if supervisor.boot_id == reader.boot_id() and reader.alive(supervisor):
-                continue
-            found[line.stem] = reader.marked(MARKER, f"{line.stem}.*")
+            alive = line.supervisor.boot_id == reader.boot_id() and reader.alive(line.supervisor)
+            if not foreign and not alive:
+                found[path.stem] = reader.marked(MARKER, f"{path.stem}.*")
         return found
+
+
+def _here() -> dict[str, str]:
+    try:
+        namespace = str(Path("/proc/self/ns/pid").readlink())
+    except OSError:  # no Linux, or /proc is hidden: the host's name alone must do
+        namespace = ""
+    return {"host": os.uname().nodename, "namespace": namespace}

@@ -1,19 +1,35 @@
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
+import pytest
+
 from pytest_ocrepro.readings import ProcessId
-from pytest_ocrepro.stage.ledger import Ledger
+from pytest_ocrepro.stage.ledger import KEPT_S, Ledger
 from pytest_ocrepro.stage.orders import MARKER
 from pytest_ocrepro.stage.rungs import Rung
+from pytest_ocrepro.stage.sandbox import PREFIX
 from pytest_ocrepro.stage.supervisor import Supervisor
 from tests.data.stage.zoo import READER, ZOO, harness, living, python, told, until_gone
 
 DEAD, OTHER = "4711-0123456789ab", "4712-0123456789ab"
+
+
+SESSION = """
+import sys
+from pathlib import Path
+from pytest_ocrepro.publish.bundle import RunDir
+from pytest_ocrepro.session import Session
+ledger = Path(sys.argv[1])
+Session(RunDir.create(ledger / "reports"), ledger=ledger).close()
+print("began and ended")
+"""
 
 
 def ourselves() -> ProcessId:
@@ -45,6 +61,36 @@ def test_one_of_an_earlier_boot_is_dead_whoever_has_its_pid_now(tmp_path: Path) 
     now = ourselves()
     Ledger(tmp_path).enter(DEAD, ProcessId(pid=now.pid, start_ticks=now.start_ticks, boot_id="another"))
     assert Ledger(tmp_path).leftovers(READER) == {DEAD: []}
+
+
+@pytest.mark.parametrize("other", [{"host": "another"}, {"namespace": "pid:[4711]"}])
+def test_who_lives_elsewhere_is_not_called_dead(tmp_path: Path, other: dict[str, str]) -> None:
+    now = ourselves()
+    Ledger(tmp_path).enter(DEAD, ProcessId(pid=now.pid, start_ticks=now.start_ticks - 1, boot_id=now.boot_id))
+    assert Ledger(tmp_path).leftovers(READER) == {DEAD: []}
+    path = tmp_path / f"{DEAD}.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | other))
+    assert Ledger(tmp_path).leftovers(READER) == {}
+    assert path.exists()
+    long_ago = path.stat().st_mtime - KEPT_S - 60
+    os.utime(path, (long_ago, long_ago))
+    assert Ledger(tmp_path).leftovers(READER) == {}
+    assert not path.exists(), "the lines of containers that were killed would gather for ever"
+
+
+def test_a_container_does_not_touch_what_another_one_runs(tmp_path: Path) -> None:
+    with harness(f"begin({python(ZOO['plain'])!r})", tmp_path, rung=Rung.SUPERVISOR) as process:
+        told(process)
+        (line,) = tmp_path.glob("*.json")
+        with tempfile.TemporaryDirectory(prefix=f"{PREFIX}{line.stem}.1-") as sandbox:
+            unshared = ["unshare", *([] if os.geteuid() == 0 else ["-r"]), "-pf", "--mount-proc"]
+            begun = [*unshared, sys.executable, "-c", SESSION, str(tmp_path)]
+            done = subprocess.run(begun, capture_output=True, text=True, check=False)
+            if done.stderr.startswith("unshare:"):
+                pytest.skip(done.stderr.strip())
+            assert done.stdout == "began and ended\n", done.stderr
+            assert Path(sandbox).is_dir(), "the sandbox of a session that lives outside is deleted"
+        assert line.exists()
 
 
 def test_lines_that_say_nothing_are_passed_over(tmp_path: Path) -> None:
