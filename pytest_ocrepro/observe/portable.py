@@ -12,7 +12,7 @@ import math
 import os
 import sys
 import time
-from collections.abc import Container, Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator, Mapping
 from typing import Final
 
 import psutil
@@ -69,6 +69,10 @@ class PortableReader:
         process = process_of(pid)
         return None if process is None else self._stat(process)
 
+    def table(self) -> dict[int, Stat]:
+        """All processes that can be seen, by pid."""
+        return {pid: stat for pid in self.pids() if (stat := self.stat(pid)) is not None}
+
     def identify(self, pid: int) -> ProcessId | None:
         """The name for this process and no later one of its pid; zombies have one too."""
         process = process_of(pid)
@@ -119,7 +123,14 @@ class PortableReader:
         process = process_of(pid)
         return None if process is None else asked(process.exe) or None
 
-    def marked(self, name: str, value: str, *, known: Container[ProcessId] = ()) -> list[ProcessId]:
+    def marked(
+        self,
+        name: str,
+        value: str,
+        *,
+        known: Container[ProcessId] = (),
+        among: Mapping[int, Stat] | None = None,
+    ) -> list[ProcessId]:
         """Living processes, but for ours, whose environment has ``name=value`` (``value*``: begins with it).
 
         One whose environment cannot be read has its parent's answer, and keeps it when the parent ends.
@@ -127,7 +138,9 @@ class PortableReader:
         before = self._marks.get((name, value), {})
         after: dict[_Key, bool] = {}
         answers: dict[int, bool | None] = {}
-        found: dict[int, psutil.Process] = {process.pid: process for process in self._living(self.pids())}
+        found: dict[int, psutil.Process] = {
+            process.pid: process for process in self._living(self.pids() if among is None else among)
+        }
         for pid, process in found.items():
             answers[pid] = before.get(_key(process)) or (True if _id(process) in known else None)
             if answers[pid] is None and before.get(_key(process)) is not False:

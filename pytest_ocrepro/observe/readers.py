@@ -6,7 +6,7 @@ cannot tell is None or left out.
 
 from __future__ import annotations
 
-from collections.abc import Container
+from collections.abc import Container, Mapping
 from typing import Protocol
 
 from pytest_ocrepro.observe.portable import PortableReader
@@ -30,6 +30,9 @@ class ProcessReader(Protocol):
 
     def stat(self, pid: int) -> Stat | None:
         """The short record of a process; "?" for a state that this system does not tell."""
+
+    def table(self) -> dict[int, Stat]:
+        """All processes that can be seen, by pid."""
 
     def identify(self, pid: int) -> ProcessId | None:
         """The name for this process and no later one of its pid."""
@@ -58,7 +61,14 @@ class ProcessReader(Protocol):
     def exe(self, pid: int) -> str | None:
         """The path of the executable."""
 
-    def marked(self, name: str, value: str, *, known: Container[ProcessId] = ()) -> list[ProcessId]:
+    def marked(
+        self,
+        name: str,
+        value: str,
+        *,
+        known: Container[ProcessId] = (),
+        among: Mapping[int, Stat] | None = None,
+    ) -> list[ProcessId]:
         """Living processes, but for ours, whose environment has ``name=value`` (``value*``: begins with it)."""
 
     def newly_marked(self, name: str, value: str) -> list[ProcessId]:

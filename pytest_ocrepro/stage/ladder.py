@@ -103,18 +103,17 @@ class Ladder:
 
     def _living(self) -> set[ProcessId]:
         self._pause(0)
-        marked = {process.pid: process for process in self._reader.marked(MARKER, self._mark)}
-        table = {stat.pid: stat for pid in self._reader.pids() if (stat := self._reader.stat(pid)) is not None}
+        table = self._reader.table()
+        marked = {process.pid for process in self._reader.marked(MARKER, self._mark, among=table)}
         children = self._children()
         known = {one.pid for one in self._known if one.pid in table and table[one.pid].start_ticks == one.start_ticks}
         grouped = self._group.pids() if self._group is not None else set()
-        family = descendants(table, known | children | grouped | marked.keys()) - {os.getpid()}
+        family = descendants(table, known | children | grouped | marked) - {os.getpid()}
         found = {
             ProcessId(pid=stat.pid, start_ticks=stat.start_ticks, boot_id=self._reader.boot_id())
             for stat in (table[pid] for pid in family if pid in table)
             if stat.state not in DEAD or stat.pid in children  # a main thread can end before the others
         }
-        found |= {process for pid, process in marked.items() if pid not in table}
         self._known |= found
         return found
 

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import os
+import platform
 import time
 from pathlib import Path
 
 import msgspec
 
-from pytest_ocrepro.observe.readers import ProcessReader
+from pytest_ocrepro.observe.readers import ProcessReader, reader_here
 from pytest_ocrepro.readings import ProcessId
 from pytest_ocrepro.stage.orders import MARKER, encode
 
@@ -65,8 +66,4 @@ class Ledger:
 
 
 def _here() -> dict[str, str]:
-    try:
-        namespace = str(Path("/proc/self/ns/pid").readlink())
-    except OSError:  # no Linux, or /proc is hidden: the host's name alone must do
-        namespace = ""
-    return {"host": os.uname().nodename, "namespace": namespace}
+    return {"host": platform.node(), "namespace": reader_here().namespace(os.getpid(), "pid") or ""}
