@@ -50,6 +50,7 @@ from pytest_ocrepro.schedule import Schedule
 from pytest_ocrepro.session import Session
 from pytest_ocrepro.stage.acp import AcpClient, Wire
 from pytest_ocrepro.stage.budget import (
+    Depths,
     Guard,
     Used,
     measure,
@@ -132,6 +133,7 @@ class Trial:
         self.sampler.start()
         self._conductor = Conductor(self, schedule)
         self._conductor.begin()
+        self._depths = Depths(self.sandbox.root)
         self._guard = Guard(self._used, self._cut_off, session.budget, beyond=session.blames)
         self._guard.start()
 
@@ -425,7 +427,8 @@ class Trial:
 
     def _used(self) -> Used:
         living = [one.id for one in self.roster.processes()]
-        return measure(self._session.reader, self.sandbox.places(), living)
+        deep_bytes = self._depths.known_bytes()
+        return measure(self._session.reader, self.sandbox.places(), living, deep_bytes=deep_bytes)
 
     def _cut_off(self, why: str) -> None:
         """More than a trial may use: everything ends now, and nobody is blamed for how it ended."""

@@ -57,6 +57,7 @@ class Session:
         self._session_budget = session_budget
         self._kept_bytes = 0
         self._looked = 0.0
+        self._found_well = 0.0
         self.budget = budget
         self.intrusive = intrusive
         self.rules = tuple(rules)
@@ -86,8 +87,11 @@ class Session:
     def admit(self) -> None:
         """Raise StageError where the session's budget lets no further trial begin."""
         check_session(self._kept_bytes, (self.run_dir.path, Path(tempfile.gettempdir())), self._session_budget)
+        if time.monotonic() - self._found_well < TOGETHER_S:  # trials of some ms: a look reads every process
+            return
         if why := overdrawn(self._together(), self._session_budget):
             raise StageError(f"{why}: no further trial begins; run with fewer workers")
+        self._found_well = time.monotonic()
 
     def blames(self, used: Used) -> str:
         """Why a trial that uses this must end for what all workers use; "" for nothing. Looks now and then."""

@@ -46,6 +46,9 @@ _PART_BYTES: Final = 65_536
 _DEAD: Final = frozenset("ZXx")
 
 
+_Exec = tuple[int, int, int, str]  # a process between two execs: pid, start, where its environment lies, name
+
+
 class Reader:
     """The only place that opens files of proc(5). ``root`` may be a made-up tree, of another ``machine``.
 
@@ -57,7 +60,7 @@ class Reader:
         self._root = root
         self._calls = syscall_names(machine or platform.machine())
         self._boot_id: str | None = None
-        self._marks: dict[tuple[str, str], dict[tuple[int, int, int, str], bool]] = {}
+        self._values: dict[str, dict[_Exec, str | None]] = {}
         self._settled: dict[tuple[str, str], set[int]] = {}
 
     def boot_id(self) -> str:
@@ -155,28 +158,27 @@ class Reader:
         """Living processes, but for ours, whose environment has ``name=value`` (``value*``: begins with it).
 
         Those in ``known`` are taken as marked without another look. An environment is read once an exec (told
-        by its address); a "no" is kept only for a process older than 1 s, which is past fork-then-exec.
-        ``among``: a :meth:`table` that was just read; without it everybody is read anew.
+        by its address), for all values of a name; that it lacks the name is kept only of a process older than 1 s,
+        which is past fork-then-exec. ``among``: a :meth:`table` just read; without it everybody is read anew.
         """
-        before = self._marks.get((name, value), {})
-        after: dict[tuple[int, int, int, str], bool] = {}
+        before = self._values.get(name, {})
+        after: dict[_Exec, str | None] = {}
         found = []
         for stat in self._living() if among is None else self._living_of(among):
-            key = (stat.pid, stat.start_ticks, stat.environment_at, stat.name)
-            process = self._id(stat)
-            answer = before.get(key)
-            if answer is None:
-                answer = process in known or self._carries(stat.pid, name, value)
-            if answer or self.age_s(process) > _SETTLED_S:
-                after[key] = answer
-            if answer:
+            process, key = self._id(stat), _exec_of(stat)
+            if process in known:
                 found.append(process)
-        self._marks[name, value] = after
+                continue
+            own = before[key] if key in before else self._value(stat.pid, name)
+            if own is not None or self.age_s(process) > _SETTLED_S:
+                after[key] = own
+            if _matches(own, value):
+                found.append(process)
+        self._values[name] = after
         return found
 
     def forget(self, name: str, value: str) -> None:
         """Drop what was learnt of who carries a mark that nobody will be asked for again."""
-        self._marks.pop((name, value), None)
         self._settled.pop((name, value), None)
 
     def newly_marked(self, name: str, value: str) -> list[ProcessId]:
@@ -186,12 +188,14 @@ class Reader:
         that has the pid of one that was looked at: ``marked`` finds these.
         """
         pids, settled = self.pids(), self._settled.get((name, value), set())
+        learnt = self._values.get(name, {})
         found = []
         for stat in self._living([pid for pid in pids if pid not in settled]):
             process = self._id(stat)
             if self.age_s(process) > _SETTLED_S:
                 settled.add(stat.pid)
-            if self._carries(stat.pid, name, value):
+            key = _exec_of(stat)
+            if _matches(learnt[key] if key in learnt else self._value(stat.pid, name), value):
                 found.append(process)
         self._settled[name, value] = settled & set(pids)
         return found
@@ -340,14 +344,11 @@ class Reader:
         ourselves = os.getpid()
         return (stat for stat in table.values() if stat.pid != ourselves and stat.state not in _DEAD)
 
-    def _carries(self, pid: int, name: str, value: str) -> bool:
+    def _value(self, pid: int, name: str) -> str | None:
         data = self._bytes(f"{pid}/environ") or b""
         if os.fsencode(name) not in data:  # to parse everybody's took half of the CPU of a short trial
-            return False
-        found = parse_environ(data).get(name)
-        if found is None:
-            return False
-        return found.startswith(value[:-1]) if value.endswith("*") else found == value
+            return None
+        return parse_environ(data).get(name)
 
     def _main_thread(self, stat: Stat) -> ThreadReading:
         voluntary, involuntary = parse_status_switches(self._text(f"{stat.pid}/status") or "")
@@ -469,6 +470,16 @@ class Reader:
             if not os.access(f"{beside}/stat", os.F_OK):
                 return  # the process, thread or descriptor is gone
         _note(missing, path, error.strerror or "unreadable")
+
+
+def _exec_of(stat: Stat) -> _Exec:
+    return stat.pid, stat.start_ticks, stat.environment_at, stat.name
+
+
+def _matches(own: str | None, wanted: str) -> bool:
+    if own is None:
+        return False
+    return own.startswith(wanted[:-1]) if wanted.endswith("*") else own == wanted
 
 
 def _content(path: str) -> bytes:

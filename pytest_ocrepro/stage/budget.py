@@ -1,7 +1,8 @@
 """What a trial may use of the machine: disk, memory, processes; who uses more is ended, and the evidence says so.
 
-Measured are the files where a subject is likely to fill them (what it prints, data with database and logs, temporary
-files, home, project), and what the file system and the memory have left: cheap enough for twice a second.
+Measured twice a second are the files where a subject is likely to fill them (what it prints, data with database and
+logs, temporary files, home, project), and what the file system and the memory have left; now and then, as far as that
+is cheap, all files of its sandbox.
 """
 
 from __future__ import annotations
@@ -26,6 +27,9 @@ MEBIBYTE = 1 << 20
 PERIOD_S = 0.5
 NEEDED_BYTES = 500 * MEBIBYTE  # one more opencode: 290 to 460 MB resident
 WAIT_S = 120.0
+WALK_EVERY_S = 2.0
+WALK_SHARE = 0.05  # of a core, at most
+WALK_S = 1.0  # at most; a subject can make directories without end
 
 
 class Budget(msgspec.Struct, frozen=True, kw_only=True):
@@ -105,7 +109,7 @@ def check_session(kept_bytes: int, places: Iterable[Path], budget: SessionBudget
 
 def summed(reader: ProcessReader, root: int) -> Together:
     """Look once at everybody who descends from a process: the one that started all workers."""
-    table = {stat.pid: stat for pid in reader.pids() if (stat := reader.stat(pid)) is not None}
+    table = reader.table()
     stats = [table[pid] for pid in descendants(table, {root}) if pid in table]
     return Together(
         processes=len(stats), memory_bytes=sum(stat.rss_pages for stat in stats) * os.sysconf("SC_PAGE_SIZE")
@@ -139,13 +143,52 @@ def bytes_below(folder: Path) -> int:
     return sum(_bytes_in(Path(root)) for root, _, _ in os.walk(folder))
 
 
-def measure(reader: ProcessReader, places: Iterable[Path], processes: Iterable[ProcessId]) -> Used:
-    """Look once. ``places``: directories whose files count, not those of their subdirectories."""
+class Depths:
+    """All that a directory holds at any depth: walked anew now and then, no more often than is cheap."""
+
+    def __init__(self, folder: Path, clock: Callable[[], float] = time.monotonic) -> None:
+        self._folder = folder
+        self._clock = clock
+        self._due = clock() + WALK_EVERY_S
+        self._bytes = 0
+
+    def known_bytes(self) -> int:
+        """Of the last walk; 0 before the first one, and too little where a walk did not come to its end in 1 s."""
+        begun = self._clock()
+        if begun >= self._due:
+            self._bytes = self._walk(begun + WALK_S)
+            now = self._clock()
+            self._due = now + max(WALK_EVERY_S, (now - begun) / WALK_SHARE)
+        return self._bytes
+
+    def _walk(self, deadline: float) -> int:
+        total, several = 0, set()
+        for root, _, names in os.walk(self._folder):
+            for name in names:
+                with contextlib.suppress(OSError):
+                    found = os.lstat(os.path.join(root, name))  # noqa: PTH118  paths by the ten thousand
+                    if found.st_nlink > 1:  # what a package manager has linked is there once
+                        if (found.st_dev, found.st_ino) in several:
+                            continue
+                        several.add((found.st_dev, found.st_ino))
+                    total += found.st_blocks * 512  # stat(2): in units of 512 bytes
+            if self._clock() > deadline:
+                break
+        return total
+
+
+def measure(
+    reader: ProcessReader, places: Iterable[Path], processes: Iterable[ProcessId], *, deep_bytes: int = 0
+) -> Used:
+    """Look once. ``places``: directories whose files count, not those of their subdirectories.
+
+    ``deep_bytes``: what is known of all files (:class:`Depths`), if that is more.
+    """
     folders = list(places)
     seen = [(one, reader.stat(one.pid)) for one in processes]
     stats = [stat for one, stat in seen if stat is not None and stat.start_ticks == one.start_ticks]
     return Used(
-        files_bytes=sum(map(_bytes_in, folders)),
+        files_bytes=max(sum(map(_bytes_in, folders)), deep_bytes),
         processes=len(stats),
         memory_bytes=sum(stat.rss_pages for stat in stats) * os.sysconf("SC_PAGE_SIZE"),
         disk_left_bytes=min(map(_free, folders), default=0),

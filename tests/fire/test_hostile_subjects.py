@@ -110,6 +110,16 @@ with log.open("w") as file:
         Budget(files_bytes=64 * MEBIBYTE),
         "its files have",
     ),
+    "writes where nobody looks": (
+        """
+place = pathlib.Path(os.environ["XDG_CACHE_HOME"], "a/b/c/d")
+place.mkdir(parents=True)
+(place / "full").write_bytes(os.urandom(1 << 20) * 100)
+while True: signal.pause()
+""",
+        Budget(files_bytes=64 * MEBIBYTE),
+        "its files have 1",
+    ),
     "eats memory": (
         """
 held = []

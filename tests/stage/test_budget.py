@@ -16,6 +16,7 @@ from pytest_ocrepro.stage import budget as room
 from pytest_ocrepro.stage.budget import (
     MEBIBYTE,
     Budget,
+    Depths,
     Guard,
     SessionBudget,
     Together,
@@ -68,6 +69,45 @@ def test_a_look_counts_files_and_the_very_processes(tmp_path: Path) -> None:
     assert used.memory_bytes > 10 * MEBIBYTE
     assert 0 < used.disk_left_bytes < 1 << 60
     assert used.memory_left_bytes > 0
+
+
+def test_what_lies_deep_counts_once_and_is_walked_no_more_often_than_is_cheap(tmp_path: Path) -> None:
+    now, slow = [0.0], [0.0]
+
+    def clock() -> float:
+        now[0] += slow[0]
+        return now[0]
+
+    deep = tmp_path / "a/b/c"
+    deep.mkdir(parents=True)
+    (deep / "full").write_bytes(bytes(range(256)) * 4096)
+    (deep / "linked").hardlink_to(deep / "full")
+    (deep / "symbolic").symlink_to("/usr")
+    depths = Depths(tmp_path, clock)
+    assert depths.known_bytes() == 0, "a trial of a moment pays nothing"
+    now[0] = 2.0
+    assert MEBIBYTE <= depths.known_bytes() < 2 * MEBIBYTE
+    assert measure(Reader(), [tmp_path], [], deep_bytes=depths.known_bytes()).files_bytes >= MEBIBYTE
+    (deep / "more").write_bytes(bytes(range(256)) * 4096 * 4)
+    now[0] = 3.9
+    assert depths.known_bytes() < 2 * MEBIBYTE
+    now[0], slow[0] = 4.0, 0.1  # half a second for four directories
+    assert depths.known_bytes() >= 5 * MEBIBYTE
+    (deep / "more").unlink()
+    walked_s, slow[0] = now[0], 0.0
+    now[0] = walked_s + 9.0
+    assert depths.known_bytes() >= 5 * MEBIBYTE, "half a second for a walk: no other one for ten"
+    now[0] = walked_s + 11.0
+    assert depths.known_bytes() < 2 * MEBIBYTE
+
+
+def test_a_walk_has_its_end(tmp_path: Path) -> None:
+    for number in range(5):
+        (tmp_path / f"d{number}").mkdir()
+        (tmp_path / f"d{number}/full").write_bytes(bytes(range(256)) * 4096)
+    times = iter([0.0, 2.0, 2.1, 9.0, 9.1])
+    found = Depths(tmp_path, lambda: next(times)).known_bytes()
+    assert MEBIBYTE <= found < 2 * MEBIBYTE, "what is behind the deadline is left out"
 
 
 def test_a_guard_ends_a_trial_once(monkeypatch: pytest.MonkeyPatch) -> None:
