@@ -126,6 +126,14 @@ def bisect(context: click.Context, /, scenario: str | None, replay: Path | None,
 @click.option(
     "--cache-limit", "cache_limit_bytes", callback=size, metavar="SIZE", help="Builds used longest ago go (2GB)."
 )
+@click.option(
+    "--from",
+    "runs",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    metavar="RUN",
+    help="A run of pytest whose trials count too; again for more.",
+)
 @click.option("--offline", is_flag=True, help="Only builds that are in the cache.")
 @click.pass_context
 def matrix(context: click.Context, /, **asked: Any) -> None:

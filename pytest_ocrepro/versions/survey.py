@@ -22,13 +22,17 @@ from pytest_ocrepro.versions.parameters import one_by_one
 from pytest_ocrepro.versions.releases import Releases
 from pytest_ocrepro.versions.supply import Supply, here
 from pytest_ocrepro.versions.tables import as_json, as_markdown, as_page
+from pytest_ocrepro.versions.taking import taken
 from pytest_ocrepro.versions.trials import Trials
 
 JOURNAL = Path("ocrepro-matrix.jsonl")
 
 
 class Asked(msgspec.Struct, frozen=True, kw_only=True):
-    """What a user asked ``ocrepro matrix`` for. No scenario: the whole catalogue. ``budget_s`` None: no end."""
+    """What a user asked ``ocrepro matrix`` for. No scenario: the whole catalogue. ``budget_s`` None: no end.
+
+    ``runs``: of ``pytest --ocrepro``, whose trials count too.
+    """
 
     scenarios: tuple[str, ...] = ()
     versions: str = ""
@@ -42,6 +46,7 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
     reports: Path = Path("reports/matrix")
     offline: bool = False
     cache_limit_bytes: int | None = None
+    runs: tuple[Path, ...] = ()
 
 
 class Surveyed(msgspec.Struct, frozen=True, kw_only=True):
@@ -75,6 +80,7 @@ def survey(
         for line in journal.read.warnings(str(asked.journal)):
             tell(line)
         plan = plan_of(journal.records)
+        _take(journal, asked.runs, tell)
         scenarios = [find_scenario(name) for name in plan.scenarios]
         made = Trials(asked.reports, find=lambda name: find_scenario(name).node, workers=plan.workers)
         tell(f"{len(plan.scenarios)} scenarios x {len(plan.versions)} versions: {asked.journal}")
@@ -135,6 +141,14 @@ def _begin(journal: Journal, asked: Asked, scenarios: Sequence[Scenario], releas
             f"{journal.path} is the journal of {len(old.scenarios)} scenarios and {len(old.versions)} versions, "
             "others than these: leave scenarios and --versions out, or name another --journal"
         )
+
+
+def _take(journal: Journal, runs: Sequence[Path], tell: Callable[[str], None]) -> None:
+    found = list(taken(runs, plan_of(journal.records), journal.records))
+    for one in found:
+        journal.append(one)
+    if runs:
+        tell(f"{len(found)} trials of {len(runs)} runs taken over")
 
 
 def _write(grid: Grid, why: str, journal: Path, secrets: Mapping[str, str]) -> Surveyed:

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -83,6 +85,26 @@ def test_it_goes_on_where_it_stands(here: Path) -> None:
         surveyed(TWO[0], resume=True)
     with pytest.raises(UsageError, match="others than these"):
         surveyed(resume=True, versions="1.0.0,1.0.1")
+
+
+def test_trials_of_pytest_s_own_runs_fill_their_cells_and_only_the_others_are_run(here: Path, tmp_path: Path) -> None:
+    subject.fetch("1.0.2")
+    demand = '\n    ocrepro.claim("it is so", held=True, because="it is")\n'
+    Path("test_two.py").write_text(FILE.replace('"""It must not."""\n', f'"""It must not."""{demand}'))
+    words = ["--ocrepro-version=1.0.2", "--ocrepro-trials=2", "--ocrepro-expect=any", "-pno:cacheprovider"]
+    ran = subprocess.run(
+        [sys.executable, "-m", "pytest", "--ocrepro", *words, f"--ocrepro-reports={tmp_path / 'own'}", TWO[0]],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "2 passed" in ran.stdout, ran.stdout
+    first = surveyed(*TWO, trials=2, runs=(tmp_path / "own",), budget_s=0.0)
+    assert first.grid.trials == 2
+    assert str(first.grid.cell(TWO[0], "1.0.2").rate) == "0/2"
+    done = surveyed(resume=True, trials=2, runs=(tmp_path / "own",))
+    assert (done.why, done.grid.trials) == ("", 2 * 2 * len(VERSIONS))
+    assert str(done.grid.cell(TWO[0], "1.0.2").rate) == "0/2"
 
 
 def test_offline_takes_what_is_here(here: Path) -> None:
