@@ -19,8 +19,8 @@ def taken(runs: Sequence[Path], plan: Plan, records: Sequence[AnyRecord]) -> Ite
     """Of runs of ``pytest --ocrepro``: their trials of this plan that the journal has not, oldest run first.
 
     A trial is known by its bundle's place; a run named twice counts once. Of a build that was not fetched (a user's
-    own file) no trial is taken: that it says a version does not make it that release. Raises UsageError, BundleError where a run
-    cannot be read.
+    own file) no trial is taken: that it says a version does not make it that release. Raises UsageError, BundleError
+    where a run cannot be read.
     """
     known = {one.bundle for one in trials_of(records)}
     found = {run.path.resolve(): run for run in map(RunDir.read, runs)}
