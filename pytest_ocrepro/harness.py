@@ -19,6 +19,7 @@ from typing import overload
 
 import msgspec
 
+from pytest_ocrepro.bounded import within
 from pytest_ocrepro.conductor import Conductor
 from pytest_ocrepro.errors import NotReachedError, OcreproError, UsageError
 from pytest_ocrepro.expect import AnswerDemands, Claims, DatabaseDemands, ProcessDemands
@@ -75,6 +76,7 @@ from pytest_ocrepro.watching import Watcher
 DEADLINE_S = 45.0  # what the reported script of anomalyco/opencode#29395 waits
 WAITED_S = 1.0  # from when on a wait for memory is told
 FAIL_FAST_S = 20.0  # a run with a bogus model takes 1.2 to 4.7 s alone on 2 cores, several at once a few times that
+LAST_LOOK_S = 20.0  # a look takes some ms, and seconds on a machine that is very busy
 
 
 class Trial:
@@ -395,10 +397,10 @@ class Trial:
         """Every step is taken, whatever becomes of the others."""
         self._judging = True
         steps: tuple[tuple[str, Callable[[], object]], ...] = (
-            ("look once more", self._last_look),
+            ("look once more", lambda: within(LAST_LOOK_S, self._last_look)),
             ("stop the sampler", self.sampler.stop),
             ("end the schedule", self._conductor.close),
-            ("stop to look at the budget", self._guard.stop),
+            ("stop to look at the budget", lambda: within(LAST_LOOK_S, self._guard.stop)),
             ("end what is left", self._sweep),
             ("read the key files", lambda: self._learn({})),
             ("stop the provider", self.provider.close),

@@ -98,6 +98,7 @@ class Session:
         if time.monotonic() - self._looked < TOGETHER_S:
             return ""
         together, self._looked = self._together(), time.monotonic()
+        self._found_well = 0.0 if overdrawn(together, self._session_budget) else self._looked
         return blamed(used, together, int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")), self._session_budget)
 
     def _together(self) -> Together:

@@ -62,9 +62,11 @@ MAY_IMPORT = {
     "conductor": {"schedule", "stage", "history", "errors"},
     "watching": {"roster", "stage", "observe", "judge", "history"},
     "session": {"sweeps", "stage", "observe", "publish", "readings", "errors"},
+    "bounded": {"errors"},
     "trial_store": {"publish", "judge.judgement", "errors"},
     "harness": {
         "session",
+        "bounded",
         "trial_store",
         "conductor",
         "schedule",

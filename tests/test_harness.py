@@ -140,3 +140,25 @@ def test_a_variable_that_is_no_text_is_refused_at_the_call_and_the_trial_goes_on
     assert not trial.history.of_type(ProcessStarted)
     trial.provider.script(text("done"))
     assert trial.run("hi", model="ask").wait_for_end() == 0
+
+
+def test_a_look_that_hangs_does_not_keep_what_is_left_from_its_end(
+    trial: Trial, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file of proc(5) of a stuck process can block whoever reads it."""
+    process = trial.run("hi", model="hang")
+    hang = threading.Event()
+    monkeypatch.setattr("pytest_ocrepro.harness.LAST_LOOK_S", 0.1)
+    monkeypatch.setattr(trial.sampler, "light", hang.wait)
+    monkeypatch.setattr(trial, "_guard", Mock(stop=hang.wait))
+    try:
+        trial.finish()
+    finally:
+        hang.set()
+    assert not process.alive
+    assert not trial.sandbox.root.exists()
+    told = [event.what for event in trial.history.of_type(Trouble)]
+    assert [line for line in told if "no end within" in line] == [
+        "could not look once more: no end within 0.1 s; a file that is read may hang",
+        "could not stop to look at the budget: no end within 0.1 s; a file that is read may hang",
+    ]
