@@ -59,7 +59,10 @@ def as_json(grid: Grid) -> bytes:
 
 
 def as_markdown(grid: Grid, why: str) -> str:
-    """A table with a column a scenario and a row a version, then what changes where."""
+    """A table, then what changes where.
+
+    A column a scenario and a row a version; the other way round where there are more scenarios than versions.
+    """
     return "\n".join(_lines(grid, why)).rstrip() + "\n"
 
 
@@ -91,18 +94,34 @@ def as_page(grid: Grid, why: str) -> str:
 def _lines(grid: Grid, why: str) -> Iterator[str]:
     yield _summary(grid, why)
     yield ""
-    yield f"| version | {' | '.join(str(number) for number in range(1, len(grid.rows) + 1))} |"
-    yield f"|---|{'---|' * len(grid.rows)}"
-    for version in _with_twins(grid):
-        cells = [_text(grid, grid.cell(row.scenario, version)) for row in grid.rows]
-        same = f" (is {grid.same[version]})" if version in grid.same else ""
-        yield f"| {version}{same} | {' | '.join(cells)} |"
-    yield ""
-    yield from (f"{number}. {_short(row)}" for number, row in enumerate(grid.rows, 1))
+    yield from _by_scenario(grid) if len(grid.rows) > len(grid.versions) else _by_version(grid)
     yield ""
     yield from (f"- {line}" for line in _changes(grid))
     yield from (f"- {version} was not tried: {reason}" for version, reason in grid.closed.items())
     yield from (f"- {line}" for line in _skips(grid))
+
+
+def _by_version(grid: Grid) -> Iterator[str]:
+    yield f"| version | {' | '.join(str(number) for number in range(1, len(grid.rows) + 1))} |"
+    yield f"|---|{'---|' * len(grid.rows)}"
+    for version in _with_twins(grid):
+        cells = [_text(grid, grid.cell(row.scenario, version)) for row in grid.rows]
+        yield f"| {_named(grid, version)} | {' | '.join(cells)} |"
+    yield ""
+    yield from (f"{number}. {_short(row)}" for number, row in enumerate(grid.rows, 1))
+
+
+def _by_scenario(grid: Grid) -> Iterator[str]:
+    versions = _with_twins(grid)
+    yield f"| k of n reproduced | {' | '.join(_named(grid, version) for version in versions)} |"
+    yield f"|---|{'---|' * len(versions)}"
+    for row in grid.rows:
+        cells = [_text(grid, grid.cell(row.scenario, version)) for version in versions]
+        yield f"| {_short(row).replace('|', '/')} | {' | '.join(cells)} |"
+
+
+def _named(grid: Grid, version: str) -> str:
+    return f"{version} (is {grid.same[version]})" if version in grid.same else version
 
 
 def _summary(grid: Grid, why: str) -> str:

@@ -57,6 +57,15 @@ def test_the_markdown_has_a_row_a_version_and_says_what_changes() -> None:
     assert "- 1.4.0 was not tried: does not start" in lines
 
 
+def test_more_scenarios_than_versions_have_a_row_each() -> None:
+    more = tuple(row(f"scenarios/c.py::test_{number}[a | b]", (1, 2), (0, 3), (0, 0)) for number in range(2))
+    lines = as_markdown(msgspec.structs.replace(GRID, rows=(*GRID.rows, *more)), "").splitlines()
+    assert "| k of n reproduced | 1.2.0 | 1.2.1 (is 1.2.0) | 1.3.0 | 1.4.0 |" in lines
+    assert "| one thing | 0/5 | 0/5 | ? (2 inconclusive) | 4/5 |" in lines
+    assert "| 0[a / b] | 1/2 | 1/2 | 0/3 | n/a |" in lines
+    assert not [line for line in lines if line.startswith("1. ")]
+
+
 def test_the_json_has_every_cell_with_its_interval() -> None:
     told = json.loads(as_json(GRID))
     assert (told["schema"], told["trials"], len(told["cells"])) == (1, 15, 8)
