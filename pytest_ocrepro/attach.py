@@ -20,16 +20,15 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Self
 
-from pytest_ocrepro.history import (
+from pytest_ocrepro.events import (
     DatabaseRead,
     Expectation,
-    History,
     MilestoneReached,
     ProgressSeen,
     SnapshotTaken,
     TrialStarted,
-    now_ns,
 )
+from pytest_ocrepro.history import History, now_ns
 from pytest_ocrepro.intrusion import intrude
 from pytest_ocrepro.judge.judgement import Judgement, ProcessJudgement, Verdict
 from pytest_ocrepro.judge.serving import OWES_NOTHING

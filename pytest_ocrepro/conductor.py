@@ -8,7 +8,8 @@ from collections.abc import Callable
 from typing import Protocol
 
 from pytest_ocrepro.errors import OcreproError
-from pytest_ocrepro.history import History, Note, now_ns
+from pytest_ocrepro.events import Note
+from pytest_ocrepro.history import History, now_ns
 from pytest_ocrepro.schedule import LOCK_DIRECTORY, START, Kind, Move, Schedule
 from pytest_ocrepro.stage.faults import SignalAt, Trigger
 from pytest_ocrepro.stage.process import Process

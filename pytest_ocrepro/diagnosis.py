@@ -21,7 +21,8 @@ import msgspec
 from pytest_ocrepro import __version__
 from pytest_ocrepro.attach import COPY_LIMIT_BYTES, DEADLINE_S, Attachment, hangs
 from pytest_ocrepro.errors import UsageError
-from pytest_ocrepro.history import Expectation, History, IntrusionBegun, TrialStarted
+from pytest_ocrepro.events import Expectation, IntrusionBegun, TrialStarted
+from pytest_ocrepro.history import History
 from pytest_ocrepro.judge.judgement import Judgement
 from pytest_ocrepro.observe.procfs import Reader
 from pytest_ocrepro.platforms import has_proc

@@ -9,7 +9,8 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
-from pytest_ocrepro.history import COMPLETES, Expectation, History, ProviderRequest, now_ns
+from pytest_ocrepro.events import COMPLETES, Expectation, ProviderRequest
+from pytest_ocrepro.history import History, now_ns
 from pytest_ocrepro.judge.ending import STYLED_ERROR, errors_in, plain
 from pytest_ocrepro.judge.judgement import ProcessJudgement, Verdict
 from pytest_ocrepro.readings import DatabaseReading

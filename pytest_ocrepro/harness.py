@@ -22,10 +22,8 @@ import msgspec
 from pytest_ocrepro.bounded import within
 from pytest_ocrepro.conductor import Conductor
 from pytest_ocrepro.errors import NotReachedError, OcreproError, UsageError
-from pytest_ocrepro.expect import AnswerDemands, Claims, DatabaseDemands, ProcessDemands
-from pytest_ocrepro.history import (
+from pytest_ocrepro.events import (
     DatabaseRead,
-    History,
     Note,
     ProcessStarted,
     ScenarioSkipped,
@@ -34,8 +32,9 @@ from pytest_ocrepro.history import (
     SweptOffset,
     TrialStarted,
     Trouble,
-    now_ns,
 )
+from pytest_ocrepro.expect import AnswerDemands, Claims, DatabaseDemands, ProcessDemands
+from pytest_ocrepro.history import History, now_ns
 from pytest_ocrepro.intrusion import intrude
 from pytest_ocrepro.judge.judgement import Judgement, ProcessJudgement
 from pytest_ocrepro.judge.verdict import judge, judge_process

@@ -10,16 +10,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from pytest_ocrepro.history import (
-    CallsTraced,
-    CoreWritten,
-    Event,
-    History,
-    IntrusionBegun,
-    Note,
-    StacksTaken,
-    now_ns,
-)
+from pytest_ocrepro.events import CallsTraced, CoreWritten, Event, IntrusionBegun, Note, StacksTaken
+from pytest_ocrepro.history import History, now_ns
 from pytest_ocrepro.observe import intrusive
 from pytest_ocrepro.observe.intrusive import IntrusiveError
 

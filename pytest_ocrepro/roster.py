@@ -11,7 +11,8 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from pytest_ocrepro.history import History, ProcessFound, ProcessGone, now_ns
+from pytest_ocrepro.events import ProcessFound, ProcessGone
+from pytest_ocrepro.history import History, now_ns
 from pytest_ocrepro.observe.inner_pids import InnerPids
 from pytest_ocrepro.observe.locks import lock_directories
 from pytest_ocrepro.observe.readers import ProcessReader

@@ -11,16 +11,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from pytest_ocrepro.history import (
-    History,
-    SandboxFurnished,
-    ScriptedTurn,
-    StagedFile,
-    StepWaited,
-    SweptOffset,
-    TurnsScripted,
-    now_ns,
-)
+from pytest_ocrepro.events import SandboxFurnished, ScriptedTurn, StagedFile, StepWaited, SweptOffset, TurnsScripted
+from pytest_ocrepro.history import History, now_ns
 from pytest_ocrepro.stage.faults import AtLockDirectory, AtMilestone, AtRequest, Trigger
 from pytest_ocrepro.stage.provider import Provider
 from pytest_ocrepro.stage.sandbox import Sandbox

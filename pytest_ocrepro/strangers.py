@@ -14,7 +14,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 
-from pytest_ocrepro.history import History, Note, ProcessFound, ProcessGone, now_ns
+from pytest_ocrepro.events import Note, ProcessFound, ProcessGone
+from pytest_ocrepro.history import History, now_ns
 from pytest_ocrepro.observe.procfs import Reader
 from pytest_ocrepro.observe.proctext import fd_kind
 from pytest_ocrepro.observe.sampler import Observed, is_subject

@@ -6,7 +6,8 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from pytest_ocrepro.history import History, ProcessStarted, now_ns
+from pytest_ocrepro.events import ProcessStarted
+from pytest_ocrepro.history import History, now_ns
 from pytest_ocrepro.judge.judgement import ProcessJudgement, Verdict
 from pytest_ocrepro.judge.verdict import QUIET_S, cpu_share, judge_process, last_progress, seconds_starved
 from pytest_ocrepro.observe.sampler import Sampler

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from pytest_ocrepro.events import FaultHealed, FaultInjected, Note, ProcessExited, ProcessStarted, SignalSent
 from pytest_ocrepro.harness import Trial
-from pytest_ocrepro.history import FaultHealed, FaultInjected, Note, ProcessExited, ProcessStarted, SignalSent
 from pytest_ocrepro.judge.judgement import Verdict
 from pytest_ocrepro.publish.bundle import RunDir, TrialInfo
 from pytest_ocrepro.schedule import parse

@@ -26,7 +26,7 @@ from pytest_ocrepro import attach, diagnosis
 from pytest_ocrepro.cli import main
 from pytest_ocrepro.diagnosis import Wish, diagnose, targets, version_of
 from pytest_ocrepro.errors import UsageError
-from pytest_ocrepro.history import IntrusionBegun
+from pytest_ocrepro.events import IntrusionBegun
 from pytest_ocrepro.judge import serving
 from pytest_ocrepro.observe import intrusive
 from pytest_ocrepro.observe.procfs import Reader

@@ -7,9 +7,10 @@ from typing import Any, cast
 import msgspec
 import pytest
 
-from pytest_ocrepro import history as h
+from pytest_ocrepro import events as h
 from pytest_ocrepro import readings as r
 from pytest_ocrepro.expect import AnswerDemands, Claims, DatabaseDemands, ProcessDemands
+from pytest_ocrepro.history import History
 from pytest_ocrepro.judge.ending import errors_in, last_words, plain
 from pytest_ocrepro.judge.judgement import Grade, ProcessJudgement, Verdict
 from pytest_ocrepro.stage.process import Process
@@ -40,8 +41,8 @@ def no_wait(condition: Callable[[], bool], *, what: str, timeout_s: float) -> No
     assert condition(), f"{what} within {timeout_s} s"
 
 
-def demands(output: str, verdict: Verdict, *, code: int | None = 1) -> tuple[ProcessDemands, h.History]:
-    history = h.History()
+def demands(output: str, verdict: Verdict, *, code: int | None = 1) -> tuple[ProcessDemands, History]:
+    history = History()
     judged = ProcessJudgement(
         role="first",
         pid=1,
@@ -82,7 +83,7 @@ def test_to_finish_and_to_complete(verdict: Verdict) -> None:
     ("asked", "alive", "held"), [(0, False, True), (5, False, True), (6, True, False), (9, False, False)]
 )
 def test_not_to_ask_for_ever(asked: int, alive: bool, held: bool) -> None:  # noqa: FBT001
-    history = h.History()
+    history = History()
     for number in range(asked):
         asks = h.ProviderRequest(at_ns=1, request=number, pid=1, path="/v1", model="m1", tools=1, title=False)
         history.append(asks)
@@ -190,7 +191,7 @@ def answer(status: int, **more: Any) -> Answer:
 
 @pytest.mark.parametrize(("status", "held"), [(200, True), (204, True), (400, False), (409, False), (0, False)])
 def test_answers(status: int, held: bool) -> None:  # noqa: FBT001
-    history = h.History()
+    history = History()
     assert AnswerDemands(answer(status), Claims(history)).to_be_accepted() is held
     stored = history.of_type(h.Expectation)[-1]
     assert (stored.held, stored.finding) == (held, "" if held else "call-refused")
@@ -220,6 +221,6 @@ def part(session: str) -> r.UnfinishedPart:
     ],
 )
 def test_orphans(reading: r.DatabaseReading, held: bool | None, findings: list[str]) -> None:  # noqa: FBT001
-    history = h.History()
+    history = History()
     assert DatabaseDemands(reading, Claims(history)).to_have_no_orphans("s1") is held
     assert [claim.finding for claim in history.of_type(h.Expectation)] == findings

@@ -11,8 +11,8 @@ from unittest.mock import Mock
 import pytest
 
 from pytest_ocrepro.errors import StageError
+from pytest_ocrepro.events import ProcessStarted, ProviderReply, ProviderRequest, Trouble
 from pytest_ocrepro.harness import Trial
-from pytest_ocrepro.history import ProcessStarted, ProviderReply, ProviderRequest, Trouble
 from pytest_ocrepro.judge.judgement import Result
 from pytest_ocrepro.publish.bundle import RunDir, TrialInfo
 from pytest_ocrepro.session import Session

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_ocrepro.history import LONGEST_SECRET, History, Note, Trouble, decode_event, now_ns
+from pytest_ocrepro.events import Note, Trouble
+from pytest_ocrepro.history import LONGEST_SECRET, History, decode_event, now_ns
 from pytest_ocrepro.publish.redaction import Redactor
 
 SECRET = "sk-live-0123456789abcdefghijABCDEFGHIJ"

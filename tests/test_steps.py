@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from pytest_ocrepro.history import History, HttpAsked, HttpCall, SandboxFurnished, TurnsScripted
+from pytest_ocrepro.events import HttpAsked, HttpCall, SandboxFurnished, TurnsScripted
+from pytest_ocrepro.history import History
 from pytest_ocrepro.stage.process import NoInput, Process
 from pytest_ocrepro.stage.supervisor import Supervisor
 from pytest_ocrepro.stage.turns import bash, for_ever, never_ending, text
@@ -66,7 +67,7 @@ def test_files_and_configuration_are_told_when_a_process_starts(
     monkeypatch.setenv("OCREPRO_CACHE_DIR", str(tmp_path / "cache"))
     pytester.makepyfile(
         test_it="""
-        from pytest_ocrepro.history import SandboxFurnished
+        from pytest_ocrepro.events import SandboxFurnished
 
         def test_it(ocrepro):
             ocrepro.project.write("notes/a.txt", "written by the scenario")

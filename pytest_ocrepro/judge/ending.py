@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from pytest_ocrepro.history import ProcessExited, ProcessStarted
+from pytest_ocrepro.events import ProcessExited, ProcessStarted
 from pytest_ocrepro.judge.judgement import Grade, Verdict
 
 ESCAPE = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[@-Z\\-_])|\r")  # ECMA-48

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from pytest_ocrepro.history import DatabaseRead, Expectation, History, LockDirectoryChanged, OffLoopback, Swept
+from pytest_ocrepro.events import DatabaseRead, Expectation, LockDirectoryChanged, OffLoopback, Swept
+from pytest_ocrepro.history import History
 from pytest_ocrepro.judge.judgement import Finding, ProcessJudgement, Verdict
 from pytest_ocrepro.judge.life import Life
 from pytest_ocrepro.judge.serving import calls, owing

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from pytest_ocrepro.history import History, SnapshotTaken
+from pytest_ocrepro.events import SnapshotTaken
+from pytest_ocrepro.history import History
 from pytest_ocrepro.judge.judgement import Record
 from pytest_ocrepro.judge.life import Life, tail_of
 from pytest_ocrepro.judge.signs import name_of, rank_of, reads_stdin

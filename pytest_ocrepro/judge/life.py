@@ -6,10 +6,9 @@ events of its pid up to the next process that has the same pid, and the readings
 
 from __future__ import annotations
 
-from pytest_ocrepro.history import (
+from pytest_ocrepro.events import (
     DatabaseRead,
     Event,
-    History,
     HttpCall,
     MilestoneReached,
     ProcessExited,
@@ -22,6 +21,7 @@ from pytest_ocrepro.history import (
     SignalSent,
     SnapshotTaken,
 )
+from pytest_ocrepro.history import History
 from pytest_ocrepro.judge.judgement import Record
 from pytest_ocrepro.readings import MILESTONES, LogTail, ProcessId, ProcessReading, Snapshot
 

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 from itertools import takewhile
 
-from pytest_ocrepro.history import FaultHealed, History, ProviderReply, ProviderRequest, SignalSent
+from pytest_ocrepro.events import FaultHealed, ProviderReply, ProviderRequest, SignalSent
+from pytest_ocrepro.history import History
 from pytest_ocrepro.judge import waitgraph
 from pytest_ocrepro.judge.foreign import BLIND, TOOL_RUNS, is_blind
 from pytest_ocrepro.judge.judgement import Edge, Grade, Graph, Node, Record, Verdict

@@ -4,13 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from pytest_ocrepro.history import (
-    FaultHealed,
-    FaultInjected,
-    History,
-    ProviderReply,
-    RegistryRequest,
-)
+from pytest_ocrepro.events import FaultHealed, FaultInjected, ProviderReply, RegistryRequest
+from pytest_ocrepro.history import History
 from pytest_ocrepro.judge.judgement import Record
 from pytest_ocrepro.judge.life import Life, asked, stopped_by_us
 from pytest_ocrepro.readings import Snapshot

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from pytest_ocrepro.history import History, MilestoneReached, ProviderReply, Swept
+from pytest_ocrepro.events import MilestoneReached, ProviderReply, Swept
+from pytest_ocrepro.history import History
 from pytest_ocrepro.judge.judgement import Record
 from pytest_ocrepro.judge.life import Life, asked, is_legacy, lives, next_milestone
 from pytest_ocrepro.readings import MILESTONES

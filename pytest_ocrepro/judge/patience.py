@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import re
 
-from pytest_ocrepro.history import History, TrialStarted
+from pytest_ocrepro.events import TrialStarted
+from pytest_ocrepro.history import History
 
 PROVIDER_TIMEOUT_S = 300.0
 SINCE = (1, 18, 30)

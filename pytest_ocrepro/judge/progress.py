@@ -9,9 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import pairwise
 
-from pytest_ocrepro.history import (
+from pytest_ocrepro.events import (
     Event,
-    History,
     LightSample,
     LockDirectoryChanged,
     MilestoneReached,
@@ -25,6 +24,7 @@ from pytest_ocrepro.history import (
     SignalSent,
     SnapshotTaken,
 )
+from pytest_ocrepro.history import History
 from pytest_ocrepro.judge.foreign import last_talk
 from pytest_ocrepro.judge.judgement import Record
 from pytest_ocrepro.judge.life import Life, beneath, life_of, tail_of

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from itertools import takewhile
 
-from pytest_ocrepro.history import HEALTH_PROBE, History, HttpAsked, HttpCall
+from pytest_ocrepro.events import HEALTH_PROBE, HttpAsked, HttpCall
+from pytest_ocrepro.history import History
 from pytest_ocrepro.judge import waitgraph
 from pytest_ocrepro.judge.foreign import BLIND, clients_of, is_blind, unanswered
 from pytest_ocrepro.judge.judgement import Grade, Record, Verdict

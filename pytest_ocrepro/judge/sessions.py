@@ -7,9 +7,8 @@ import re
 from collections.abc import Iterator
 from datetime import datetime
 
-from pytest_ocrepro.history import (
+from pytest_ocrepro.events import (
     DatabaseRead,
-    History,
     HttpAsked,
     HttpCall,
     ProviderReply,
@@ -18,6 +17,7 @@ from pytest_ocrepro.history import (
     StepWaited,
     TrialStarted,
 )
+from pytest_ocrepro.history import History
 from pytest_ocrepro.judge.judgement import Finding, Record
 from pytest_ocrepro.judge.life import OK, REDIRECT, Life, lives
 

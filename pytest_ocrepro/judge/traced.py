@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from pytest_ocrepro.history import CallsTraced, History
+from pytest_ocrepro.events import CallsTraced
+from pytest_ocrepro.history import History
 from pytest_ocrepro.judge.life import Life
 from pytest_ocrepro.judge.progress import progress_of
 from pytest_ocrepro.readings import Snapshot

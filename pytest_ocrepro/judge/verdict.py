@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import msgspec
 
-from pytest_ocrepro.history import (
+from pytest_ocrepro.events import (
     Event,
     Expectation,
-    History,
     ProcessExited,
     ProcessFound,
     ProcessStarted,
@@ -23,6 +22,7 @@ from pytest_ocrepro.history import (
     TrialStarted,
     Trouble,
 )
+from pytest_ocrepro.history import History
 from pytest_ocrepro.judge import waitgraph
 from pytest_ocrepro.judge.ending import last_words, verdict_of_exit
 from pytest_ocrepro.judge.findings import claimed_kinds, findings_of, not_so

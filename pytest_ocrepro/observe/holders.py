@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import PurePath
 from typing import Final
 
-from pytest_ocrepro.history import LockDirectoryChanged
+from pytest_ocrepro.events import LockDirectoryChanged
 from pytest_ocrepro.readings import LockChange, LockDirectory, Reading
 
 BREAKER: Final = ".breaker"

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from pytest_ocrepro.history import LockDirectoryChanged, now_ns
+from pytest_ocrepro.events import LockDirectoryChanged
+from pytest_ocrepro.history import now_ns
 from pytest_ocrepro.observe.folder_watch import FolderWatch
 from pytest_ocrepro.observe.holders import Happened, changes
 from pytest_ocrepro.observe.locks import holder_lives, lock_directories

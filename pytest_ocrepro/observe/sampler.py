@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Final, Protocol
 
-from pytest_ocrepro.history import (
+from pytest_ocrepro.events import (
     Event,
     LightSample,
     MilestoneReached,
@@ -18,8 +18,8 @@ from pytest_ocrepro.history import (
     ProgressSeen,
     SnapshotTaken,
     Trouble,
-    now_ns,
 )
+from pytest_ocrepro.history import now_ns
 from pytest_ocrepro.observe.deputy import Deputy, DeputyError
 from pytest_ocrepro.observe.inner_pids import InnerPids
 from pytest_ocrepro.observe.lock_history import LockHistory

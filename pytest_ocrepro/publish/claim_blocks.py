@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from pytest_ocrepro.history import Expectation
+from pytest_ocrepro.events import Expectation
 from pytest_ocrepro.publish.document import (
     Block,
     Bullets,

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from pytest_ocrepro.history import CallsTraced, CoreWritten, History, IntrusionBegun, StacksTaken
+from pytest_ocrepro.events import CallsTraced, CoreWritten, IntrusionBegun, StacksTaken
+from pytest_ocrepro.history import History
 from pytest_ocrepro.publish.document import Block, Paragraph, Part, Verbatim, said, sheet
 from pytest_ocrepro.publish.text import clip
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import msgspec
 
 from pytest_ocrepro.errors import BundleError
-from pytest_ocrepro.history import Expectation, HttpCall, ObservingCost, SandboxFurnished, TrialStarted
+from pytest_ocrepro.events import Expectation, HttpCall, ObservingCost, SandboxFurnished, TrialStarted
 from pytest_ocrepro.judge.judgement import ProcessJudgement
 from pytest_ocrepro.judge.rates import Rate
 from pytest_ocrepro.publish import issue_evidence as evidence

@@ -5,16 +5,16 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Sequence
 
-from pytest_ocrepro.history import (
+from pytest_ocrepro.events import (
     HEALTH_PROBE,
     Expectation,
-    History,
     HttpCall,
     MilestoneReached,
     ProcessExited,
     SnapshotTaken,
     TrialStarted,
 )
+from pytest_ocrepro.history import History
 from pytest_ocrepro.judge.judgement import ProcessJudgement, Verdict
 from pytest_ocrepro.publish.counting import DUMP
 from pytest_ocrepro.publish.elsewhere import command

@@ -5,12 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from pytest_ocrepro.history import (
+from pytest_ocrepro.events import (
     Event,
     Expectation,
     FaultHealed,
     FaultInjected,
-    History,
     HttpAsked,
     ProcessExited,
     ProcessStarted,
@@ -20,6 +19,7 @@ from pytest_ocrepro.history import (
     StepWaited,
     TurnsScripted,
 )
+from pytest_ocrepro.history import History
 from pytest_ocrepro.publish.markdown import code, prose
 from pytest_ocrepro.publish.plan import LOCK_HOLDER
 

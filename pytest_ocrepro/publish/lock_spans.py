@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 
 import msgspec
 
-from pytest_ocrepro.history import Event, LockDirectoryChanged, SnapshotTaken
+from pytest_ocrepro.events import Event, LockDirectoryChanged, SnapshotTaken
 from pytest_ocrepro.readings import FileLock, LockChange, LockDirectory, Snapshot
 
 _GONE = frozenset({LockChange.RELEASED, LockChange.REMOVED})

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 
 import msgspec
 
-from pytest_ocrepro.history import TrialStarted
+from pytest_ocrepro.events import TrialStarted
 from pytest_ocrepro.readings import LogLine, Snapshot
 
 _SECOND_NS = 1_000_000_000

@@ -7,7 +7,8 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import msgspec
 
-from pytest_ocrepro.history import History, ProcessFound, ProcessStarted, TrialStarted
+from pytest_ocrepro.events import ProcessFound, ProcessStarted, TrialStarted
+from pytest_ocrepro.history import History
 from pytest_ocrepro.publish.document import LEVELS, MAX_VOICES, Block, Line, Logbook, Paragraph, Part, mono, said
 from pytest_ocrepro.publish.log_clock import TimedLine, timed_lines
 from pytest_ocrepro.publish.moments import moments, origin_of

@@ -6,14 +6,13 @@ from collections.abc import Iterator
 
 import msgspec
 
-from pytest_ocrepro.history import (
+from pytest_ocrepro.events import (
     CallsTraced,
     CoreWritten,
     Event,
     Expectation,
     FaultHealed,
     FaultInjected,
-    History,
     HttpCall,
     IntrusionBegun,
     LockDirectoryChanged,
@@ -34,6 +33,7 @@ from pytest_ocrepro.history import (
     Swept,
     Trouble,
 )
+from pytest_ocrepro.history import History
 
 # the kinds of what the harness did and met itself
 OURS = frozenset(

@@ -22,7 +22,7 @@ import jinja2
 from markupsafe import Markup
 
 from pytest_ocrepro.errors import BundleError
-from pytest_ocrepro.history import ObservingCost
+from pytest_ocrepro.events import ObservingCost
 from pytest_ocrepro.publish import drawing, storage
 from pytest_ocrepro.publish.bundle import RunDir, TrialBundle
 from pytest_ocrepro.publish.cases import Case, cases

@@ -13,12 +13,11 @@ from enum import StrEnum
 import msgspec
 
 from pytest_ocrepro.errors import OcreproError
-from pytest_ocrepro.history import (
+from pytest_ocrepro.events import (
     Event,
     Expectation,
     FaultHealed,
     FaultInjected,
-    History,
     HttpAsked,
     HttpCall,
     ProcessExited,
@@ -30,6 +29,7 @@ from pytest_ocrepro.history import (
     StepWaited,
     TurnsScripted,
 )
+from pytest_ocrepro.history import History
 from pytest_ocrepro.judge.judgement import Judgement, Result, Verdict
 from pytest_ocrepro.publish.records import StoredTrial
 

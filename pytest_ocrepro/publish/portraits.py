@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from pytest_ocrepro.history import History, Note, ProcessFound, SnapshotTaken
+from pytest_ocrepro.events import Note, ProcessFound, SnapshotTaken
+from pytest_ocrepro.history import History
 from pytest_ocrepro.judge.judgement import Judgement, ProcessJudgement, Verdict
 from pytest_ocrepro.judge.threads import groups
 from pytest_ocrepro.publish.prose import chain_in_lines, findings_in_lines, paragraph

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import msgspec
 
-from pytest_ocrepro.history import History, ProcessStarted, ScenarioSkipped, StepWaited
+from pytest_ocrepro.events import ProcessStarted, ScenarioSkipped, StepWaited
+from pytest_ocrepro.history import History
 from pytest_ocrepro.judge.judgement import Finding, Judgement, ProcessJudgement
 from pytest_ocrepro.judge.offsets import Offset
 from pytest_ocrepro.judge.passage import Passage, passages

@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from pytest_ocrepro.history import (
+from pytest_ocrepro.events import (
     COMPLETES,
     Event,
     FaultHealed,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 
-from pytest_ocrepro.history import FaultHealed, FaultInjected, HttpCall, ScriptedTurn
+from pytest_ocrepro.events import FaultHealed, FaultInjected, HttpCall, ScriptedTurn
 
 CODE = 9  # of the Python part, whose own failures exit with 1, which must not look like the bug
 DATABASE = "/.local/share/opencode/opencode.db"

@@ -8,7 +8,7 @@ from itertools import pairwise
 
 import msgspec
 
-from pytest_ocrepro.history import DatabaseRead
+from pytest_ocrepro.events import DatabaseRead
 from pytest_ocrepro.judge import checkpoint
 from pytest_ocrepro.judge.threads import groups
 from pytest_ocrepro.publish.document import (

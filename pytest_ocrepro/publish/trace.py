@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import TypeVar
 
-from pytest_ocrepro.history import (
+from pytest_ocrepro.events import (
     DatabaseRead,
     Event,
     Expectation,

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 
-from pytest_ocrepro.history import (
+from pytest_ocrepro.events import (
     Event,
     LightSample,
     MilestoneReached,

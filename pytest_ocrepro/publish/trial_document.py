@@ -4,15 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from pytest_ocrepro.history import (
-    DatabaseRead,
-    Expectation,
-    History,
-    HttpCall,
-    ProcessExited,
-    ProcessStarted,
-    TrialStarted,
-)
+from pytest_ocrepro.events import DatabaseRead, Expectation, HttpCall, ProcessExited, ProcessStarted, TrialStarted
+from pytest_ocrepro.history import History
 from pytest_ocrepro.judge.judgement import Graph, Judgement
 from pytest_ocrepro.publish import state_blocks
 from pytest_ocrepro.publish.claim_blocks import claim, expectations, findings, joined

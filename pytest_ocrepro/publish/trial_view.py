@@ -6,7 +6,8 @@ from collections.abc import Iterator
 
 import msgspec
 
-from pytest_ocrepro.history import Expectation, History, SnapshotTaken
+from pytest_ocrepro.events import Expectation, SnapshotTaken
+from pytest_ocrepro.history import History
 from pytest_ocrepro.judge.judgement import Graph, Judgement
 from pytest_ocrepro.publish.counting import Entry
 from pytest_ocrepro.publish.document import Link

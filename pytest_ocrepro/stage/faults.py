@@ -11,17 +11,16 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Protocol
 
 from pytest_ocrepro.errors import LackingError, NotReachedError, OcreproError, UsageError
-from pytest_ocrepro.history import (
+from pytest_ocrepro.events import (
     FaultHealed,
     FaultInjected,
-    History,
     MilestoneReached,
     ProcessFound,
     ProviderRequest,
     RegistryRequest,
     Trouble,
-    now_ns,
 )
+from pytest_ocrepro.history import History, now_ns
 from pytest_ocrepro.observe.regular import open_regular
 from pytest_ocrepro.stage.process import OpenPipe, Process, until
 

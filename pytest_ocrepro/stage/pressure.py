@@ -11,7 +11,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from pytest_ocrepro.errors import NotReachedError, UsageError
-from pytest_ocrepro.history import FaultHealed, FaultInjected, History, Trouble, now_ns
+from pytest_ocrepro.events import FaultHealed, FaultInjected, Trouble
+from pytest_ocrepro.history import History, now_ns
 from pytest_ocrepro.stage.process import OpenPipe, Process, until
 
 if TYPE_CHECKING:

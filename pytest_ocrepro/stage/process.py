@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Protocol
 
 from pytest_ocrepro.errors import NotReachedError, StageError
-from pytest_ocrepro.history import LONGEST_SECRET, History, ProcessExited, SignalSent, now_ns
+from pytest_ocrepro.events import ProcessExited, SignalSent
+from pytest_ocrepro.history import LONGEST_SECRET, History, now_ns
 from pytest_ocrepro.observe.regular import open_regular
 from pytest_ocrepro.readings import ProcessId
 from pytest_ocrepro.stage.orders import Exited

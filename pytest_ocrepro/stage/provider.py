@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pytest_ocrepro.errors import NotReachedError
-from pytest_ocrepro.history import FaultInjected, History, ProviderReply, ProviderRequest, Trouble, now_ns
+from pytest_ocrepro.events import FaultInjected, ProviderReply, ProviderRequest, Trouble
+from pytest_ocrepro.history import History, now_ns
 from pytest_ocrepro.stage.loopback import NOBODY, Asker, Handler, LoopbackServer
 from pytest_ocrepro.stage.turns import Barrier, Turn, events_of, text, whole
 

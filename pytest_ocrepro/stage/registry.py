@@ -9,7 +9,8 @@ import math
 import threading
 from collections.abc import Mapping
 
-from pytest_ocrepro.history import FaultHealed, FaultInjected, History, OffLoopback, RegistryRequest, Trouble, now_ns
+from pytest_ocrepro.events import FaultHealed, FaultInjected, OffLoopback, RegistryRequest, Trouble
+from pytest_ocrepro.history import History, now_ns
 from pytest_ocrepro.stage.loopback import NOBODY, Asker, Handler, LoopbackServer
 from pytest_ocrepro.stage.package import Package, package, reply_to
 

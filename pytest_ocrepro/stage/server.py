@@ -14,7 +14,8 @@ from typing import Any, Protocol
 import msgspec
 
 from pytest_ocrepro.errors import NotReachedError, StageError
-from pytest_ocrepro.history import HEALTH_PROBE, History, HttpAsked, HttpCall, now_ns
+from pytest_ocrepro.events import HEALTH_PROBE, HttpAsked, HttpCall
+from pytest_ocrepro.history import History, now_ns
 from pytest_ocrepro.stage.process import Process, until
 
 CALL_TIMEOUT_S = 5.0

@@ -11,7 +11,8 @@ import sys
 from collections.abc import Callable
 
 from pytest_ocrepro.errors import StageError
-from pytest_ocrepro.history import History, Note, now_ns
+from pytest_ocrepro.events import Note
+from pytest_ocrepro.history import History, now_ns
 from pytest_ocrepro.stage.process import Process, until
 
 ROWS, COLUMNS = 40, 120

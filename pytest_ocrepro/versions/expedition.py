@@ -12,7 +12,8 @@ import msgspec
 
 from pytest_ocrepro.catalogue import Scenario, find_scenario, scenario_code
 from pytest_ocrepro.errors import BundleError
-from pytest_ocrepro.history import Expectation, History, LockDirectoryChanged, MilestoneReached, ProcessStarted
+from pytest_ocrepro.events import Expectation, LockDirectoryChanged, MilestoneReached, ProcessStarted
+from pytest_ocrepro.history import History
 from pytest_ocrepro.judge.judgement import Result, Verdict
 from pytest_ocrepro.judge.rates import Rate
 from pytest_ocrepro.judge.signature import signature_of

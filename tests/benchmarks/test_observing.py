@@ -15,8 +15,8 @@ import msgspec
 import pytest
 
 from pytest_ocrepro import for_ever, text
+from pytest_ocrepro.events import LightSample, ObservingCost, ProcessExited
 from pytest_ocrepro.harness import Trial
-from pytest_ocrepro.history import LightSample, ObservingCost, ProcessExited
 from pytest_ocrepro.judge.rates import fisher, wilson
 from pytest_ocrepro.publish.bundle import RunDir, TrialInfo
 from pytest_ocrepro.session import Session

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
+from pytest_ocrepro.events import SnapshotTaken
 from pytest_ocrepro.harness import Trial
-from pytest_ocrepro.history import SnapshotTaken
 from pytest_ocrepro.judge.judgement import Result, Verdict
 from pytest_ocrepro.judge.verdict import judge_process
 from pytest_ocrepro.publish.bundle import RunDir, TrialInfo

@@ -13,8 +13,9 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from pytest_ocrepro.events import Expectation, MilestoneReached
 from pytest_ocrepro.harness import Trial
-from pytest_ocrepro.history import Expectation, History, MilestoneReached
+from pytest_ocrepro.history import History
 from pytest_ocrepro.judge.judgement import Grade, Result, Verdict
 from pytest_ocrepro.judge.verdict import last_progress
 from pytest_ocrepro.publish.bundle import RunDir, TrialInfo

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import msgspec
 
+from pytest_ocrepro.events import LockDirectoryChanged
 from pytest_ocrepro.harness import Trial
-from pytest_ocrepro.history import LockDirectoryChanged
 from pytest_ocrepro.judge.judgement import Verdict
 from pytest_ocrepro.stage.process import OpenPipe, Process
 from pytest_ocrepro.stage.server import Server

@@ -13,7 +13,8 @@ from collections.abc import Callable, Iterable, Iterator
 
 import msgspec
 
-from pytest_ocrepro.history import History, SnapshotTaken
+from pytest_ocrepro.events import SnapshotTaken
+from pytest_ocrepro.history import History
 from pytest_ocrepro.judge.judgement import ProcessJudgement, Verdict
 from pytest_ocrepro.judge.life import Life, lives
 

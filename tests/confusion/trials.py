@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 
+from pytest_ocrepro.events import Trouble
 from pytest_ocrepro.harness import Trial
-from pytest_ocrepro.history import History, Trouble
+from pytest_ocrepro.history import History
 from pytest_ocrepro.judge.judgement import Verdict
 from pytest_ocrepro.judge.verdict import judge_life, judge_process
 from pytest_ocrepro.publish.bundle import RunDir, TrialInfo

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from pytest_ocrepro.events import Swept
 from pytest_ocrepro.harness import Trial
-from pytest_ocrepro.history import Swept
 from pytest_ocrepro.judge.judgement import Judgement, Result, Verdict
 from pytest_ocrepro.observe.procfs import Reader
 from pytest_ocrepro.publish.bundle import RunDir, TrialBundle, TrialInfo

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import pytest
 
-from pytest_ocrepro import history as h
+from pytest_ocrepro import events as h
 from pytest_ocrepro import readings as r
+from pytest_ocrepro.history import History
 from pytest_ocrepro.judge.foreign import BLIND
 from pytest_ocrepro.judge.judgement import Grade, ProcessJudgement, Verdict
 from pytest_ocrepro.judge.verdict import judge, judge_process
@@ -38,7 +39,7 @@ def seen(pid: int, role: str = "run", **more: Any) -> r.ProcessReading:
     return made.process(pid, role, **{"fds": (made.open_database(),), **more})
 
 
-def overlap(quiet_s: float, **sight: Any) -> h.History:
+def overlap(quiet_s: float, **sight: Any) -> History:
     """20 waits for the lock directory of 10, which has a connection that nothing comes in on."""
     until = 10.0 + quiet_s
     looks: dict[str, Any] = {
@@ -57,7 +58,7 @@ def overlap(quiet_s: float, **sight: Any) -> h.History:
     )
 
 
-def judged(history: h.History, pid: int = 20) -> ProcessJudgement:
+def judged(history: History, pid: int = 20) -> ProcessJudgement:
     return judge_process(history, pid)
 
 
@@ -91,7 +92,7 @@ def test_an_hour_old_process_with_a_step_a_moment_ago_is_not_hung() -> None:
     assert judged(history, 10).verdict is Verdict.ALIVE
 
 
-def talking(at: float, *, received_s: float | None, sent_s: float | None = 500.0) -> h.History:
+def talking(at: float, *, received_s: float | None, sent_s: float | None = 500.0) -> History:
     """A turn of 500 s whose log said its last word at its begin; its provider's last data is so old at the look."""
     connected = msgspec.structs.replace(
         made.connection(10), received_bytes=900, sent_bytes=900, received_ago_s=received_s, sent_ago_s=sent_s
@@ -278,7 +279,7 @@ def test_a_turn_of_somebody_who_is_gone_is_a_finding_and_that_of_a_living_sessio
 
 def server(
     until: float, *sockets: r.SocketReading, waiting: int = 0, waiting_s: float | None = None, **more: Any
-) -> h.History:
+) -> History:
     """One that listens, looked at three times in its last 12 s; its last step was at 1 s."""
     listens: dict[str, Any] = {"local": "127.0.0.1:4096", "remote": "0.0.0.0:0", "state": "LISTEN"}
     listener = msgspec.structs.replace(made.connection(10), **listens, rx_queue_bytes=waiting, waiting_s=waiting_s)

@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_ocrepro import history as h
+from pytest_ocrepro import events as h
+from pytest_ocrepro.history import History
 from pytest_ocrepro.judge.passage import Observed, Passage, passages, share_reached
 from pytest_ocrepro.readings import ProcessId
 
@@ -36,7 +37,7 @@ def exited(at: float, *, ours: bool, pid: int = 1) -> h.Event:
 
 
 def one(*events: h.Event) -> Passage:
-    (found,) = passages(h.History.of(events))
+    (found,) = passages(History.of(events))
     return found
 
 
@@ -85,7 +86,7 @@ def test_a_line_that_was_read_after_the_end_was_written_before_it() -> None:
 
 
 def test_a_tool_is_no_subject() -> None:
-    assert passages(h.History.of([started(1, subject=False), h.Note(at_ns=2, text="")])) == ()
+    assert passages(History.of([started(1, subject=False), h.Note(at_ns=2, text="")])) == ()
 
 
 def test_the_steps_of_kaplan_and_meier() -> None:

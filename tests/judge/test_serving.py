@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import pytest
 
-from pytest_ocrepro import history as h
+from pytest_ocrepro import events as h
 from pytest_ocrepro import readings as r
+from pytest_ocrepro.history import History
 from pytest_ocrepro.judge.judgement import Grade, ProcessJudgement, Verdict
 from pytest_ocrepro.judge.verdict import judge, judge_process
 
@@ -67,7 +68,7 @@ def looks(main: r.ThreadReading, *, waiting: int = 0, share: float = 0.01) -> It
         yield w.look(at, seen, sockets=(listener(waiting=waiting),))
 
 
-def server(*parts: h.Event | Iterable[h.Event]) -> h.History:
+def server(*parts: h.Event | Iterable[h.Event]) -> History:
     return w.of(
         w.started(20, "server", obligation="serve", argv=("opencode", "serve")),
         w.samples((20,), 0.0, 15.0),

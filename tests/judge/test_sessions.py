@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_ocrepro import history as h
+from pytest_ocrepro import events as h
 from pytest_ocrepro import readings as r
+from pytest_ocrepro.history import History
 from pytest_ocrepro.judge.judgement import Verdict
 from pytest_ocrepro.judge.life import lives
 from pytest_ocrepro.judge.sessions import asks_permission, lost_prompts, nobody_left, pending_tool, session_in
@@ -103,7 +104,7 @@ def test_near_misses_of_a_lost_prompt(name: str) -> None:
     assert list(lost_prompts(w.of(SERVER, *NOT_LOST[name]))) == []
 
 
-def restarted(created: float | None) -> h.History:
+def restarted(created: float | None) -> History:
     """A server that was killed at 5 s, one that was started at 6 s, and a reading at 8 s."""
     return w.of(
         h.TrialStarted(at_ns=0, scenario="x", version="1", trial=1, seed=0, wall=WALL, boot_id=""),
@@ -124,7 +125,7 @@ def test_a_message_of_one_that_lives_or_of_no_known_age_is_not(created: float | 
     assert list(nobody_left(restarted(created))) == []
 
 
-def run(*events: h.Event) -> h.History:
+def run(*events: h.Event) -> History:
     return w.of(w.started(20, "run"), w.samples((20,), 0.0, 12.0), *events)
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_ocrepro import history as h
+from pytest_ocrepro import events as h
 from pytest_ocrepro import readings as r
 from pytest_ocrepro.judge.judgement import Grade
 from pytest_ocrepro.judge.verdict import judge_process

@@ -12,8 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pytest_ocrepro import history as h
+from pytest_ocrepro import events as h
 from pytest_ocrepro import readings as r
+from pytest_ocrepro.history import History, decode_event
 from pytest_ocrepro.judge.judgement import Grade, Result, Verdict
 from pytest_ocrepro.judge.verdict import QUIET_S, cpu_share, judge, judge_process, last_progress, seconds_starved
 
@@ -29,18 +30,18 @@ RANK = {Grade.WEAK: 0, Grade.STRONG: 1, Grade.PROVED: 2}
 UNSTYLED = "Error: Model not found: bogus/nope-1.\n"
 
 
-def verdict(history: h.History, pid: int = 20) -> Verdict:
+def verdict(history: History, pid: int = 20) -> Verdict:
     return judge_process(history, pid).verdict
 
 
 # --- processes that have ended: each verdict with a near miss that must not get it
 
 
-def ended(code: int, output: str = "", at: float = 2.0, **more: Any) -> h.History:
+def ended(code: int, output: str = "", at: float = 2.0, **more: Any) -> History:
     return w.of(w.started(20, "run", **more), w.exited(20, "run", at, code, output))
 
 
-def after_an_answer(pid: int | None = 20, *, title: bool = False, turn: str = "text") -> h.History:
+def after_an_answer(pid: int | None = 20, *, title: bool = False, turn: str = "text") -> History:
     return w.of(
         w.started(20, "run"),
         w.asked(pid, 1.0, title=title),
@@ -49,7 +50,7 @@ def after_an_answer(pid: int | None = 20, *, title: bool = False, turn: str = "t
     )
 
 
-def ended_after(signal: str, code: int, *, why: str, signal_at: float = 1.9, ours: bool = True) -> h.History:
+def ended_after(signal: str, code: int, *, why: str, signal_at: float = 1.9, ours: bool = True) -> History:
     return w.of(
         w.started(20, "run"), w.signal(20, "run", signal_at, signal, why), w.exited(20, "run", 2.0, code, ours=ours)
     )
@@ -95,7 +96,7 @@ def ended_after(signal: str, code: int, *, why: str, signal_at: float = 1.9, our
         pytest.param(ended_after("SIGTERM", -15, why="sweep"), Verdict.ALIVE, Grade.WEAK, id="the sweep's SIGTERM"),
     ],
 )
-def test_ended(history: h.History, expected: Verdict, grade: Grade) -> None:
+def test_ended(history: History, expected: Verdict, grade: Grade) -> None:
     judged = judge_process(history, 20)
     assert (judged.verdict, judged.grade) == (expected, grade)
     assert judged.because
@@ -152,7 +153,7 @@ def busy(share: float, *, was: dict[str, Any] | None = None, **more: Any) -> tup
     return w.look(6.0, first, before, **seen), w.look(6.6, first, after, **seen)
 
 
-def sight(**changes: Any) -> h.History:
+def sight(**changes: Any) -> History:
     return w.overlap(sight=changes)
 
 
@@ -288,7 +289,7 @@ def test_a_wrapper_is_not_hung_because_its_child_is_for_it_may_have_a_timeout() 
     assert "has a child that runs second (pid 20)" in watchdog.chain[0]
 
 
-def waits_for_provider(what: str, *, until: float = 6.0, other: str = "") -> h.History:
+def waits_for_provider(what: str, *, until: float = 6.0, other: str = "") -> History:
     replies = [w.replied(20, 1.1, "begun")] if what == "begun" else []
     replies += [w.replied(20, 1.2, "stalled")] if what == "stalled" else []
     stalled = [w.replied(30, 1.3, "stalled", number=9)] if other else []
@@ -303,7 +304,7 @@ def waits_for_provider(what: str, *, until: float = 6.0, other: str = "") -> h.H
     )
 
 
-def wrapped(*, threads: int = 1, waits_for: int = 20, declared: str = "stalled") -> h.History:
+def wrapped(*, threads: int = 1, waits_for: int = 20, declared: str = "stalled") -> History:
     """40 started 20 and sleeps in wait4; 20 waits for the model."""
     wait4 = {"syscall": "wait4", "arguments": (hex(waits_for & 0xFFFFFFFFFFFFFFFF), "0x7ffd", "0x0", "0x0")}
     own = tuple(w.thread(40 + number, **wait4) for number in range(threads))
@@ -375,7 +376,7 @@ def test_a_slow_provider_is_blocked_at_the_deadline_only() -> None:
     assert any("no progress for" in fact for fact in judged.because)
 
 
-def cycle_history(*, waiting: bool = True, until: float = 6.0) -> h.History:
+def cycle_history(*, waiting: bool = True, until: float = 6.0) -> History:
     locks = (
         w.file_lock(10, "/tmp/a"),
         w.file_lock(20, "/tmp/b"),
@@ -409,7 +410,7 @@ def test_two_installs_that_both_wait_for_the_registry_are_no_deadlock() -> None:
         assert judged.graph.cycle == ()
 
 
-def sqlite_wait(*, syscall: str = "clock_nanosleep", until: float = 6.0, **more: Any) -> h.History:
+def sqlite_wait(*, syscall: str = "clock_nanosleep", until: float = 6.0, **more: Any) -> History:
     waiter = w.process(20, "run", threads=(w.thread(20, syscall=syscall),), **{"fds": (w.open_database(),), **more})
     holder = w.process(10, "lock-holder", is_subject=False)
     return w.of(
@@ -450,7 +451,7 @@ def test_a_retry_that_is_not_asleep_at_the_last_look_is_still_one() -> None:
     assert {node.key for node in told.graph.nodes} >= {"pid:20", "fault:database-lock"}
 
 
-def held(beat: float, *, state: str = "S", deadline: float = 45.0, registry: bool = True) -> h.History:
+def held(beat: float, *, state: str = "S", deadline: float = 45.0, registry: bool = True) -> History:
     """20 waits for the lock that 10 took ``beat`` seconds ago, and 10 for a registry that is silent for good."""
     seen: dict[str, Any] = {
         "lock_directories": (w.lock_directory(10, age=beat),),
@@ -503,7 +504,7 @@ def test_a_heartbeat_that_was_seen_to_move_keeps_the_lock() -> None:
     assert "stale" not in judged.chain[1]
 
 
-def waits_for_dead(beat: float, *, deadline: float = 45.0) -> h.History:
+def waits_for_dead(beat: float, *, deadline: float = 45.0) -> History:
     return w.of(
         w.started(20, "second", deadline_s=deadline),
         w.milestone(20, "second", "config-loading", 2.0),
@@ -552,12 +553,12 @@ def test_a_suspended_process_is_never_hung_and_its_waiter_only_when_it_is_declar
     assert verdict(w.of(*stopped()), 20) is Verdict.BLOCKED
     assert verdict(w.of(*stopped(declared=False)), 20) is Verdict.ALIVE
     somebody = [event for event in w.of(*stopped(until=50.0)) if not isinstance(event, h.SignalSent)]
-    assert verdict(h.History.of(somebody), 10) is Verdict.INCONCLUSIVE
+    assert verdict(History.of(somebody), 10) is Verdict.INCONCLUSIVE
 
 
 def reads_stdin(
     detail: str = "watches fds 0 17", *, stdin: str = "open pipe", beside: Any = (), more: Any = ()
-) -> h.History:
+) -> History:
     fds = (
         r.FdReading(fd=0, kind=r.FdKind.PIPE, target="pipe:[7]", inode=7, writable=False),
         r.FdReading(fd=18, kind=r.FdKind.EVENTPOLL, target="anon_inode:[eventpoll]", detail=detail),
@@ -581,7 +582,7 @@ def test_waiting_for_input_needs_somebody_who_reads_it() -> None:
     assert verdict(reads_stdin(beside=[child])) is Verdict.ALIVE
 
 
-def alone(until: float, *, share: float = 0.01, last: float = 1.0, cpu: float = 0.0, **more: Any) -> h.History:
+def alone(until: float, *, share: float = 0.01, last: float = 1.0, cpu: float = 0.0, **more: Any) -> History:
     before, after = w.process(20, "run"), w.process(20, "run", **{"cpu_ns": w.NS + w.ns(cpu), **more})
     return w.of(
         w.started(20, "run"),
@@ -606,7 +607,7 @@ def test_a_starved_process_is_not_hung_even_at_the_deadline() -> None:
     assert verdict(alone(46.0, threads=starved)) is Verdict.INCONCLUSIVE
 
 
-def waited_for_a_core(seconds: float, until: float) -> h.History:
+def waited_for_a_core(seconds: float, until: float) -> History:
     """It rests now; its main thread had to wait for a core for so long before."""
     reading = w.process(20, "run", threads=(w.thread(20, runqueue_wait_ns=w.ns(seconds)),))
     quiet = (w.progress(20, "run", 20.0), *w.samples((20,), 0, until))
@@ -628,7 +629,7 @@ def test_a_deadline_moves_by_as_long_as_the_machine_kept_it_from_its_core() -> N
     assert seconds_starved(waited_for_a_core(11.0, 46.0), 20) == pytest.approx(10.0)
     assert verdict(waited_for_a_core(200.0, 89.0)) is Verdict.ALIVE
     assert verdict(waited_for_a_core(200.0, 91.0)) is Verdict.STALLED, "at most twice as long"
-    assert seconds_starved(h.History.of([]), 20) == 0.0
+    assert seconds_starved(History.of([]), 20) == 0.0
 
 
 def test_who_has_had_the_time_spins_however_busy_the_machine_is() -> None:
@@ -642,7 +643,7 @@ def test_who_has_had_the_time_spins_however_busy_the_machine_is() -> None:
     assert verdict(parked) is Verdict.STALLED, "the timers of a parked process add up, too"
 
 
-def retries(number: int, what: str = "error", *, until: float = 46.0, last_text: str = "") -> h.History:
+def retries(number: int, what: str = "error", *, until: float = 46.0, last_text: str = "") -> History:
     each = [(w.asked(20, 5.0 * n, n), w.replied(20, 5.0 * n + 0.1, what, n)) for n in range(1, number + 1)]
     events = [event for pair in each for event in pair]
     if last_text:
@@ -677,8 +678,8 @@ def test_without_an_obligation_nothing_is_hung() -> None:
         msgspec.structs.replace(event, obligation="") if isinstance(event, h.ProcessStarted) else event
         for event in w.overlap(until=50.0)
     ]
-    assert verdict(h.History.of(events)) is Verdict.ALIVE
-    assert judge(h.History.of(events)).processes == ()
+    assert verdict(History.of(events)) is Verdict.ALIVE
+    assert judge(History.of(events)).processes == ()
 
 
 @pytest.mark.parametrize(
@@ -739,7 +740,7 @@ def test_a_process_that_was_started_and_found_is_one() -> None:
 
 def test_an_unknown_pid_is_a_key_error() -> None:
     with pytest.raises(KeyError):
-        judge_process(h.History.of([]), 1)
+        judge_process(History.of([]), 1)
 
 
 # --- milestones
@@ -896,15 +897,15 @@ def test_cpu_share() -> None:
     assert cpu_share(history, 20, 0) == pytest.approx(0.25, abs=0.01)
     assert cpu_share(history, 21, 0) == 1.0
     assert cpu_share(history, 20, w.ns(3.9)) == 1.0
-    assert cpu_share(h.History.of([]), 20, 0) == 1.0
+    assert cpu_share(History.of([]), 20, 0) == 1.0
     backwards = w.of(h.LightSample(at_ns=9 * w.NS, rows=((20, 5, 0, 0, 0, "S"),), cost_ns=0), history)
     assert cpu_share(backwards, 20, 0) == 1.0
 
 
 def test_last_progress_does_not_trust_the_order_of_the_events() -> None:
     events = [w.started(20, "run"), w.look(5.0, w.process(20, "run")), w.progress(20, "run", 3.0)]
-    assert last_progress(h.History.of(events), 20, w.ns(4.0)) == (w.ns(3.0), "log +100 bytes")
-    assert last_progress(h.History.of(events), 99, w.ns(4.0)) == (0, "its start")
+    assert last_progress(History.of(events), 20, w.ns(4.0)) == (w.ns(3.0), "log +100 bytes")
+    assert last_progress(History.of(events), 99, w.ns(4.0)) == (0, "its start")
     assert QUIET_S > 0
 
 
@@ -963,10 +964,10 @@ def test_a_log_whose_writer_is_not_known_counts_for_a_process_without_one() -> N
 # --- stored histories: a new folder under tests/data/judge is a new case
 
 
-def stored(case: Path) -> h.History:
+def stored(case: Path) -> History:
     packed = case / "history.jsonl.gz"
     data = gzip.decompress(packed.read_bytes()) if packed.exists() else (case / "history.jsonl").read_bytes()
-    return h.History.of(h.decode_event(line) for line in data.splitlines())
+    return History.of(decode_event(line) for line in data.splitlines())
 
 
 CASES = sorted(path.parent for path in DATA.glob("*/expected.json"))
@@ -987,7 +988,7 @@ def test_who_was_healthy_was_hung_at_no_instant(case: Path) -> None:
     told = list(stored(case))
     looks = [at for at, event in enumerate(told) if isinstance(event, h.SnapshotTaken)]
     for at in looks:
-        known = h.History.of([event for event in told[: at + 1] if not isinstance(event, h.Expectation)])
+        known = History.of([event for event in told[: at + 1] if not isinstance(event, h.Expectation)])
         assert not any(one.verdict.hung for one in judge(known).processes)
 
 
@@ -997,7 +998,7 @@ def test_the_overlap_is_told_within_four_seconds_of_the_last_milestone(case: Pat
     second = next(event for event in told if isinstance(event, h.ProcessStarted) and event.role == "second")
     for at, event in enumerate(told):
         if isinstance(event, h.SnapshotTaken):
-            judged = judge_process(h.History.of(told[: at + 1]), second.id.pid)
+            judged = judge_process(History.of(told[: at + 1]), second.id.pid)
             if judged.verdict.hung:
                 last = [m.at_ns for m in told[:at] if isinstance(m, h.MilestoneReached) and m.role == "second"]
                 assert (event.at_ns - max(last)) / w.NS < 4.0
@@ -1019,7 +1020,7 @@ def test_the_reported_overlap_has_one_signature_on_all_builds() -> None:
 
 # --- what must be true of any history
 
-HUNG: dict[str, Callable[[], h.History]] = {
+HUNG: dict[str, Callable[[], History]] = {
     "overlap": w.overlap,
     "provider": lambda: waits_for_provider("stalled"),
     "deadlock": cycle_history,
@@ -1033,10 +1034,10 @@ HUNG: dict[str, Callable[[], h.History]] = {
 @pytest.mark.parametrize("name", HUNG)
 def test_taking_any_one_event_away_never_raises_the_grade(name: str) -> None:
     events = list(HUNG[name]())
-    whole = judge_process(h.History.of(events), 20)
+    whole = judge_process(History.of(events), 20)
     assert whole.verdict.hung
     for at in range(len(events)):
-        rest = h.History.of(events[:at] + events[at + 1 :])
+        rest = History.of(events[:at] + events[at + 1 :])
         if any(one.id.pid == 20 for one in rest.of_type(h.ProcessStarted)):
             assert RANK[judge_process(rest, 20).grade] <= RANK[whole.grade], events[at]
 
@@ -1047,7 +1048,7 @@ def test_one_snapshot_is_never_enough(name: str) -> None:
     looks = [event for event in events if isinstance(event, h.SnapshotTaken)]
     for kept in looks:
         rest = [event for event in events if event is kept or event not in looks]
-        assert not judge_process(h.History.of(rest), 20).verdict.hung
+        assert not judge_process(History.of(rest), 20).verdict.hung
 
 
 @pytest.mark.parametrize("name", HUNG)
@@ -1060,7 +1061,7 @@ def test_what_was_not_seen_makes_nothing_surer(name: str, field: str) -> None:
         else event
         for event in whole
     ]
-    assert RANK[judge_process(h.History.of(blind), 20).grade] <= RANK[judge_process(whole, 20).grade]
+    assert RANK[judge_process(History.of(blind), 20).grade] <= RANK[judge_process(whole, 20).grade]
 
 
 pids = st.sampled_from([10, 20, 30])
@@ -1153,9 +1154,9 @@ anything = st.lists(events, max_size=25)
 @settings(max_examples=300, deadline=None)
 @given(anything)
 def test_no_history_is_too_strange(drawn: list[h.Event]) -> None:
-    history = h.History.of(drawn)
+    history = History.of(drawn)
     judged = judge(history)
-    assert msgspec.json.encode(judged) == msgspec.json.encode(judge(h.History.of(drawn)))
+    assert msgspec.json.encode(judged) == msgspec.json.encode(judge(History.of(drawn)))
     owing = {start.id.pid for start in history.of_type(h.ProcessStarted) if start.obligation}
     owing |= {found.id.pid for found in history.of_type(h.ProcessFound) if found.obligation}
     for one in judged.processes:
@@ -1172,11 +1173,11 @@ def test_more_progress_never_turns_alive_into_hung(drawn: list[h.Event], seed: i
     shuffled = [event for event in drawn if event.at_ns < w.ns(40)]
     random.Random(seed).shuffle(shuffled)  # noqa: S311  not a secret
     start = w.started(20, "run", 0.0, start=3, deadline_s=90.0)
-    history = h.History.of([start, *shuffled])
+    history = History.of([start, *shuffled])
     one = w.process(20, "run", start=3)
     more = [w.look(50.0, one), w.look(51.0, one), w.progress(20, "run", 51.5), *w.samples((20,), 48, 52)]
     before = next((p for p in judge(history).processes if p.role == "run" and p.pid == 20), None)
-    after = next((p for p in judge(h.History.of([*history, *more])).processes if p.role == "run"), None)
+    after = next((p for p in judge(History.of([*history, *more])).processes if p.role == "run"), None)
     if before is not None and after is not None and before.verdict is Verdict.ALIVE:
         assert not after.verdict.hung
 

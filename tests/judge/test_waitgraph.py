@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_ocrepro import history as h
+from pytest_ocrepro import events as h
 from pytest_ocrepro import readings as r
 from pytest_ocrepro.judge import waitgraph
 from pytest_ocrepro.judge.judgement import Edge, Graph, Node

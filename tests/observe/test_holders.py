@@ -12,7 +12,7 @@ from pytest_ocrepro.readings import LockChange, LockDirectory
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from pytest_ocrepro.history import LockDirectoryChanged
+    from pytest_ocrepro.events import LockDirectoryChanged
 
 FOLDER = "/s/opencode/locks"
 PATH = f"{FOLDER}/0a.lock"

@@ -15,8 +15,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from pytest_ocrepro.events import LockDirectoryChanged
 from pytest_ocrepro.harness import Trial
-from pytest_ocrepro.history import LockDirectoryChanged
 from pytest_ocrepro.judge.verdict import judge
 from pytest_ocrepro.observe import lock_history
 from pytest_ocrepro.observe.lock_history import LockHistory

@@ -14,9 +14,8 @@ from typing import TYPE_CHECKING, TypeVar
 
 import pytest
 
-from pytest_ocrepro.history import (
+from pytest_ocrepro.events import (
     Event,
-    History,
     LightSample,
     LockDirectoryChanged,
     MilestoneReached,
@@ -25,6 +24,7 @@ from pytest_ocrepro.history import (
     SnapshotTaken,
     Trouble,
 )
+from pytest_ocrepro.history import History
 from pytest_ocrepro.judge.checkpoint import pins, told
 from pytest_ocrepro.observe.deputy import Deputy
 from pytest_ocrepro.observe.procfs import Reader

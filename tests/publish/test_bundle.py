@@ -11,8 +11,9 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from pytest_ocrepro import history as h
+from pytest_ocrepro import events as h
 from pytest_ocrepro.errors import BundleError, UsageError
+from pytest_ocrepro.history import History
 from pytest_ocrepro.publish import storage
 from pytest_ocrepro.publish.bundle import (
     RunDir,
@@ -235,7 +236,7 @@ def test_a_bundle_comes_back_whole(tmp_path: Path) -> None:
 
 def test_the_history_of_a_live_trial_goes_through_the_sink(tmp_path: Path) -> None:
     with RunDir.create(tmp_path).open_trial("t", INFO) as bundle:
-        history = h.History(sink=bundle.sink)
+        history = History(sink=bundle.sink)
         kept = history.append(h.Note(at_ns=1, text="hello"))
         assert list(TrialBundle.read(bundle.path).history) == [kept]
     assert bundle.relative == "trials/t"
@@ -304,7 +305,7 @@ def test_all_that_a_run_stores_passes_its_gate(tmp_path: Path) -> None:
     with run.open_trial(
         f"t-{secret}", msgspec.structs.replace(info, docstring=secret, replay=f"X={secret}")
     ) as bundle:
-        history = h.History(gate=gate, sink=bundle.sink)
+        history = History(gate=gate, sink=bundle.sink)
         history.append(h.Note(at_ns=1, text=f"{secret} in {tmp_path}/x"))
         judgement = msgspec.structs.replace(judgement, reason=f"because {secret}")
         line = sample_run.result_of(run.info.run_id, info, judgement, bundle.relative)
@@ -450,7 +451,8 @@ def test_a_writer_killed_without_warning_leaves_all_that_it_was_told(tmp_path: P
         """
         import sys, time
         from pathlib import Path
-        from pytest_ocrepro.history import History, Note
+        from pytest_ocrepro.events import Note
+        from pytest_ocrepro.history import History
         from pytest_ocrepro.publish.bundle import RunDir, TrialInfo
         bundle = RunDir.create(Path(sys.argv[1])).open_trial("t", TrialInfo(scenario="s", title="t"))
         history = History(sink=bundle.sink)

@@ -13,7 +13,7 @@ import msgspec
 import pytest
 from click.testing import CliRunner
 
-from pytest_ocrepro import history as h
+from pytest_ocrepro import events as h
 from pytest_ocrepro import readings as r
 from pytest_ocrepro.cli import main
 from pytest_ocrepro.history import History
@@ -230,7 +230,7 @@ os.kill(os.getpid(), signal.SIGSEGV)
 LEAKING = """
 import json, os, threading, time
 from pytest_ocrepro import for_ever, text
-from pytest_ocrepro.history import ProcessFound, SnapshotTaken
+from pytest_ocrepro.events import ProcessFound, SnapshotTaken
 
 def test_leaks(ocrepro):
     \"\"\"A scenario that knows Quetzal7canary01.\"\"\"

@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import msgspec
 
-from pytest_ocrepro.history import History, ProcessStarted, StepWaited, SweptOffset
+from pytest_ocrepro.events import ProcessStarted, StepWaited, SweptOffset
+from pytest_ocrepro.history import History
 from pytest_ocrepro.judge.offsets import Offset
 from pytest_ocrepro.publish.danger_window import danger_windows, in_lines
 from pytest_ocrepro.publish.records import TrialResult, offset_of

@@ -22,7 +22,8 @@ from hypothesis import strategies as st
 
 from pytest_ocrepro.cli import main
 from pytest_ocrepro.errors import BundleError
-from pytest_ocrepro.history import History, SandboxFurnished, StagedFile, decode_event
+from pytest_ocrepro.events import SandboxFurnished, StagedFile
+from pytest_ocrepro.history import History, decode_event
 from pytest_ocrepro.judge.verdict import judge
 from pytest_ocrepro.publish import rejudgement, storage
 from pytest_ocrepro.publish.bundle import RunDir, TrialBundle

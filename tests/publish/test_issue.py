@@ -9,9 +9,10 @@ import msgspec
 import pytest
 from click.testing import CliRunner
 
-from pytest_ocrepro import history as h
+from pytest_ocrepro import events as h
 from pytest_ocrepro import readings as r
 from pytest_ocrepro.cli import main
+from pytest_ocrepro.history import History
 from pytest_ocrepro.publish import cases
 from pytest_ocrepro.publish.bundle import RunDir
 from pytest_ocrepro.publish.handout import entries_in
@@ -60,7 +61,7 @@ def test_the_end_of_a_long_reason_stands_there_too(run: RunDir, trial: StoredTri
     end = "it would end by itself in about 296 s, after its deadline"
     for why in (f"blocked (strong) after 4.1 s: {'woke; ' * 60}{end}", f"blocked: {'woke; ' * 999}{end}"):
         events = [*trial.history, h.Expectation(at_ns=10**12, claim="it answers", held=False, because=why, role="")]
-        text = issue_text(run.info, msgspec.structs.replace(trial, history=h.History.of(events)), most=MOST)
+        text = issue_text(run.info, msgspec.structs.replace(trial, history=History.of(events)), most=MOST)
         (told,) = (line for line in text.splitlines() if line.startswith("- it answers: **no**"))
         assert told.endswith(end)
         assert why[:20] in told
@@ -106,7 +107,7 @@ def with_log(trial: StoredTrial, *lines: str) -> StoredTrial:
     tail = r.LogTail(path="x.log", pid=pid, size_bytes=1, lines=tuple(r.LogLine(text=line) for line in lines))
     look = r.Snapshot(number=99, started_ns=2**62, ended_ns=2**62, boottime_ns=1, full=True, logs=(tail,))
     events = [*trial.history, h.SnapshotTaken(at_ns=2**62, snapshot=look)]
-    return msgspec.structs.replace(trial, history=h.History.of(events))
+    return msgspec.structs.replace(trial, history=History.of(events))
 
 
 def ours(text: str) -> str:
@@ -166,7 +167,7 @@ def test_the_steps_can_be_followed(run: RunDir, trial: StoredTrial) -> None:
         h.Expectation(at_ns=12, claim="it answers", held=False, because="no"),
         h.SignalSent(at_ns=13, pid=2, role="r2", signal="SIGTERM", why="sweep"),
     ]  # fmt: skip
-    text = issue_text(run.info, msgspec.structs.replace(trial, history=h.History.of(events)), most=MOST)
+    text = issue_text(run.info, msgspec.structs.replace(trial, history=History.of(events)), most=MOST)
     assert re.findall(r"^\d+\. .*$", text.partition("Step by step")[2], re.MULTILINE) == [
         "1. Write `a.js`: `x`",
         '2. Set in `opencode.json`: `{"share": "no"}`',

@@ -3,7 +3,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from pytest_ocrepro import history as h
+from pytest_ocrepro import events as h
 from pytest_ocrepro import readings as r
 from pytest_ocrepro.publish.lock_spans import LockSpan, lock_spans
 

@@ -4,7 +4,7 @@ import msgspec
 import pytest
 
 from pytest_ocrepro import readings as r
-from pytest_ocrepro.history import TrialStarted
+from pytest_ocrepro.events import TrialStarted
 from pytest_ocrepro.publish.log_clock import TimedLine, timed_lines
 
 MS = 1_000_000

@@ -1,7 +1,8 @@
 from __future__ import annotations
 
-from pytest_ocrepro import history as h
+from pytest_ocrepro import events as h
 from pytest_ocrepro import readings as r
+from pytest_ocrepro.history import History
 from pytest_ocrepro.publish.document import MAX_VOICES, Logbook, Part
 from pytest_ocrepro.publish.logbook import KEPT_LINES, logbook
 
@@ -14,7 +15,7 @@ def book(tails: tuple[r.LogTail, ...], *events: h.Event) -> Logbook:
         at_ns=7 * S, scenario="s", version="1", trial=1, seed=0, wall=WALL, boot_id="b", kernel="6", cpus=2
     )
     look = r.Snapshot(number=1, started_ns=19 * S, ended_ns=20 * S, boottime_ns=0, full=True, logs=tails)
-    history = h.History.of([started, *events, h.SnapshotTaken(at_ns=20 * S, snapshot=look)])
+    history = History.of([started, *events, h.SnapshotTaken(at_ns=20 * S, snapshot=look)])
     (part,) = logbook(history, [look], "trial-x")
     assert isinstance(part, Part)
     assert part.id == "trial-x-logs"
@@ -81,4 +82,4 @@ def test_more_voices_than_filters_are_the_others() -> None:
 
 
 def test_without_a_clock_there_is_no_logbook() -> None:
-    assert list(logbook(h.History.of([h.Note(at_ns=1, text="x")]), [], "a")) == []
+    assert list(logbook(History.of([h.Note(at_ns=1, text="x")]), [], "a")) == []

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
-from pytest_ocrepro import history as h
+from pytest_ocrepro import events as h
+from pytest_ocrepro.history import History
 from pytest_ocrepro.publish.moments import moments
 from pytest_ocrepro.readings import LockChange, ProcessId
 
@@ -20,7 +21,7 @@ def taken(at_s: float, since_s: float | None) -> h.Event:
 
 
 def told(*events: h.Event) -> list[tuple[float, str]]:
-    return [(round(one.at_s, 3), one.text) for one in moments(h.History.of([h.Note(at_ns=0, text="begin"), *events]))]
+    return [(round(one.at_s, 3), one.text) for one in moments(History.of([h.Note(at_ns=0, text="begin"), *events]))]
 
 
 def test_a_lock_that_was_taken_before_the_second_start_stands_before_it() -> None:

@@ -12,8 +12,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from pytest_ocrepro import history as h
+from pytest_ocrepro import events as h
 from pytest_ocrepro import readings as r
+from pytest_ocrepro.history import History
 from pytest_ocrepro.judge.judgement import Finding
 from pytest_ocrepro.publish import page
 from pytest_ocrepro.publish.bundle import RunDir
@@ -491,7 +492,7 @@ def test_canaries_of_every_kind_are_in_no_stored_byte(tmp_path: Path) -> None:
     info = msgspec.structs.replace(info, docstring=canary, replay=canary)
     judgement = msgspec.structs.replace(judgement, reason=canary, findings=(Finding(kind="k", text=canary),))
     with run.open_trial("t", info) as bundle:
-        history = h.History(gate=gate, sink=bundle.sink)
+        history = History(gate=gate, sink=bundle.sink)
         for event in (*events, *(poisoned(canary))):
             history.append(event)
         result = sample_run.result_of(run.info.run_id, info, judgement, bundle.relative)

@@ -7,7 +7,7 @@ import msgspec
 import pytest
 
 from pytest_ocrepro.errors import BundleError
-from pytest_ocrepro.history import Note
+from pytest_ocrepro.events import Note
 from pytest_ocrepro.publish import storage
 from pytest_ocrepro.publish.bundle import RunDir, TrialBundle, TrialInfo
 from pytest_ocrepro.publish.counting import unjudged

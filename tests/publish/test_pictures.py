@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pytest_ocrepro import history as h
+from pytest_ocrepro import events as h
+from pytest_ocrepro.history import History, decode_event
 from pytest_ocrepro.judge.judgement import Edge, Graph, Node, Verdict
 from pytest_ocrepro.judge.verdict import judge
 from pytest_ocrepro.publish.pictures.swimlane import swimlane
@@ -37,7 +38,7 @@ def by_class(svg: str, css: str) -> list[ET.Element]:
 
 def overlap_line() -> Timeline:
     _, events, judgement = sample_run.overlap("1.15.4", 1)
-    return timeline(h.History.of(events), judgement)
+    return timeline(History.of(events), judgement)
 
 
 def chain_of(*keys: str, grade: str = "proved", cycle: tuple[str, ...] = ()) -> Graph:
@@ -73,7 +74,7 @@ def test_the_silent_span_runs_from_the_last_progress_to_the_verdict() -> None:
 def test_a_silence_has_the_number_that_the_judge_says(name: str) -> None:
     """Real histories: the sentence beside the picture is made of these words."""
     data = (CAPTURED / name / "history.jsonl").read_bytes()
-    history = h.History.of(h.decode_event(line) for line in data.splitlines())
+    history = History.of(decode_event(line) for line in data.splitlines())
     judged = judge(history)
     hung = [one for one in judged.processes if one.verdict.hung or one.verdict is Verdict.WAITING_FOR_INPUT]
     spans = [span for span in timeline(history, judged).spans if span.kind == "waits"]
@@ -87,7 +88,7 @@ def test_a_silence_has_the_number_that_the_judge_says(name: str) -> None:
 
 def test_a_trial_that_was_not_judged_has_no_silent_span() -> None:
     _, events, _ = sample_run.overlap("1.15.4", 1)
-    assert {span.kind for span in timeline(h.History.of(events), None).spans} == {"fault", "holds"}
+    assert {span.kind for span in timeline(History.of(events), None).spans} == {"fault", "holds"}
 
 
 def test_a_lock_is_held_from_its_own_age_to_the_last_snapshot() -> None:
@@ -118,13 +119,13 @@ def test_locks_that_are_left_behind_or_waited_for_are_told_apart() -> None:
         changed(4, LockChange.LEFT_BEHIND, previous_pid=1),
         h.Note(at_ns=6 * 10**9, text="end"),
     ]
-    spans = timeline(h.History.of(events), None).spans
+    spans = timeline(History.of(events), None).spans
     assert [(span.lane, span.kind, round(span.start_s), round(span.end_s), span.quiet) for span in spans] == [
         (0, "holds", 1.0, 4.0, False),
         (1, "queues", 2.0, 3.0, False),
         (0, "left", 4.0, 6.0, True),
     ]
-    svg = swimlane(timeline(h.History.of(events), None), uid="u")
+    svg = swimlane(timeline(History.of(events), None), uid="u")
     assert {css: len(by_class(svg, css)) for css in ("holds", "queues", "left")} == dict.fromkeys(
         ("holds", "queues", "left"), 1
     )
@@ -150,13 +151,13 @@ def test_of_several_locks_that_of_the_chain_is_named() -> None:
     _, _, judged = sample_run.overlap("1.15.4", 1)
     assert judged is not None
     chain = ("second (pid 2) waits for lock directory npm-install:a/b [inferred: it may be npm-install:a as well]",)
-    line = timeline(h.History.of(events), msgspec.structs.replace(judged, chain=chain, processes=()))
+    line = timeline(History.of(events), msgspec.structs.replace(judged, chain=chain, processes=()))
     assert {span.label: (span.start_s, span.quiet) for span in line.spans} == {
         "holds npm-install:a/b and 2 more": (1.5, False),
         "holds npm-install:a": (0.5, True),
         "holds npm-install:a/b/c": (2.5, True),
     }
-    first = timeline(h.History.of(events), None).spans
+    first = timeline(History.of(events), None).spans
     assert [span.label for span in first if not span.quiet] == ["holds npm-install:a and 2 more"]
 
 
@@ -191,7 +192,7 @@ def test_faults_last_until_they_are_healed() -> None:
         h.FaultHealed(at_ns=2_000_000_000, fault="b"),
         h.Note(at_ns=4_000_000_000, text="end"),
     ]
-    spans = timeline(h.History.of(events), None).spans
+    spans = timeline(History.of(events), None).spans
     assert [(span.label, span.start_s, span.end_s) for span in spans] == [("a: x", 0.0, 4.0), ("b", 1.0, 2.0)]
 
 
@@ -209,7 +210,7 @@ def test_marks_are_drawn_where_they_belong() -> None:
 
 
 def test_an_empty_history_can_be_drawn() -> None:
-    line = timeline(h.History(), None)
+    line = timeline(History(), None)
     assert line.lanes == ()
     assert parsed(swimlane(line, uid="u")).tag == f"{SVG}svg"
 
@@ -221,7 +222,7 @@ def test_lanes_beyond_the_most_are_counted() -> None:
         )
         for n in range(1, MAX_LANES + 6)
     ]
-    line = timeline(h.History.of(events), None)
+    line = timeline(History.of(events), None)
     assert (len(line.lanes), line.more) == (MAX_LANES, 5)
 
 
@@ -294,7 +295,7 @@ def test_hostile_text_stays_text() -> None:
     nodes = tuple(msgspec.structs.replace(node, label=HOSTILE, kind=HOSTILE) for node in judgement.graph.nodes)
     edges = tuple(msgspec.structs.replace(edge, verb=HOSTILE, grade=HOSTILE) for edge in judgement.graph.edges)
     for svg in (
-        swimlane(timeline(h.History.of(events), judgement), uid="u", title=HOSTILE),
+        swimlane(timeline(History.of(events), judgement), uid="u", title=HOSTILE),
         graph(Graph(nodes=nodes, edges=edges), uid="u"),
     ):
         tags = {node.tag.removeprefix(SVG) for node in parsed(svg).iter()}

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pytest_ocrepro import history as h
+from pytest_ocrepro import events as h
+from pytest_ocrepro.history import History, decode_event
 from pytest_ocrepro.publish.redaction import Masked, Redactor, Rule, machine_homes, machine_names
 
 CANARY = "Cn4ryXq7Zt9"
@@ -254,11 +255,11 @@ def test_the_receipt_counts_kinds_and_never_holds_a_value() -> None:
 def test_a_history_behind_the_gate_can_still_be_decoded() -> None:
     lines: list[bytes] = []
     redactor = Redactor({f"S{n}": word for n, word in enumerate(("socket", "running", "started"))}, {}, names={})
-    history = h.History(gate=redactor, sink=lines.append)
+    history = History(gate=redactor, sink=lines.append)
     history.append(
         h.MilestoneReached(at_ns=1, pid=2, role="r", milestone="started", source="log", line="token=abc123")
     )
-    kept = h.decode_event(lines[0])
+    kept = decode_event(lines[0])
     assert isinstance(kept, h.MilestoneReached)
     assert kept.milestone == "started"
     assert kept.line == "token=[masked:by-key-name]"

@@ -13,7 +13,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from pytest_ocrepro import history as h
+from pytest_ocrepro import events as h
 from pytest_ocrepro.judge.judgement import Result, Verdict
 from pytest_ocrepro.judge.rates import Rate
 from pytest_ocrepro.publish.plan import Shows, plan

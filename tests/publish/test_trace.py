@@ -13,10 +13,10 @@ from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_ocrepro import history as h
+from pytest_ocrepro import events as h
 from pytest_ocrepro import readings as r
 from pytest_ocrepro.cli import main
-from pytest_ocrepro.history import History
+from pytest_ocrepro.history import History, decode_event
 from pytest_ocrepro.judge.verdict import judge
 from pytest_ocrepro.publish.bundle import RunDir, StoredTrial, TrialBundle
 from pytest_ocrepro.publish.redaction import Redactor
@@ -197,7 +197,7 @@ def test_every_case_makes_a_trace_that_loads(tmp_path: Path, case: str) -> None:
 def test_every_captured_history_makes_a_trace_that_loads(folder: Path) -> None:
     packed = folder / "history.jsonl.gz"
     text = gzip.decompress(packed.read_bytes()) if packed.exists() else (folder / "history.jsonl").read_bytes()
-    events = [h.decode_event(line) for line in text.splitlines()]
+    events = [decode_event(line) for line in text.splitlines()]
     trace = trace_of(events)
     assert complaints(trace) == []
     lives = on(trace, "life")

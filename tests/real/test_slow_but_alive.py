@@ -13,8 +13,9 @@ import msgspec
 import pytest
 
 from pytest_ocrepro import Grade, Verdict, late, paced, text
+from pytest_ocrepro.events import ProviderReply, RegistryRequest, Trouble
 from pytest_ocrepro.harness import Trial
-from pytest_ocrepro.history import ProviderReply, RegistryRequest, Trouble, now_ns
+from pytest_ocrepro.history import now_ns
 from pytest_ocrepro.judge.judgement import ProcessJudgement
 from pytest_ocrepro.judge.verdict import judge_process, last_progress
 from pytest_ocrepro.publish.bundle import RunDir, TrialInfo

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from pytest_ocrepro.errors import NotReachedError, StageError
-from pytest_ocrepro.history import History, Note
+from pytest_ocrepro.events import Note
+from pytest_ocrepro.history import History
 from pytest_ocrepro.stage.acp import AcpClient, Wire
 from pytest_ocrepro.stage.orders import MARKER
 from pytest_ocrepro.stage.process import Process

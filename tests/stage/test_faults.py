@@ -13,17 +13,16 @@ from pathlib import Path
 import pytest
 
 from pytest_ocrepro.errors import LackingError, NotReachedError, StageError, UsageError
-from pytest_ocrepro.history import (
+from pytest_ocrepro.events import (
     FaultHealed,
     FaultInjected,
-    History,
     MilestoneReached,
     ProcessFound,
     ProviderRequest,
     RegistryRequest,
     Trouble,
-    now_ns,
 )
+from pytest_ocrepro.history import History, now_ns
 from pytest_ocrepro.observe.procfs import Reader
 from pytest_ocrepro.readings import ProcessId
 from pytest_ocrepro.stage.faults import LOCK_MODES, AtLockDirectory, AtMilestone, AtRequest, DatabaseLock, SignalAt

@@ -8,7 +8,8 @@ import psutil
 import pytest
 
 from pytest_ocrepro.errors import NotReachedError, UsageError
-from pytest_ocrepro.history import FaultHealed, FaultInjected, History, Trouble
+from pytest_ocrepro.events import FaultHealed, FaultInjected, Trouble
+from pytest_ocrepro.history import History
 from pytest_ocrepro.stage import pressure as room
 from pytest_ocrepro.stage.orders import MARKER
 from pytest_ocrepro.stage.pressure import Pressure

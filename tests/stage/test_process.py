@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from pytest_ocrepro.errors import NotReachedError, StageError
-from pytest_ocrepro.history import E, History, ProcessExited, SignalSent
+from pytest_ocrepro.events import ProcessExited, SignalSent
+from pytest_ocrepro.history import E, History
 from pytest_ocrepro.observe.procfs import Reader
 from pytest_ocrepro.stage.orders import MARKER
 from pytest_ocrepro.stage.process import OUTPUT_TAIL_BYTES, NoInput, OpenPipe, Process, Stdin, until

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from pytest_ocrepro.errors import NotReachedError
-from pytest_ocrepro.history import FaultInjected, History, ProviderReply, ProviderRequest, Trouble
+from pytest_ocrepro.events import FaultInjected, ProviderReply, ProviderRequest, Trouble
+from pytest_ocrepro.history import History
 from pytest_ocrepro.stage import turns as scripted
 from pytest_ocrepro.stage.process import until
 from pytest_ocrepro.stage.provider import MODELS, TITLE, Provider

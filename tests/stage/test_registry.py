@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from pytest_ocrepro.history import FaultHealed, FaultInjected, History, OffLoopback, RegistryRequest, Trouble
+from pytest_ocrepro.events import FaultHealed, FaultInjected, OffLoopback, RegistryRequest, Trouble
+from pytest_ocrepro.history import History
 from pytest_ocrepro.stage.process import until
 from pytest_ocrepro.stage.registry import Registry
 

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from pytest_ocrepro.errors import StageError
-from pytest_ocrepro.history import History, OffLoopback, RegistryRequest, Trouble
+from pytest_ocrepro.events import OffLoopback, RegistryRequest, Trouble
+from pytest_ocrepro.history import History
 from pytest_ocrepro.observe.procfs import Reader
 from pytest_ocrepro.observe.proctext import parse_net_tcp
 from pytest_ocrepro.stage.orders import MARKER

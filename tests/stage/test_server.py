@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from pytest_ocrepro.errors import NotReachedError, StageError
-from pytest_ocrepro.history import History, HttpCall
+from pytest_ocrepro.events import HttpCall
+from pytest_ocrepro.history import History
 from pytest_ocrepro.stage.orders import MARKER
 from pytest_ocrepro.stage.process import NoInput, Process
 from pytest_ocrepro.stage.server import BODY_BYTES, Server, free_port, prompt_body

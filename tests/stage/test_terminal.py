@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from pytest_ocrepro.errors import StageError
-from pytest_ocrepro.history import History, Note
+from pytest_ocrepro.events import Note
+from pytest_ocrepro.history import History
 from pytest_ocrepro.observe.procfs import Reader
 from pytest_ocrepro.stage.orders import MARKER
 from pytest_ocrepro.stage.process import Process, until

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from pytest_ocrepro.errors import UsageError
-from pytest_ocrepro.history import History, ProviderReply, ProviderRequest, now_ns
+from pytest_ocrepro.events import ProviderReply, ProviderRequest
+from pytest_ocrepro.history import History, now_ns
 from pytest_ocrepro.stage.provider import Provider
 from pytest_ocrepro.stage.turns import (
     Turn,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from pytest_ocrepro.history import (
+from pytest_ocrepro.events import (
     Event,
     FaultHealed,
     FaultInjected,

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from pytest_ocrepro import history as h
+from pytest_ocrepro import events as h
 from pytest_ocrepro import readings as r
+from pytest_ocrepro.history import History
 
 NS = 1_000_000_000
 REGISTRY = "127.0.0.1:4873"
@@ -188,12 +189,12 @@ def samples(pids: Iterable[int], begin: float, end: float, *, share: float = 0.0
     )
 
 
-def of(*parts: h.Event | Iterable[h.Event]) -> h.History:
+def of(*parts: h.Event | Iterable[h.Event]) -> History:
     """A history of events and groups of events, in the order of their instants."""
     events: list[h.Event] = []
     for part in parts:
         events += [part] if isinstance(part, h.Event) else list(part)
-    return h.History.of(sorted(events, key=lambda event: event.at_ns))
+    return History.of(sorted(events, key=lambda event: event.at_ns))
 
 
 def overlap(
@@ -203,7 +204,7 @@ def overlap(
     blind: bool = False,
     more: Iterable[h.Event] = (),
     sight: dict[str, Any] | None = None,
-) -> h.History:
+) -> History:
     """The reported overlap: 20 waits for the lock directory of 10, and 10 for the registry. ``blind``: unseen."""
     seen: dict[str, Any] = {
         "lock_directories": (lock_directory(10),),

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import msgspec
 
-from pytest_ocrepro import history as h
+from pytest_ocrepro import events as h
+from pytest_ocrepro.history import History
 from pytest_ocrepro.judge.judgement import Grade, Graph, Judgement, ProcessJudgement, Result, Verdict
 from pytest_ocrepro.publish.bundle import RunDir
 from pytest_ocrepro.publish.records import StoredTrial, TrialInfo, result_of
@@ -101,7 +102,7 @@ def trial(
     return StoredTrial(
         path=Path("trial"),
         info=TrialInfo(scenario="test_x.py::test_x", title=title, version="9.9.9"),
-        history=h.History.of([furniture, *events]),
+        history=History.of([furniture, *events]),
         judgement=judgement,
         result=None,
         torn=False,

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import msgspec
 
-from pytest_ocrepro import history as h
+from pytest_ocrepro import events as h
 from pytest_ocrepro import readings as r
+from pytest_ocrepro.history import History, decode_event
 from pytest_ocrepro.judge.judgement import (
     Edge,
     Finding,
@@ -76,7 +77,7 @@ def store(run: RunDir, case: Case) -> Path:
             bundle.sink(msgspec.json.encode(event) + b"\n")
         if judgement is not None:
             result = result_of(run.info.run_id, info, judgement, bundle.relative)
-            result = msgspec.structs.replace(result, passages=passages(h.History.of(events)))
+            result = msgspec.structs.replace(result, passages=passages(History.of(events)))
             bundle.finish(judgement, result, masked=(Masked(kind="place", count=41), Masked(kind="sk-key", count=2)))
             run.append_result(result)
     return bundle.path
@@ -648,7 +649,7 @@ def hostile() -> Case:
     events: list[h.Event] = []
     for make in (overlap, question, killed_server, write_lock):
         made = (poison(msgspec.to_builtins(event)) for event in make("1.15.4", 3)[1])
-        events += [h.decode_event(msgspec.json.encode(event)) for event in made]
+        events += [decode_event(msgspec.json.encode(event)) for event in made]
     graph = msgspec.convert(poison(msgspec.to_builtins(judgement.graph)), type(judgement.graph))
     judgement = msgspec.structs.replace(
         judgement, reason=HOSTILE, chain=(HOSTILE,), graph=graph, signature=HOSTILE, leaked=(HOSTILE,)
