@@ -3,10 +3,9 @@
 import sqlite3
 from contextlib import closing, nullcontext, suppress
 
-import psutil
 import pytest
 
-from pytest_ocrepro import NotReachedError, Server, Trial, for_ever, held, prompt_body, text, tool
+from pytest_ocrepro import NotReachedError, Trial, for_ever, held, prompt_body, text, tool
 
 COMMIT = ("git", "-c", "user.name=a", "-c", "user.email=a@b", "commit", "-q", "--allow-empty", "-m", "first")
 SAME = (
@@ -17,6 +16,7 @@ SAME = (
 )
 RUNS, BURNERS, AT_ONCE = 3, 2, 4
 PATIENCE_S = 60.0
+LIMIT_S = 20.0
 TAKEN_UP_WITHIN_S = 15.0
 
 
@@ -64,14 +64,6 @@ def test_two_servers_one_after_the_other(ocrepro: Trial) -> None:
         ocrepro.expect(answer).to_be_accepted()
 
 
-def dead_children(server: Server) -> list[str] | None:
-    """Children of the server that have ended and that it has not collected; None: it has ended itself."""
-    with suppress(psutil.NoSuchProcess):
-        family = psutil.Process(server.process.pid).children(recursive=True)
-        return [f"{one.pid} {one.name()}" for one in family if one.status() == psutil.STATUS_ZOMBIE]
-    return None
-
-
 @pytest.mark.ocrepro(
     issue=SAME, covers="pingdotgg/t3code#9065", profile="soak", title="runs beside a server in one project"
 )
@@ -91,7 +83,9 @@ def test_runs_beside_an_idle_server(ocrepro: Trial, project: str) -> None:
         server.new_session()
         for _ in range(RUNS):
             ocrepro.expect(ocrepro.run("hi", deadline_s=PATIENCE_S, fail_fast_s=PATIENCE_S)).to_complete()
-    dead = dead_children(server)
+    with suppress(NotReachedError):
+        ocrepro.wait_until(lambda: not server.dead_children(), what="the end of the dead", timeout_s=LIMIT_S)
+    dead = server.dead_children()
     ocrepro.claim(
         "the server has collected its children",
         held=None if dead is None else not dead,

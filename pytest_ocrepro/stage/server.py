@@ -12,6 +12,7 @@ from contextlib import AbstractContextManager, nullcontext, suppress
 from typing import Any, Protocol
 
 import msgspec
+import psutil
 
 from pytest_ocrepro.errors import NotReachedError, StageError
 from pytest_ocrepro.events import HEALTH_PROBE, HttpAsked, HttpCall
@@ -249,6 +250,14 @@ class Server:
         until(stored, timeout_s=timeout_s, what=f"a tool call in the messages of {session}", every_s=0.05)
         return found[0]
 
+    def dead_children(self) -> list[str] | None:
+        """``pid name`` of its descendants that have ended and that nobody collects; None: it has ended itself."""
+        try:
+            family = psutil.Process(self.process.pid).children(recursive=True)
+        except psutil.NoSuchProcess:
+            return None
+        return [said for one in family if (said := _said_if_dead(one))]
+
     def busy(self, session: str) -> bool:
         """The status API calls the session anything but idle, or does not answer: silence is not idleness."""
         answer = self.call("GET", "/session/status", quiet=True)
@@ -322,3 +331,10 @@ def free_port() -> int:
     raise StageError(
         f"no free port on 127.0.0.1 among {PORT_TRIES} of {PORTS.start} to {PORTS.stop - 1}; see `ss -tln`"
     )
+
+
+def _said_if_dead(process: psutil.Process) -> str:
+    try:
+        return f"{process.pid} {process.name()}" if process.status() == psutil.STATUS_ZOMBIE else ""
+    except psutil.NoSuchProcess:  # collected by now
+        return ""

@@ -14,7 +14,7 @@ from pytest_ocrepro.errors import NotReachedError, StageError
 from pytest_ocrepro.events import HttpCall
 from pytest_ocrepro.history import History
 from pytest_ocrepro.stage.orders import MARKER
-from pytest_ocrepro.stage.process import NoInput, Process
+from pytest_ocrepro.stage.process import NoInput, OpenPipe, Process, until
 from pytest_ocrepro.stage.server import BODY_BYTES, Server, free_port, prompt_body
 from pytest_ocrepro.stage.supervisor import Supervisor
 
@@ -226,3 +226,20 @@ def test_no_free_port_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_free_port_is_free() -> None:
     with socket.socket() as one:
         one.bind(("127.0.0.1", free_port()))
+
+
+def test_who_is_dead_and_not_collected_is_told(supervisor: Supervisor, history: History, tmp_path: Path) -> None:
+    code = "import os, signal, sys; os.fork() or os._exit(0); sys.stdin.read(); os.wait(); signal.pause()"
+    pipe = OpenPipe()
+    argv = [sys.executable, "-c", code]
+    parent = Process("server", argv, supervisor=supervisor, history=history, output=tmp_path, stdin=pipe)
+    parent.start({MARKER: supervisor.mark}, "/")
+    server = Server(parent, 1, history)
+    until(server.dead_children, timeout_s=WAIT_S, what="a dead child")
+    (told,) = server.dead_children() or [""]
+    assert told.partition(" ")[2].startswith("python")
+    pipe.close()
+    until(lambda: server.dead_children() == [], timeout_s=WAIT_S, what="a collected child")
+    parent.kill()
+    parent.wait_for_end(WAIT_S)
+    until(lambda: server.dead_children() is None, timeout_s=WAIT_S, what="its end")
