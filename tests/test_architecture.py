@@ -232,6 +232,7 @@ def test_only_the_reader_names_proc() -> None:
     # releases reads the processor's flags, doctor says what could not be read and how to get it, namespace maps ids
     assert naming <= {
         "observe/procfs.py",
+        "observe/procfiles.py",
         "observe/locks.py",
         "judge/waitgraph.py",
         "versions/releases.py",

@@ -1,11 +1,7 @@
-"""The one reader that opens files of proc(5); proctext says what they mean.
-
-Text is decoded with replacement characters, so that every record can be stored as JSON.
-"""
+"""The one reader of proc(5): procfiles opens its files, process_in_full reads all of one, proctext the words."""
 
 from __future__ import annotations
 
-import errno
 import os
 import platform
 import re
@@ -15,34 +11,27 @@ from typing import TYPE_CHECKING, Final
 
 from msgspec import structs
 
+from pytest_ocrepro.observe.process_in_full import InFull
+from pytest_ocrepro.observe.procfiles import ProcFiles
 from pytest_ocrepro.observe.proctext import (
-    FdInfo,
-    fd_kind,
+    parse_argv,
     parse_environ,
-    parse_fdinfo,
     parse_io,
     parse_locks,
     parse_numbers,
-    parse_schedstat,
     parse_stat,
-    parse_status_switches,
-    parse_syscall,
     syscall_names,
 )
-from pytest_ocrepro.readings import FdReading, ProcessId, ProcessReading, ThreadReading
+from pytest_ocrepro.readings import ProcessId, ProcessReading
 
 if TYPE_CHECKING:
     from collections.abc import Container, Iterable, Iterator, Mapping
 
-    from pytest_ocrepro.observe.proctext import LockLine, Stat
+    from pytest_ocrepro.observe.proctext import FdInfo, LockLine, Stat
 
 _TICKS_PER_S: Final = os.sysconf("SC_CLK_TCK")
 _PAGE_BYTES: Final = os.sysconf("SC_PAGE_SIZE")
 _SETTLED_S: Final = 1.0  # a process this old has left the fork-then-exec window, its environment is its own
-_TASK_PASSES: Final = 5
-_MOST_THREADS: Final = 512  # of one process: a look must stay short, and each thread costs 0.1 ms
-_MOST_FDS: Final = 2048
-_PART_BYTES: Final = 65_536
 _DEAD: Final = frozenset("ZXx")
 
 
@@ -50,15 +39,11 @@ _Exec = tuple[int, int, int, str]  # a process between two execs: pid, start, wh
 
 
 class Reader:
-    """The only place that opens files of proc(5). ``root`` may be a made-up tree, of another ``machine``.
-
-    A process, thread or descriptor that is gone is ``None`` or left out. Where permission or the kernel lacks
-    something, methods that take ``missing`` append one line to it a process and file.
-    """
+    """``root`` may be a made-up tree, of another ``machine``. What is gone or missing: as :class:`ProcFiles` says."""
 
     def __init__(self, root: str = "/proc", *, machine: str | None = None) -> None:
-        self._root = root
-        self._calls = syscall_names(machine or platform.machine())
+        self._files = ProcFiles(root)
+        self._processes = InFull(self._files, syscall_names(machine or platform.machine()))
         self._boot_id: str | None = None
         self._values: dict[str, dict[_Exec, str | None]] = {}
         self._settled: dict[tuple[str, str], set[int]] = {}
@@ -66,16 +51,16 @@ class Reader:
     def boot_id(self) -> str:
         """The kernel's random id of this boot, "" where it is not told."""
         if self._boot_id is None:
-            self._boot_id = (self._text("sys/kernel/random/boot_id") or "").strip()
+            self._boot_id = (self._files.text("sys/kernel/random/boot_id") or "").strip()
         return self._boot_id
 
     def pids(self) -> list[int]:
         """All processes that can be seen."""
-        return sorted(int(name) for name in self._entries("") if name.isdecimal())
+        return sorted(int(name) for name in self._files.entries("") if name.isdecimal())
 
     def stat(self, pid: int) -> Stat | None:
         """The parsed ``stat``; readable by anybody for any process."""
-        text = self._text(f"{pid}/stat")
+        text = self._files.text(f"{pid}/stat")
         return None if text is None else parse_stat(text)
 
     def table(self) -> dict[int, Stat]:
@@ -94,7 +79,7 @@ class Reader:
 
     def hidden(self, pid: int) -> bool:
         """A process has this pid although proc(5) does not show it to us (hidepid); asked with pidfd_open(2)."""
-        if sys.platform != "linux" or self._root != "/proc" or self.stat(pid) is not None:
+        if sys.platform != "linux" or self._files.root != "/proc" or self.stat(pid) is not None:
             return False
         try:
             os.close(os.pidfd_open(pid))
@@ -133,19 +118,17 @@ class Reader:
 
     def environ(self, pid: int) -> dict[str, str] | None:
         """The environment that the process was started with; None: unreadable or gone."""
-        data = self._bytes(f"{pid}/environ")
+        data = self._files.content(f"{pid}/environ")
         return None if data is None else parse_environ(data)
 
     def argv(self, pid: int) -> tuple[str, ...] | None:
         """The command line, () for kernel threads and zombies."""
-        data = self._bytes(f"{pid}/cmdline")
-        if data is None:
-            return None
-        return tuple(word.decode(errors="replace") for word in data.removesuffix(b"\0").split(b"\0") if data)
+        data = self._files.content(f"{pid}/cmdline")
+        return None if data is None else parse_argv(data)
 
     def exe(self, pid: int) -> str | None:
         """The path of the executable; None: unreadable or gone."""
-        return self._link(f"{pid}/exe")
+        return self._files.link(f"{pid}/exe")
 
     def marked(
         self,
@@ -222,20 +205,20 @@ class Reader:
             rss_bytes=max(0, stat.rss_pages) * _PAGE_BYTES,
         )
         if not full or stat.state in _DEAD:
-            return structs.replace(reading, threads=(self._main_thread(stat),))
-        return self._in_full(reading, missing)
+            return structs.replace(reading, threads=(self._processes.main_thread(stat),))
+        return self._processes.in_full(reading, missing)
 
     def written_bytes(self, pid: int) -> int | None:
         """All that it has written so far, through any call and into anything."""
-        return parse_io(self._text(f"{pid}/io") or "")[1]
+        return parse_io(self._files.text(f"{pid}/io") or "")[1]
 
     def net(self, pid: int | str = "self") -> str:
         """Rows of net/tcp and net/tcp6 of the network namespace that the process is in."""
-        return (self._text(f"{pid}/net/tcp") or "") + (self._text(f"{pid}/net/tcp6") or "")
+        return (self._files.text(f"{pid}/net/tcp") or "") + (self._files.text(f"{pid}/net/tcp6") or "")
 
     def net_unix(self, pid: int | str = "self") -> str:
         """Rows of net/unix of the network namespace that the process is in."""
-        return self._text(f"{pid}/net/unix") or ""
+        return self._files.text(f"{pid}/net/unix") or ""
 
     def net_namespace(self, pid: int | str) -> str | None:
         """The namespace's name, equal for processes that share it; None: unreadable."""
@@ -243,69 +226,62 @@ class Reader:
 
     def namespace(self, pid: int | str, kind: str) -> str | None:
         """The same for ``mnt``, ``pid``, ``user`` and so on (namespaces(7)); ``self`` for our own."""
-        return self._link(f"{pid}/ns/{kind}")
+        return self._files.link(f"{pid}/ns/{kind}")
 
     def cwd(self, pid: int) -> str | None:
         """Where the process works; None: unreadable or gone."""
-        return self._link(f"{pid}/cwd")
+        return self._files.link(f"{pid}/cwd")
 
     def root_of(self, pid: int) -> str | None:
         """What the process calls ``/``; None: unreadable or gone."""
-        return self._link(f"{pid}/root")
+        return self._files.link(f"{pid}/root")
 
     def inner_pids(self, pid: int) -> tuple[int, ...]:
         """Its pids from our PID namespace inwards (NSpid of proc_pid_status(5)); () where that is not told."""
-        return parse_numbers(self._text(f"{pid}/status") or "", "NSpid:")
+        return parse_numbers(self._files.text(f"{pid}/status") or "", "NSpid:")
 
     def user(self, pid: int) -> int | None:
         """The real user id."""
-        numbers = parse_numbers(self._text(f"{pid}/status") or "", "Uid:")
+        numbers = parse_numbers(self._files.text(f"{pid}/status") or "", "Uid:")
         return numbers[0] if numbers else None
 
     def hidepid(self) -> str:
         """How this mount hides the processes of others: "1", "2", "invisible" and so on (proc(5)); "" for not."""
-        mounts = (line.split() for line in (self._text("self/mounts") or "").splitlines())
-        options = [words[3] for words in mounts if len(words) > 3 and words[2] == "proc" and words[1] == self._root]  # noqa: PLR2004
+        mounts = map(str.split, (self._files.text("self/mounts") or "").splitlines())
+        here = (words for words in mounts if words[1:3] == [self._files.root, "proc"] and words[3:])
+        options = [words[3] for words in here]
         found = re.search(r"(?:^|,)hidepid=(\w+)", options[-1] if options else "")
         return found[1] if found and found[1] not in ("0", "off") else ""
 
     def own_group(self) -> str | None:
         """The directory of our own control group of version 2 (cgroups(7)); None: not mounted."""
-        lines = (self._text("self/cgroup") or "").splitlines()
-        mounts = map(str.split, (self._text("self/mounts") or "").splitlines())
+        lines = (self._files.text("self/cgroup") or "").splitlines()
+        mounts = map(str.split, (self._files.text("self/mounts") or "").splitlines())
         mount = next((words[1] for words in mounts if len(words) > 3 and words[2] == "cgroup2"), None)  # noqa: PLR2004
         own = next((line[3:] for line in lines if line.startswith("0::")), None)
         return None if own is None or mount is None else os.path.join(mount, own.lstrip("/"))  # noqa: PTH118
 
     def ptrace_scope(self) -> int | None:
         """Yama's switch (ptrace(2)); None: no Yama."""
-        text = (self._text("sys/kernel/yama/ptrace_scope") or "").strip()
+        text = (self._files.text("sys/kernel/yama/ptrace_scope") or "").strip()
         return int(text) if text.isdecimal() else None
 
     def locks(self, missing: list[str] | None = None) -> tuple[LockLine, ...]:
         """All held and awaited file locks that this PID namespace shows."""
-        return parse_locks(self._text("locks", missing) or "")
+        return parse_locks(self._files.text("locks", missing) or "")
 
     def fd_links(self, pid: int, missing: list[str] | None = None) -> list[tuple[int, str]]:
         """(descriptor, target) of every open file, in order; of the first ones of a process with very many."""
-        return self._targets(pid, self._fds(pid, missing)[:_MOST_FDS], missing)
-
-    def _fds(self, pid: int, missing: list[str] | None) -> list[int]:
-        return sorted(int(name) for name in self._entries(f"{pid}/fd", missing) if name.isdecimal())
-
-    def _targets(self, pid: int, numbers: Iterable[int], missing: list[str] | None) -> list[tuple[int, str]]:
-        links = ((fd, self._link(f"{pid}/fd/{fd}", missing)) for fd in numbers)
-        return [(fd, target) for fd, target in links if target is not None]
+        return self._processes.fd_links(pid, missing)
 
     def fd_info(self, pid: int, fd: int, missing: list[str] | None = None) -> FdInfo | None:
         """The parsed fdinfo; None: closed since, or unreadable."""
-        text = self._text(f"{pid}/fdinfo/{fd}", missing)
-        return None if text is None else parse_fdinfo(text)
+        return self._processes.fd_info(pid, fd, missing)
 
     def is_open_at(self, pid: int, fd: int, path: str) -> bool:
         """Whether ``path`` is the file that the descriptor has open: not in a container, nor once it was renamed."""
         try:
-            return os.path.samestat(os.stat(f"{self._root}/{pid}/fd/{fd}"), os.stat(path))  # noqa: PTH116 as above
+            return os.path.samestat(os.stat(f"{self._files.root}/{pid}/fd/{fd}"), os.stat(path))  # noqa: PTH116 as above
         except OSError:
             return False
 
@@ -313,7 +289,7 @@ class Reader:
         """The first process that has the socket open; ``pids`` narrows the search to these."""
         wanted = f"socket:[{inode}]"
         for pid in self.pids() if pids is None else pids:
-            if any(self._link(f"{pid}/fd/{name}") == wanted for name in self._entries(f"{pid}/fd")):
+            if any(self._files.link(f"{pid}/fd/{name}") == wanted for name in self._files.entries(f"{pid}/fd")):
                 return pid
         return None
 
@@ -321,8 +297,8 @@ class Reader:
         """Socket -> the first process that has it open; those that nobody visible has are left out."""
         found: dict[int, int] = {}
         for pid in self.pids():
-            for name in self._entries(f"{pid}/fd"):
-                target = self._link(f"{pid}/fd/{name}") or ""
+            for name in self._files.entries(f"{pid}/fd"):
+                target = self._files.link(f"{pid}/fd/{name}") or ""
                 inode = int(target[8:-1]) if target.startswith("socket:[") and target[8:-1].isdecimal() else 0
                 if inode in inodes:
                     found.setdefault(inode, pid)
@@ -345,131 +321,10 @@ class Reader:
         return (stat for stat in table.values() if stat.pid != ourselves and stat.state not in _DEAD)
 
     def _value(self, pid: int, name: str) -> str | None:
-        data = self._bytes(f"{pid}/environ") or b""
+        data = self._files.content(f"{pid}/environ") or b""
         if os.fsencode(name) not in data:  # to parse everybody's took half of the CPU of a short trial
             return None
         return parse_environ(data).get(name)
-
-    def _main_thread(self, stat: Stat) -> ThreadReading:
-        voluntary, involuntary = parse_status_switches(self._text(f"{stat.pid}/status") or "")
-        return ThreadReading(
-            tid=stat.pid,
-            name=stat.name,
-            state=stat.state,
-            voluntary_switches=voluntary,
-            involuntary_switches=involuntary,
-        )
-
-    def _in_full(self, reading: ProcessReading, missing: list[str]) -> ProcessReading:
-        pid = reading.id.pid
-        threads = self._threads(pid, missing)  # first: reading cmdline may block on a stuck process's memory lock
-        numbers = self._fds(pid, missing)
-        if len(numbers) > _MOST_FDS:
-            missing.append(f"pid {pid}: {len(numbers) - _MOST_FDS} of {len(numbers)} descriptors were not read")
-        links = self._targets(pid, numbers[:_MOST_FDS], missing)
-        fds = tuple(self._fd(pid, fd, target, missing) for fd, target in links)
-        read_bytes, written_bytes = parse_io(self._text(f"{pid}/io", missing) or "")
-        return structs.replace(
-            reading,
-            threads=threads,
-            fds=fds,
-            read_bytes=read_bytes,
-            written_bytes=written_bytes,
-            argv=self.argv(pid) or (),
-        )
-
-    def _threads(self, pid: int, missing: list[str]) -> tuple[ThreadReading, ...]:
-        seen: dict[int, ThreadReading | None] = {}
-        for _ in range(_TASK_PASSES):
-            tids = {int(name) for name in self._entries(f"{pid}/task") if name.isdecimal()}
-            if tids <= seen.keys() or len(seen) >= _MOST_THREADS:
-                break
-            new = sorted(tids - seen.keys(), key=lambda tid: (tid != pid, tid))  # the main thread is never cut
-            wanted = new[: _MOST_THREADS - len(seen)]
-            seen.update((tid, self._thread(pid, tid, missing)) for tid in wanted)
-            if len(tids) > _MOST_THREADS:
-                missing.append(f"pid {pid}: {len(tids) - _MOST_THREADS} of {len(tids)} threads were not read")
-        return tuple(thread for _, thread in sorted(seen.items()) if thread is not None)
-
-    def _thread(self, pid: int, tid: int, missing: list[str]) -> ThreadReading | None:
-        task = f"{pid}/task/{tid}"
-        text = self._text(f"{task}/stat")
-        stat = None if text is None else parse_stat(text)
-        if stat is None:
-            return None
-        syscall, arguments = parse_syscall(self._text(f"{task}/syscall", missing) or "", self._calls)
-        voluntary, involuntary = parse_status_switches(self._text(f"{task}/status", missing) or "")
-        cpu_ns, runqueue_wait_ns = parse_schedstat(self._text(f"{task}/schedstat", missing) or "")
-        return ThreadReading(
-            tid=tid,
-            name=stat.name,
-            state=stat.state,
-            wchan=self._wchan(task, stat.state, missing),
-            syscall=syscall,
-            arguments=arguments,
-            voluntary_switches=voluntary,
-            involuntary_switches=involuntary,
-            cpu_ns=cpu_ns,
-            runqueue_wait_ns=runqueue_wait_ns,
-        )
-
-    def _wchan(self, task: str, state: str, missing: list[str]) -> str | None:
-        text = self._text(f"{task}/wchan", missing)
-        if text in ("0", "") and state in "SD":
-            _note(
-                missing,
-                f"{task}/wchan",
-                "0 for a sleeping thread (no permission, or not told by this kernel)",
-            )
-        return text if text not in ("0", "") else None
-
-    def _fd(self, pid: int, fd: int, target: str, missing: list[str]) -> FdReading:
-        info = self.fd_info(pid, fd, missing) or FdInfo()
-        in_name = re.search(r":\[(\d{1,20})\]$", target)
-        return FdReading(
-            fd=fd,
-            kind=fd_kind(target, info.flags),
-            target=target,
-            inode=int(in_name[1]) if in_name else info.inode if target.startswith("/") else None,
-            position_bytes=info.position_bytes,
-            writable=None if info.flags is None else bool(info.flags & os.O_ACCMODE),
-            detail=info.detail,
-        )
-
-    def _bytes(self, path: str, missing: list[str] | None = None) -> bytes | None:
-        try:
-            return _content(f"{self._root}/{path}")
-        except OSError as error:
-            self._explain(path, error, missing)
-            return None
-
-    def _text(self, path: str, missing: list[str] | None = None) -> str | None:
-        data = self._bytes(path, missing)
-        return None if data is None else data.decode(errors="replace")
-
-    def _entries(self, path: str, missing: list[str] | None = None) -> list[str]:
-        try:
-            return os.listdir(f"{self._root}/{path}")  # noqa: PTH208 names only, asked ten times a second
-        except OSError as error:
-            self._explain(path, error, missing)
-            return []
-
-    def _link(self, path: str, missing: list[str] | None = None) -> str | None:
-        try:
-            link = os.readlink(f"{self._root}/{path}")  # noqa: PTH115 half the time of a Path
-        except OSError as error:
-            self._explain(path, error, missing)
-            return None
-        return os.fsencode(link).decode(errors="replace")
-
-    def _explain(self, path: str, error: OSError, missing: list[str] | None) -> None:
-        if missing is None or error.errno == errno.ESRCH:
-            return
-        if error.errno == errno.ENOENT:
-            beside = os.path.dirname(f"{self._root}/{path}")  # noqa: PTH120 text only
-            if not os.access(f"{beside}/stat", os.F_OK):
-                return  # the process, thread or descriptor is gone
-        _note(missing, path, error.strerror or "unreadable")
 
 
 def _exec_of(stat: Stat) -> _Exec:
@@ -480,24 +335,3 @@ def _matches(own: str | None, wanted: str) -> bool:
     if own is None:
         return False
     return own.startswith(wanted[:-1]) if wanted.endswith("*") else own == wanted
-
-
-def _content(path: str) -> bytes:
-    """A small file of the kernel's, whole; ``open`` asks for its size and kind first, and takes a quarter longer."""
-    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        parts = []
-        while part := os.read(handle, _PART_BYTES):
-            parts.append(part)
-        return b"".join(parts)
-    finally:
-        os.close(handle)
-
-
-def _note(missing: list[str], path: str, why: str) -> None:
-    """One line a process and file, however many threads and descriptors it has."""
-    words = [word for word in path.split("/")[1:] if not word.isdecimal() and word != "task"]
-    owner = path.split("/", maxsplit=1)[0]
-    line = f"pid {owner}: {'/'.join(words)}: {why}" if words else f"{path}: {why}"
-    if line not in missing:
-        missing.append(line)

@@ -175,6 +175,11 @@ def parse_io(text: str) -> tuple[int | None, int | None]:
     return _status_number(text, "rchar:"), _status_number(text, "wchar:")
 
 
+def parse_argv(data: bytes) -> tuple[str, ...]:
+    """``cmdline``: NUL-terminated words; () for kernel threads and zombies."""
+    return tuple(word.decode(errors="replace") for word in data.removesuffix(b"\0").split(b"\0") if data)
+
+
 def parse_environ(data: bytes) -> dict[str, str]:
     """``environ``: NUL-separated NAME=value; entries without ``=`` are left out, the first counts."""
     found: dict[str, str] = {}

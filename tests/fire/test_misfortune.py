@@ -18,6 +18,7 @@ import pytest
 
 from pytest_ocrepro.harness import Trial
 from pytest_ocrepro.judge.judgement import Result
+from pytest_ocrepro.observe.procfiles import ProcFiles
 from pytest_ocrepro.observe.procfs import Reader
 from pytest_ocrepro.publish.bundle import RunDir, TrialBundle, TrialInfo
 from pytest_ocrepro.publish.page import write_report
@@ -301,24 +302,24 @@ class Fickle:
         self.for_good = True
         self.gone = ""
         self._own = str(os.getpid())
-        for name, nothing in (("_bytes", None), ("_text", None), ("_entries", []), ("_link", None)):
-            monkeypatch.setattr(Reader, name, self._wrapped(getattr(Reader, name), nothing))
+        for name, nothing in (("content", None), ("text", None), ("entries", []), ("link", None)):
+            monkeypatch.setattr(ProcFiles, name, self._wrapped(getattr(ProcFiles, name), nothing))
 
     def begin(self, nth: int, *, for_good: bool) -> None:
         self.count, self.nth, self.for_good, self.gone = 0, nth, for_good, ""
 
     def _wrapped(self, real: Callable[..., object], nothing: object) -> Callable[..., object]:
-        def read(reader: Reader, path: str, missing: list[str] | None = None) -> object:
+        def read(files: ProcFiles, path: str, missing: list[str] | None = None) -> object:
             pid = path.partition("/")[0]
             if not pid.isdecimal() or pid == self._own:
-                return real(reader, path, missing)
+                return real(files, path, missing)
             self.count += 1
             if self.count == self.nth:
                 self.gone = pid
                 return nothing
             if self.for_good and pid == self.gone:
                 return nothing
-            return real(reader, path, missing)
+            return real(files, path, missing)
 
         return read
 
