@@ -1,4 +1,4 @@
-"""Files that a subject wrote, or may have put something else in the place of: opened without ever waiting."""
+"""Files that a subject or a stranger may have put something else in the place of: opened without ever waiting."""
 
 from __future__ import annotations
 
@@ -19,3 +19,13 @@ def open_regular(path: Path) -> BinaryIO:
         return os.fdopen(fd, "rb")
     os.close(fd)
     raise OSError(errno.EINVAL, "is no regular file", str(path))
+
+
+def read_small(path: Path, most_bytes: int) -> bytes | None:
+    """The whole of a small regular file; None for all else: absent, unreadable, a link, a pipe, or longer."""
+    try:
+        with open_regular(path) as file:
+            content = file.read(most_bytes + 1)
+    except OSError:
+        return None
+    return content if len(content) <= most_bytes else None
