@@ -31,9 +31,12 @@ _MACH_O: Final = (b"\xcf\xfa\xed\xfe", b"\xce\xfa\xed\xfe", b"\xca\xfe\xba\xbe")
 
 
 class Identity(msgspec.Struct, frozen=True, kw_only=True):
-    """Which file it was and what it said of itself."""
+    """Which file it was and what it said of itself.
 
-    key: tuple[str, int, int, int]  # path, size, mtime_ns, inode
+    Whoever writes a file in place may set its mtime back; ctime (inode(7)) nobody can set.
+    """
+
+    key: tuple[str, int, int, int, int]  # path, size, mtime_ns, ctime_ns, inode
     sha256: str
     version: str
 
@@ -88,7 +91,7 @@ def behind_wrapper(file: Path) -> Path | None:
 def identify(file: Path, root: Path) -> Identity:
     """sha256 and version, remembered for as long as the file is the same; a script is asked every time."""
     now = file.stat()
-    key = (str(file), now.st_size, now.st_mtime_ns, now.st_ino)
+    key = (str(file), now.st_size, now.st_mtime_ns, now.st_ctime_ns, now.st_ino)
     note = root / "identities" / f"{hashlib.sha256(key[0].encode()).hexdigest()[:32]}.json"
     if not _head(file).startswith(b"#!"):
         with contextlib.suppress(OSError, ValueError):

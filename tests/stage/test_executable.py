@@ -157,6 +157,24 @@ def test_a_program_is_asked_once_and_a_changed_one_again(
     assert subject.from_binary(file).version == "1.2.5"
 
 
+def test_a_program_changed_in_place_is_asked_again_though_its_time_was_set_back(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = executable(tmp_path / "opencode", elf(OURS) + b"1.2.3")
+    monkeypatch.setattr(programs, "ask_version", lambda file: file.read_bytes()[-5:].decode())
+    first, before = subject.from_binary(file), file.stat()
+    while file.stat().st_ctime_ns == before.st_ctime_ns:  # the kernel's clock for files goes in ticks
+        with file.open("r+b") as opened:
+            opened.seek(-5, os.SEEK_END)
+            opened.write(b"1.2.4")
+        os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+    now = file.stat()
+    assert (now.st_size, now.st_mtime_ns, now.st_ino) == (before.st_size, before.st_mtime_ns, before.st_ino)
+    second = subject.from_binary(file)
+    assert (first.version, second.version, second.sha256) == ("1.2.3", "1.2.4", sha256_of(file))
+    assert subject.from_binary(file) == second
+
+
 def test_identity_works_without_a_writable_cache(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     file = executable(tmp_path / "opencode", script("1.2.3"))
