@@ -47,6 +47,7 @@ MAY_IMPORT = {
         "readings",
         "schedule",
         "judge",
+        "observe.regular",
         "publish",
         "stage.subject",
         "stage.tarball",

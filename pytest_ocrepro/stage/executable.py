@@ -20,11 +20,13 @@ import psutil
 import semver
 
 from pytest_ocrepro.errors import BuildError, UnfitBuildError
+from pytest_ocrepro.observe.regular import read_small
 from pytest_ocrepro.versions import programs, releases
 from pytest_ocrepro.versions.releases import Machine, platform_package, this_machine
 
 VERSION_TIMEOUT_S = 20.0
 _HOME: Final = "ocrepro-version-"
+_MOST_BYTES: Final = 1 << 20  # of a note of ours, or what a package says of itself
 _CPUS: Final = {3: "x86", 40: "ARM", 62: "x86-64", 183: "ARM64", 243: "RISC-V", 21: "PowerPC64", 22: "S/390"}
 _OUR_CPU: Final = {"x86_64": 62, "amd64": 62, "aarch64": 183, "arm64": 183}  # elf.h: EM_X86_64, EM_AARCH64
 _MACH_O: Final = (b"\xcf\xfa\xed\xfe", b"\xce\xfa\xed\xfe", b"\xca\xfe\xba\xbe")
@@ -75,7 +77,8 @@ def behind_wrapper(file: Path) -> Path | None:
     """
     real = file.resolve()
     try:
-        name = json.loads((real.parent.parent / "package.json").read_bytes())["name"]
+        about = (real.parent.parent / "package.json").resolve()
+        name = json.loads(read_small(about, _MOST_BYTES) or b"")["name"]
     except (OSError, ValueError, KeyError, TypeError):
         return None
     if name != "opencode-ai" or _head(real).startswith((b"\x7fELF", *_MACH_O)):
@@ -94,8 +97,8 @@ def identify(file: Path, root: Path) -> Identity:
     key = (str(file), now.st_size, now.st_mtime_ns, now.st_ctime_ns, now.st_ino)
     note = root / "identities" / f"{hashlib.sha256(key[0].encode()).hexdigest()[:32]}.json"
     if not _head(file).startswith(b"#!"):
-        with contextlib.suppress(OSError, ValueError):
-            known = msgspec.json.decode(note.read_bytes(), type=Identity)
+        with contextlib.suppress(ValueError):
+            known = msgspec.json.decode(read_small(note, _MOST_BYTES) or b"", type=Identity)
             if known.key == key:
                 return known
     identity = Identity(key=key, version=ask_version(file), sha256=sha256_of(file))

@@ -23,6 +23,7 @@ import msgspec
 import semver
 
 from pytest_ocrepro.errors import BuildError
+from pytest_ocrepro.observe.regular import read_small
 from pytest_ocrepro.stage import cache, download, executable
 from pytest_ocrepro.stage.executable import sha256_of
 from pytest_ocrepro.stage.tarball import EXECUTABLE, Progress, check_integrity, no_progress, unpack
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 PINNED: Final = "1.18.34"
 LOCK_TIMEOUT_S = 900.0
 TRIES: Final = 3
+_RECORD_BYTES: Final = 1 << 16  # one of ours has 500
 _log = logging.getLogger("pytest_ocrepro")
 
 
@@ -206,9 +208,9 @@ def _entries(root: Path) -> list[Path]:
 
 def _record(entry: Path) -> Stored | None:
     try:
-        record = msgspec.json.decode((entry / "build.json").read_bytes(), type=Stored)
+        record = msgspec.json.decode(read_small(entry / "build.json", _RECORD_BYTES) or b"", type=Stored)
         semver.Version.parse(record.version)
-    except (OSError, ValueError):  # msgspec's errors are ValueErrors too
+    except ValueError:  # msgspec's errors are ValueErrors too
         return None
     return record
 
@@ -240,8 +242,9 @@ def _verified(entry: Path) -> Stored | None:
         return None
     try:
         now = file.stat()
-        told = record.size_bytes, record.mtime_ns, record.ctime_ns
-        same = (now.st_size, now.st_mtime_ns, now.st_ctime_ns) == told
+        if not stat.S_ISREG(now.st_mode) or now.st_size != record.size_bytes:  # its content need not be read
+            return None
+        same = (now.st_mtime_ns, now.st_ctime_ns) == (record.mtime_ns, record.ctime_ns)
         if not os.access(file, os.X_OK) or (not same and sha256_of(file) != record.sha256):
             return None
         if not same:

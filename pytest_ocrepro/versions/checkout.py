@@ -94,6 +94,7 @@ class Checkout:
 
     def _run_build(self, tree: Path, place: Path) -> None:
         log = place.with_name("build.log")
+        log.unlink(missing_ok=True)  # of the try before, or what would keep its writer waiting
         begun = time.monotonic()
         command = ["sh", "-c", 'exec >"$1" 2>&1; eval "$2"', "sh", str(log), self._build or ":"]
         done = run_bounded(command, timeout_s=BUILD_S, cwd=tree)

@@ -1,7 +1,8 @@
 """What is published, in which order, for which platform; and the one way in which npm is asked.
 
-It knows no other room. npm is run with the user's own settings (mirror, proxy, token), but for its
-cache, which lies in ours, so that nothing is written into the user's home and a download can be watched.
+It knows no other room but for how a small file is read. npm is run with the user's own settings (mirror, proxy,
+token), but for its cache, which lies in ours, so that nothing is written into the user's home and a download can be
+watched.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ import platformdirs
 import semver
 
 from pytest_ocrepro.errors import BuildError, UnfitBuildError
+from pytest_ocrepro.observe.regular import read_small
 from pytest_ocrepro.versions.programs import run_bounded
 
 if TYPE_CHECKING:
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
 VIEW_TIMEOUT_S = 60.0
 PACK_TIMEOUT_S = 600.0
 NEAREST: Final = 3
+_LIST_BYTES: Final = 1 << 24  # ten thousand versions take less than one MiB
 _CPUINFO: Final = "/proc/cpuinfo"
 _NPM_FLAGS: Final = (
     "--json", "--loglevel=error", "--logs-max=0", "--no-update-notifier", "--ignore-scripts",
@@ -302,8 +305,8 @@ def _asked(package: str, cache: Path, timeout_s: float) -> Releases:
 
 def _read(kept: Path) -> Releases | None:
     try:
-        return msgspec.json.decode(kept.read_bytes(), type=Releases)
-    except (OSError, msgspec.DecodeError, msgspec.ValidationError):
+        return msgspec.json.decode(read_small(kept, _LIST_BYTES) or b"", type=Releases)
+    except (msgspec.DecodeError, msgspec.ValidationError):
         return None
 
 

@@ -175,6 +175,32 @@ def test_a_program_changed_in_place_is_asked_again_though_its_time_was_set_back(
     assert subject.from_binary(file) == second
 
 
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("kind", ["pipe", "endless"])
+def test_a_note_that_is_no_small_file_is_made_anew(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    monkeypatch.setattr(programs, "ask_version", lambda file: "1.2.3")
+    file = executable(tmp_path / "opencode", elf(OURS))
+    first = subject.from_binary(file)
+    (note,) = cache.glob("identities/*.json")
+    if kind == "pipe":
+        note.unlink()
+        os.mkfifo(note)
+    else:
+        os.truncate(note, 1 << 40)  # sparse
+    assert subject.from_binary(file) == first
+    assert note.is_file()
+    assert note.stat().st_size < 1000
+
+
+@pytest.mark.timeout(120)
+def test_a_pipe_in_the_place_of_what_a_package_says_of_itself(cache: Path, tmp_path: Path) -> None:
+    file = executable(tmp_path / "bin/opencode", script("1.2.3"))
+    os.mkfifo(tmp_path / "package.json")
+    assert subject.from_binary(file).version == "1.2.3"
+
+
 def test_identity_works_without_a_writable_cache(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     file = executable(tmp_path / "opencode", script("1.2.3"))

@@ -290,9 +290,31 @@ def without_record(file: Path) -> None:
     (file.parents[2] / "build.json").write_bytes(b'{"package": ')
 
 
-@pytest.mark.parametrize(
-    "damage", [truncated, altered, altered_with_its_times, not_executable, removed, without_record]
-)
+def with_a_pipe_for_record(file: Path) -> None:
+    (file.parents[2] / "build.json").unlink()
+    os.mkfifo(file.parents[2] / "build.json")
+
+
+def with_a_record_without_end(file: Path) -> None:
+    os.truncate(file.parents[2] / "build.json", 1 << 40)  # sparse
+
+
+def a_pipe(file: Path) -> None:
+    file.unlink()
+    os.mkfifo(file, 0o555)
+
+
+def without_end(file: Path) -> None:
+    file.chmod(0o755)
+    os.truncate(file, 1 << 40)
+
+
+DAMAGES = [truncated, altered, altered_with_its_times, not_executable, removed, without_record]
+TRAPS = [with_a_pipe_for_record, with_a_record_without_end, a_pipe, without_end]
+
+
+@pytest.mark.timeout(120)  # what reads a trap has no end
+@pytest.mark.parametrize("damage", [*DAMAGES, *TRAPS])
 def test_a_damaged_entry_is_fetched_anew(registry: Path, damage: Callable[[Path], None]) -> None:
     first = subject.fetch("1.2.0")
     damage(Path(first.path))

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -117,6 +118,15 @@ def test_what_does_not_build_can_never_be_tried(
     with pytest.raises(UnfitBuildError, match=words):
         checkout(build, binary)(repository[2])
     assert git("worktree", "list").count("\n") == 0
+
+
+@pytest.mark.timeout(120)
+def test_a_pipe_in_the_place_of_a_builds_log_keeps_nobody_waiting(repository: dict[int, str]) -> None:
+    log = checkout().binary_of(repository[2]).with_name("build.log")
+    log.parent.mkdir(parents=True)
+    os.mkfifo(log)
+    with pytest.raises(UnfitBuildError, match="the compiler is missing"):
+        checkout()(repository[2])
 
 
 def test_no_checkout_and_paths_outside_are_usage_errors(repository: dict[int, str], tmp_path: Path) -> None:

@@ -174,6 +174,17 @@ def test_offline_without_a_list_and_with_a_torn_one(registry: Path, tmp_path: Pa
     assert not registry.joinpath("releases").exists()
 
 
+@pytest.mark.timeout(120)
+def test_a_pipe_in_the_place_of_the_list_keeps_nobody_waiting(registry: Path, tmp_path: Path) -> None:
+    kept = tmp_path / "cache/releases/opencode-linux-x64.json"
+    kept.parent.mkdir(parents=True)
+    os.mkfifo(kept)
+    with pytest.raises(BuildError, match="no list of published versions is cached yet"):
+        releases.obtain("opencode-linux-x64", offline=True)
+    assert releases.obtain("opencode-linux-x64").note == ""
+    assert kept.is_file()
+
+
 @pytest.mark.parametrize(
     ("trouble", "words"),
     [
