@@ -181,10 +181,13 @@ def _always_gone(root: Path, package: str, version: str) -> None:
 
 def test_a_cache_that_is_only_readable_still_serves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     used("1.0.0", at=1.0)
-    monkeypatch.setattr(os, "open", _refused)
+    really = os.open
+
+    def only_to_read(path: str | Path, flags: int, *rest: int) -> int:
+        if flags & os.O_ACCMODE != os.O_RDONLY:
+            raise PermissionError(13, "Permission denied")
+        return really(path, flags, *rest)
+
+    monkeypatch.setattr(os, "open", only_to_read)
     assert Path(subject.fetch("1.0.0", limit_bytes=0).path).is_file()
     assert here() == ["1.0.0"]
-
-
-def _refused(*_: object, **__: object) -> int:
-    raise PermissionError(13, "Permission denied")
