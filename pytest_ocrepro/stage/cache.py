@@ -1,4 +1,4 @@
-"""Who uses which build of the cache, and which goes when there are too many: the one that was used longest ago.
+"""Whose the cache is, who uses which build of it, and which goes when there are too many: the one used longest ago.
 
 A process that uses a build holds a shared lock (flock(2)) on ``locks/<package>-<version>.use`` until it lets go or
 ends; the kernel lets go for one that is killed. Only what nobody holds is evicted. The lock file's time is that of
@@ -11,18 +11,45 @@ import contextlib
 import fcntl
 import os
 import re
+import shlex
 import shutil
+import stat
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pytest_ocrepro.errors import UsageError
+from pytest_ocrepro.errors import BuildError, UsageError
+from pytest_ocrepro.versions.releases import make_private
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+TRUSTED = ("builds", "commits", "identities")  # programs that we run, and what we say of programs
 _UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 _held: dict[Path, int] = {}  # lock file -> descriptor; this process' own
+
+
+def check_owner(root: Path) -> None:
+    """What others may write there, we would run or believe. A cache that is not there yet is made for us alone.
+
+    Raises BuildError.
+    """
+    with contextlib.suppress(OSError):  # told by whoever needs it first
+        make_private(root)
+    for place in (root, *(root / name for name in TRUSTED)):
+        try:
+            status = place.stat()
+        except OSError:
+            continue
+        if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):  # the sticky bit keeps nobody from putting a build there
+            raise BuildError(
+                f"others may write to the cache {place}: chmod go-w {shlex.quote(str(place))}, "
+                "or set OCREPRO_CACHE_DIR elsewhere"
+            )
+        if status.st_uid not in (0, os.getuid()):
+            raise BuildError(
+                f"the cache {place} belongs to user {status.st_uid}: set OCREPRO_CACHE_DIR to one of yours"
+            )
 
 
 def parse_size(text: str, source: str) -> int:
@@ -39,7 +66,7 @@ def hold(root: Path, package: str, version: str) -> None:
     path = _lock_of(root, package, version)
     try:
         if path not in _held:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            make_private(path.parent)
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_SH)
@@ -95,13 +122,13 @@ def _evict(root: Path, entry: Path) -> bool:
     """Out of its place by one rename, so that nobody sees half of it; False: in use, or not ours to remove."""
     path = _of(root, entry)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_private(path.parent)
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     except OSError:
         return False
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        (root / "tmp").mkdir(parents=True, exist_ok=True)
+        make_private(root / "tmp")
         away = Path(tempfile.mkdtemp(prefix="evicted-", dir=root / "tmp"))
         try:
             entry.rename(away / entry.name)

@@ -28,7 +28,7 @@ from pytest_ocrepro.stage import cache, download, executable
 from pytest_ocrepro.stage.executable import sha256_of
 from pytest_ocrepro.stage.tarball import EXECUTABLE, Progress, check_integrity, no_progress, unpack
 from pytest_ocrepro.versions import releases
-from pytest_ocrepro.versions.releases import cache_root, platform_package, this_machine
+from pytest_ocrepro.versions.releases import cache_root, make_private, platform_package, this_machine
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -113,7 +113,7 @@ def fetch(
     the cache has become larger. Raises BuildError.
     """
     root = cache_root(cache_dir)
-    _check_owner(root)
+    cache.check_owner(root)
     if limit_bytes is None and os.environ.get("OCREPRO_CACHE_LIMIT"):
         limit_bytes = cache.parse_size(os.environ["OCREPRO_CACHE_LIMIT"], "OCREPRO_CACHE_LIMIT")
     for _ in range(TRIES):
@@ -157,13 +157,15 @@ def _found_or_fetched(version: str, root: Path, *, progress: Progress | None, of
 def from_binary(path: str | Path, *, source: str = "binary", cache_dir: str | Path | None = None) -> Build:
     """A build of the user's own, or the one behind npm's ``opencode-ai`` wrapper.
 
-    Raises BuildError: not there, no program, for another CPU, not opencode (``--version`` prints no version).
+    Raises BuildError: not there, no program, for another CPU, not opencode (``--version`` prints no version), or a
+    cache to which others may write.
     """
     file = Path(path).expanduser().absolute()
     try:
         executable.check_file(file)
         file = executable.behind_wrapper(file) or file
         executable.check_format(file)
+        cache.check_owner(cache_root(cache_dir))
         identity = executable.identify(file, cache_root(cache_dir))
     except OSError as error:
         raise BuildError(f"{file} cannot be read ({error.strerror}): give a path that you may read") from error
@@ -183,19 +185,6 @@ def stored(cache_dir: str | Path | None = None) -> list[Stored]:
 
 
 # --- below: the cache
-
-
-def _check_owner(root: Path) -> None:
-    """What everybody may write there, we would run. A cache that is not there yet is made for us alone."""
-    try:
-        root.mkdir(mode=0o700, parents=True, exist_ok=True)
-        status = root.stat()
-    except OSError:  # told by whoever needs it first
-        return
-    if status.st_mode & stat.S_IWOTH:  # the sticky bit keeps nobody from putting a build there
-        raise BuildError(f"everybody may write to the cache {root}: chmod o-w it, or set OCREPRO_CACHE_DIR elsewhere")
-    if status.st_uid not in (0, os.getuid()):
-        raise BuildError(f"the cache {root} belongs to user {status.st_uid}: set OCREPRO_CACHE_DIR to one of yours")
 
 
 def _folder(root: Path, package: str, version: str) -> Path:
@@ -266,7 +255,7 @@ def _raise_not_here(root: Path, version: str) -> NoReturn:
 def _fetch_alone(root: Path, package: str, version: str, progress: Progress) -> Build:
     """Fetch under the lock of this version; whoever waited for it finds what the holder stored."""
     path = root / "locks" / f"{package}-{version}.lock"
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_private(path.parent)
     lock = filelock.FileLock(path)
     try:
         lock.acquire(timeout=0)
@@ -286,7 +275,7 @@ def _download(root: Path, package: str, version: str, progress: Progress) -> Bui
     scratch = root / "tmp" / f"{package}-{version}"
     # what a killed process left; a new name each time, so that an npm that outlived it finds nothing
     shutil.rmtree(scratch, ignore_errors=True)
-    scratch.mkdir(parents=True)
+    make_private(scratch)
     try:
         work = Path(tempfile.mkdtemp(dir=scratch))
         integrity = download.told_integrity(package, version, root / "npm")
@@ -327,7 +316,7 @@ def _keep(entry: Path, root: Path) -> None:
     record = _record(entry)
     assert record is not None  # noqa: S101 written a moment ago
     folder = _folder(root, record.package, record.version)
-    folder.mkdir(parents=True, exist_ok=True)
+    make_private(folder)
     for old in folder.glob("*"):
         if _verified(old) is None:
             shutil.rmtree(old, ignore_errors=True)

@@ -14,6 +14,7 @@ from pathlib import Path
 import filelock
 
 from pytest_ocrepro.errors import StageError
+from pytest_ocrepro.versions.releases import make_private
 
 LOCK = "timing.lock"
 WAIT_S = 900.0  # a trial that measures takes less than two minutes
@@ -28,7 +29,7 @@ def turn(folder: Path, *, most_s: float = WAIT_S) -> Iterator[float]:
     begun = time.monotonic()
     lock = filelock.FileLock(folder / LOCK)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        make_private(folder)
         lock.acquire(timeout=most_s)
     except filelock.Timeout:
         raise StageError(

@@ -16,7 +16,7 @@ from pytest_ocrepro.errors import BuildError, UnfitBuildError, UsageError
 from pytest_ocrepro.stage import subject
 from pytest_ocrepro.versions.batches import Fetch, Here
 from pytest_ocrepro.versions.programs import Finished, run_bounded
-from pytest_ocrepro.versions.releases import cache_root
+from pytest_ocrepro.versions.releases import cache_root, make_private
 
 NAME_LENGTH = 12  # of a commit: unique in any repository of this size
 GIT_S, BUILD_S = 60.0, 3600.0
@@ -81,7 +81,7 @@ class Checkout:
             raise UnfitBuildError(str(error)) from error
 
     def _make(self, commit: str, place: Path) -> None:
-        place.parent.mkdir(parents=True, exist_ok=True)
+        make_private(place.parent)
         with tempfile.TemporaryDirectory(prefix="ocrepro-commit-") as folder:
             tree = Path(folder) / "tree"
             made = _git(self.root, "worktree", "add", "--detach", str(tree), commit)

@@ -128,6 +128,19 @@ def cache_root(cache_dir: str | Path | None = None) -> Path:
     return Path(chosen or platformdirs.user_cache_path("pytest-ocrepro")).expanduser().absolute()
 
 
+def make_private(folder: Path) -> None:
+    """Make a directory of the cache, and those above it that are missing, for us alone (0700).
+
+    One that is there stays as it is. Whoever is the first to need one makes it, so all of us do it this way. Raises
+    OSError.
+    """
+    try:
+        folder.mkdir(mode=0o700, exist_ok=True)
+    except FileNotFoundError:
+        make_private(folder.parent)
+        folder.mkdir(mode=0o700, exist_ok=True)
+
+
 def platform_package(machine: Machine) -> str:
     """The npm package whose build runs here. Raises BuildError for Windows and for CPUs without a build."""
     system = {"Linux": "linux", "Darwin": "darwin"}.get(machine.system)
@@ -193,7 +206,7 @@ def ask_npm(*arguments: str, cache: Path, timeout_s: float, tick: Callable[[], N
 
 def _check_writable(cache: Path) -> None:
     try:
-        cache.mkdir(parents=True, exist_ok=True)
+        make_private(cache)
         with tempfile.TemporaryFile(dir=cache):
             pass
     except OSError as error:
@@ -232,7 +245,7 @@ def obtain(
 
 def replace_file(path: Path, data: bytes) -> None:
     """Write a whole file or nothing: a reader sees the old or the new one. Raises OSError."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_private(path.parent)
     beside = path.with_name(f".{path.name}.{os.getpid()}-{time.monotonic_ns()}")
     try:
         beside.write_bytes(data)

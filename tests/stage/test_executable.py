@@ -201,6 +201,19 @@ def test_a_pipe_in_the_place_of_what_a_package_says_of_itself(cache: Path, tmp_p
     assert subject.from_binary(file).version == "1.2.3"
 
 
+def test_the_cache_of_a_given_program_is_made_for_us_alone(tmp_path: Path) -> None:
+    umask = os.umask(0)
+    try:
+        file = executable(tmp_path / "opencode", elf(OURS))
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(programs, "ask_version", lambda file: "1.2.3")
+            subject.from_binary(file, cache_dir=tmp_path / "deep/cache")
+    finally:
+        os.umask(umask)
+    places = [tmp_path / "deep", tmp_path / "deep/cache", tmp_path / "deep/cache/identities"]
+    assert [place.stat().st_mode & 0o777 for place in places] == [0o700] * 3
+
+
 def test_identity_works_without_a_writable_cache(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     file = executable(tmp_path / "opencode", script("1.2.3"))

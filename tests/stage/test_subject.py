@@ -336,23 +336,41 @@ def test_a_touched_entry_is_read_once_and_believed(registry: Path, monkeypatch: 
     assert downloads(registry) == 1
 
 
-def test_a_cache_is_made_for_us_alone_and_one_for_everybody_is_refused(
-    registry: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    first = subject.fetch("1.2.0")
+def test_a_cache_is_made_for_us_alone_whatever_the_umask(registry: Path, tmp_path: Path) -> None:
+    umask = os.umask(0)
+    try:
+        first = subject.fetch("1.2.0")
+    finally:
+        os.umask(umask)
     root = tmp_path / "cache"
-    assert root.stat().st_mode & 0o777 == 0o700
+    entry = Path(first.path).parents[2]
+    ours = [root, *(path for path in root.rglob("*") if path.is_dir() and not path.is_relative_to(entry))]
+    ours = [path for path in ours if not path.is_relative_to(root / "npm/_cacache")]  # npm's
+    assert {path.name for path in ours} >= {"cache", "builds", "locks", "npm", "releases", "tmp", "1.2.0"}
+    assert {path.name: path.stat().st_mode & 0o777 for path in ours} == {path.name: 0o700 for path in ours}
     assert Path(first.path).stat().st_mode & 0o222 == 0
-    for mode in (0o777, 0o1777):  # the second: a directory like /tmp
-        root.chmod(mode)
-        with pytest.raises(BuildError, match=r"^everybody may write to the cache .*: chmod o-w it"):
-            subject.fetch("1.2.0")
-    root.chmod(0o700)
-    assert subject.fetch("1.2.0") == first
+
+
+@pytest.mark.parametrize("mode", [0o720, 0o702, 0o1777])  # the last: a directory like /tmp
+@pytest.mark.parametrize("place", ["", "builds", "identities", "commits"])
+def test_a_cache_to_which_others_may_write_is_refused(cache: Path, tmp_path: Path, place: str, mode: int) -> None:
+    given = executable(tmp_path / "opencode", script("1.2.3"))
+    shared = cache / place
+    shared.mkdir(mode=0o700, parents=True)
+    shared.chmod(mode)
+    for ask in (lambda: subject.fetch("1.2.0", offline=True), lambda: subject.from_binary(given)):
+        with pytest.raises(BuildError, match=rf"^others may write to the cache {shared}: chmod go-w {shared},"):
+            ask()
+    shared.chmod(mode & ~0o022)
+    assert subject.from_binary(given).version == "1.2.3"
+
+
+def test_a_cache_of_somebody_else_is_refused(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache.mkdir(mode=0o700)
     monkeypatch.setattr(os, "getuid", lambda: 4711)
-    os.chown(root, 4712 if os.geteuid() == 0 else os.geteuid(), -1)
+    os.chown(cache, 4712 if os.geteuid() == 0 else os.geteuid(), -1)
     with pytest.raises(BuildError, match=r"belongs to user \d+: set OCREPRO_CACHE_DIR"):
-        subject.fetch("1.2.0")
+        subject.fetch("1.2.0", offline=True)
 
 
 def test_a_republished_version_is_another_entry(registry: Path) -> None:

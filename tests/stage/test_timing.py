@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import threading
@@ -51,6 +52,15 @@ def test_who_waits_is_told_how_long(tmp_path: Path) -> None:
     holder.join()
     with turn(tmp_path) as waited_s:
         assert waited_s < 10
+
+
+def test_who_takes_the_first_turn_makes_the_cache_for_us_alone(tmp_path: Path) -> None:
+    umask = os.umask(0)
+    try:
+        with turn(tmp_path / "cache"):
+            assert (tmp_path / "cache").stat().st_mode & 0o777 == 0o700
+    finally:
+        os.umask(umask)
 
 
 def test_a_cache_that_cannot_be_made_gives_no_turns(tmp_path: Path) -> None:

@@ -275,3 +275,15 @@ def test_a_cache_that_cannot_be_written_is_told_before_npm_is_asked(tmp_path: Pa
         BuildError, match=r"the cache .*/file/npm cannot be written \(Not a directory\): set OCREPRO_CACHE_DIR"
     ):
         releases.ask_npm("view", "x", cache=tmp_path / "file" / "npm", timeout_s=1)
+
+
+@pytest.mark.parametrize("there", ["file", "dangling"])
+def test_a_directory_of_the_cache_that_cannot_be_made(tmp_path: Path, there: str) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
+    for place in (tmp_path / there, tmp_path / there / "cache/builds"):
+        with pytest.raises(OSError, match=there):
+            releases.make_private(place)
+    (tmp_path / "mine").mkdir(mode=0o755)
+    releases.make_private(tmp_path / "mine")
+    assert (tmp_path / "mine").stat().st_mode & 0o777 == 0o755
