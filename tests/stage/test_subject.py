@@ -10,6 +10,7 @@ import sys
 import tarfile
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -358,7 +359,7 @@ def test_a_cache_to_which_others_may_write_is_refused(cache: Path, tmp_path: Pat
     shared = cache / place
     shared.mkdir(mode=0o700, parents=True)
     shared.chmod(mode)
-    for ask in (lambda: subject.fetch("1.2.0", offline=True), lambda: subject.from_binary(given)):
+    for ask in (partial(subject.fetch, "1.2.0", offline=True), partial(subject.from_binary, given)):
         with pytest.raises(BuildError, match=rf"^others may write to the cache {shared}: chmod go-w {shared},"):
             ask()
     shared.chmod(mode & ~0o022)
