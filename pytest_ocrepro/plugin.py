@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -149,6 +149,16 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     active = metafunc.config.pluginmanager.get_plugin("ocrepro-session")
     if active is not None and "ocrepro" in metafunc.fixturenames:
         active.parametrize(metafunc)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_sessionfinish(session: pytest.Session) -> Generator[None, object, object]:
+    """The end of a run with scenarios is not cut short by one signal."""
+    active = session.config.pluginmanager.get_plugin("ocrepro-session")
+    if active is None:
+        return (yield)
+    with active.kept_from_interrupts(session):
+        return (yield)
 
 
 @pytest.fixture

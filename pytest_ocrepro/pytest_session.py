@@ -22,6 +22,7 @@ from pytest_ocrepro.closing import Closing
 from pytest_ocrepro.errors import BundleError, OcreproError, StageError, UsageError
 from pytest_ocrepro.guard import GUARD, TRIAL, Guard
 from pytest_ocrepro.harness import WAITED_S, Trial
+from pytest_ocrepro.interrupts import OrderlyEnd, PutOff
 from pytest_ocrepro.items import choose_paths, info_of, labels, scenario_of_item, slug_of
 from pytest_ocrepro.judge.judgement import Judgement
 from pytest_ocrepro.observe.readers import reader_here
@@ -41,7 +42,6 @@ from pytest_ocrepro.schedule import Schedule, parse
 from pytest_ocrepro.session import Session
 from pytest_ocrepro.settings import PROFILES, read_mark, read_settings
 from pytest_ocrepro.sharing import Share, build_here, for_node, outlive_lost_machines, paths_here
-from pytest_ocrepro.sigterm import OrderlyEnd
 from pytest_ocrepro.stage import rungs, subject
 from pytest_ocrepro.stage.timing import turn
 from pytest_ocrepro.trial_store import secrets_around_us
@@ -385,6 +385,14 @@ class OcreproSession:
         return True
 
     # -- the end
+
+    @contextlib.contextmanager
+    def kept_from_interrupts(self, session: pytest.Session) -> Iterator[None]:
+        """Around all that is done behind the last trial, by other plugins too: one Ctrl-C takes no page."""
+        with PutOff(lambda words: os.write(2, f"\n{words}\n".encode())) as put_off:
+            yield
+        if put_off.came and session.exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
+            session.exitstatus = pytest.ExitCode.INTERRUPTED
 
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> None:

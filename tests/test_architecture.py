@@ -105,10 +105,10 @@ MAY_IMPORT = {
     "scenario_end": {"catalogue", "errors"},
     "run_record": {"settings", "sharing", "stage", "observe.readers", "platforms", "publish"},
     "closing": {"baseline", "proof", "settings", "sharing", "publish", "versions"},
-    "sigterm": set(),
+    "interrupts": set(),
     "pytest_session": {
         "closing",
-        "sigterm",
+        "interrupts",
         "run_record",
         "scenario_end",
         "outcome",

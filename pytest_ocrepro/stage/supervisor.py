@@ -84,7 +84,7 @@ class Supervisor:
         self._failure: Exception | None = None
         self._gone = False
         self._closing = threading.Lock()
-        self._closed = False
+        self._closed = self._put_away = False
         self._listener = threading.Thread(target=self._listen, name="ocrepro-supervisor", daemon=True)
         self._listener.start()
         identity = reader_here().identify(self._process.pid)
@@ -176,9 +176,9 @@ class Supervisor:
     def close(self) -> None:
         """End everything of this session and the supervisor itself. Safe to call again."""
         with self._closing:
-            if self._closed:
+            if self._put_away:
                 return
-            self._closed = True
+            self._closed = True  # and again where a Ctrl-C came in between
             with contextlib.suppress(OSError):
                 self._socket.shutdown(socket.SHUT_WR)
             code = self._wait_for_end()
@@ -187,6 +187,7 @@ class Supervisor:
             leaked = self._sweep_alone(f"{self.mark}*", 0.3).leaked if code else []
             if self._ledger is not None and not leaked:
                 self._ledger.strike(self.mark)
+            self._put_away = True
 
     def _wait_for_end(self) -> int:
         try:
