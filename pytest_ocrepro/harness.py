@@ -44,7 +44,7 @@ from pytest_ocrepro.observe.tables import client_of
 from pytest_ocrepro.publish.bundle import TrialInfo, TrialResult
 from pytest_ocrepro.publish.credentials import key_file, secret_values, stored_secrets
 from pytest_ocrepro.publish.records import result_of
-from pytest_ocrepro.readings import DatabaseReading
+from pytest_ocrepro.readings import DatabaseReading, ProcessId
 from pytest_ocrepro.roster import Roster
 from pytest_ocrepro.schedule import Schedule
 from pytest_ocrepro.session import Session
@@ -54,6 +54,7 @@ from pytest_ocrepro.stage.budget import (
     Guard,
     Used,
     measure,
+    nameless_bytes,
     wait_for_memory,
 )
 from pytest_ocrepro.stage.faults import AtLockDirectory, AtMilestone, AtRequest, DatabaseLock, SignalAt, Trigger
@@ -134,8 +135,10 @@ class Trial:
         self.sampler.start()
         self._conductor = Conductor(self, schedule)
         self._conductor.begin()
-        self._depths = Depths(self.sandbox.root)
-        self._guard = Guard(self._used, self._cut_off, session.budget, beyond=session.blames)
+        self._depths = Depths(self.sandbox.root, lambda: nameless_bytes(session.reader, self._living()))
+        self._guard = Guard(
+            self._used, self._cut_off, session.budget, beyond=session.blames, trouble=self._not_looked
+        )
         self._guard.start()
 
     # -- the stage
@@ -426,10 +429,15 @@ class Trial:
     def _last_database(self) -> None:
         self._read_at_suspicion("at the end of the trial")
 
+    def _living(self) -> list[ProcessId]:
+        return [one.id for one in self.roster.processes()]
+
     def _used(self) -> Used:
-        living = [one.id for one in self.roster.processes()]
-        deep_bytes = self._depths.known_bytes()
-        return measure(self._session.reader, self.sandbox.places(), living, deep_bytes=deep_bytes)
+        return measure(self._session.reader, self.sandbox.places(), self._living(), deep=self._depths.known())
+
+    def _not_looked(self, error: Exception) -> None:
+        what = f"the budget was not looked at: {type(error).__name__}: {error}"
+        self.history.append(Trouble(at_ns=now_ns(), what=what))
 
     def _cut_off(self, why: str) -> None:
         """More than a trial may use: everything ends now, and nobody is blamed for how it ended."""

@@ -278,6 +278,13 @@ class Reader:
         """The parsed fdinfo; None: closed since, or unreadable."""
         return self._processes.fd_info(pid, fd, missing)
 
+    def open_file(self, pid: int, fd: int) -> os.stat_result | None:
+        """The status of what a descriptor has open, also of a file that was deleted; None: closed, or unreadable."""
+        try:
+            return os.stat(f"{self._files.root}/{pid}/fd/{fd}")  # noqa: PTH116  half the time of a Path
+        except OSError:
+            return None
+
     def is_open_at(self, pid: int, fd: int, path: str) -> bool:
         """Whether ``path`` is the file that the descriptor has open: not in a container, nor once it was renamed."""
         try:

@@ -6,6 +6,7 @@ cannot tell is None or left out.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Container, Mapping
 from typing import Protocol
 
@@ -87,6 +88,9 @@ class ProcessReader(Protocol):
 
     def fd_links(self, pid: int, missing: list[str] | None = None) -> list[tuple[int, str]]:
         """(descriptor, target) of its open files."""
+
+    def open_file(self, pid: int, fd: int) -> os.stat_result | None:
+        """The status of what a descriptor has open, also of a file that was deleted."""
 
     def fd_info(self, pid: int, fd: int, missing: list[str] | None = None) -> FdInfo | None:
         """Position and more of one of them."""

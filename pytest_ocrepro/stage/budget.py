@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import stat
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -30,6 +31,8 @@ WAIT_S = 120.0
 WALK_EVERY_S = 2.0
 WALK_SHARE = 0.05  # of a core, at most
 WALK_S = 1.0  # at most; a subject can make directories without end
+DEEPEST = 200  # levels; a handle each while it is walked
+BLOCK_BYTES = 512  # of st_blocks (stat(2))
 
 
 class Budget(msgspec.Struct, frozen=True, kw_only=True):
@@ -62,6 +65,13 @@ class Together(msgspec.Struct, frozen=True, kw_only=True):
     memory_bytes: int
 
 
+class Deep(msgspec.Struct, frozen=True, kw_only=True):
+    """What a look at all depths found; ``levels``: how deep directories are nested, counted up to DEEPEST."""
+
+    files_bytes: int = 0
+    levels: int = 0
+
+
 class Used(msgspec.Struct, frozen=True, kw_only=True):
     """What a trial uses now, and what is left. ``memory_bytes``: resident sizes, shared pages counted each time."""
 
@@ -70,6 +80,7 @@ class Used(msgspec.Struct, frozen=True, kw_only=True):
     memory_bytes: int
     disk_left_bytes: int
     memory_left_bytes: int
+    levels: int = 0
 
 
 def exceeded(used: Used, budget: Budget) -> str:
@@ -79,6 +90,8 @@ def exceeded(used: Used, budget: Budget) -> str:
     """
     if used.files_bytes > budget.files_bytes:
         return f"its files have {_size(used.files_bytes)}, the budget is {_size(budget.files_bytes)}"
+    if used.levels >= DEEPEST:
+        return f"its directories are nested {used.levels} levels deep or more, where files cannot be counted"
     if used.processes > budget.processes:
         return f"it has {used.processes} processes, the budget is {budget.processes}"
     if used.memory_bytes > budget.memory_bytes:
@@ -144,62 +157,94 @@ def bytes_below(folder: Path) -> int:
 
 
 class Depths:
-    """All that a directory holds at any depth: walked anew now and then, no more often than is cheap."""
+    """All that a directory holds at any depth, and what processes hold that has no name any more.
 
-    def __init__(self, folder: Path, clock: Callable[[], float] = time.monotonic) -> None:
+    Looked at anew now and then, no more often than is cheap.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        nameless_bytes: Callable[[], int] = lambda: 0,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._folder = folder
+        self._nameless_bytes = nameless_bytes
         self._clock = clock
         self._due = clock() + WALK_EVERY_S
-        self._bytes = 0
+        self._last = Deep()
 
-    def known_bytes(self) -> int:
-        """Of the last walk; 0 before the first one, and too little where a walk did not come to its end in 1 s."""
+    def known(self) -> Deep:
+        """The last look; nothing before the first one, and too little where it did not come to its end in 1 s."""
         begun = self._clock()
         if begun >= self._due:
-            self._bytes = self._walk(begun + WALK_S)
+            found = self._walk(begun + WALK_S)
+            self._last = msgspec.structs.replace(found, files_bytes=found.files_bytes + self._nameless_bytes())
             now = self._clock()
             self._due = now + max(WALK_EVERY_S, (now - begun) / WALK_SHARE)
-        return self._bytes
+        return self._last
 
-    def _walk(self, deadline: float) -> int:
-        total, several = 0, set()
-        for root, _, names in os.walk(self._folder):
+    def _walk(self, deadline: float) -> Deep:
+        total, deepest, several = 0, 0, set()
+        above = len(self._folder.parts)
+        for root, folders, names, handle in os.fwalk(self._folder):  # by handles: a path can be too long to be opened
+            deepest = max(deepest, len(Path(root).parts) - above)
+            if deepest >= DEEPEST:
+                folders.clear()
             for name in names:
                 with contextlib.suppress(OSError):
-                    found = os.lstat(os.path.join(root, name))  # noqa: PTH118  paths by the ten thousand
+                    found = os.stat(name, dir_fd=handle, follow_symlinks=False)
                     if found.st_nlink > 1:  # what a package manager has linked is there once
                         if (found.st_dev, found.st_ino) in several:
                             continue
                         several.add((found.st_dev, found.st_ino))
-                    total += found.st_blocks * 512  # stat(2): in units of 512 bytes
+                    total += found.st_blocks * BLOCK_BYTES
             if self._clock() > deadline:
                 break
-        return total
+        return Deep(files_bytes=total, levels=deepest)
+
+
+def nameless_bytes(reader: ProcessReader, processes: Iterable[ProcessId]) -> int:
+    """What regular files take that these have open and that were deleted since, each once."""
+    found = {}
+    for process in processes:
+        for fd, target in reader.fd_links(process.pid):
+            status = reader.open_file(process.pid, fd) if target.endswith(" (deleted)") else None
+            if status is not None and stat.S_ISREG(status.st_mode) and not status.st_nlink:
+                found[status.st_dev, status.st_ino] = status.st_blocks * BLOCK_BYTES
+    return sum(found.values())
 
 
 def measure(
-    reader: ProcessReader, places: Iterable[Path], processes: Iterable[ProcessId], *, deep_bytes: int = 0
+    reader: ProcessReader,
+    places: Iterable[Path],
+    processes: Iterable[ProcessId],
+    *,
+    deep: Deep = Deep(),  # noqa: B008  frozen
 ) -> Used:
     """Look once. ``places``: directories whose files count, not those of their subdirectories.
 
-    ``deep_bytes``: what is known of all files (:class:`Depths`), if that is more.
+    ``deep``: what is known of all files (:class:`Depths`), if that is more.
     """
     folders = list(places)
     seen = [(one, reader.stat(one.pid)) for one in processes]
     stats = [stat for one, stat in seen if stat is not None and stat.start_ticks == one.start_ticks]
     return Used(
-        files_bytes=max(sum(map(_bytes_in, folders)), deep_bytes),
+        files_bytes=max(sum(map(_bytes_in, folders)), deep.files_bytes),
         processes=len(stats),
         memory_bytes=sum(stat.rss_pages for stat in stats) * os.sysconf("SC_PAGE_SIZE"),
         disk_left_bytes=min(map(_free, folders), default=0),
         memory_left_bytes=psutil.virtual_memory().available,
+        levels=deep.levels,
     )
 
 
 class Guard:
     """A thread that looks until :meth:`stop`; ``end(why)`` is called once, when something is over the budget.
 
-    ``beyond``: why it must end although the trial itself is within its own.
+    ``beyond``: why it must end although the trial itself is within its own. ``trouble`` is told of the first look
+    that failed.
     """
 
     def __init__(
@@ -209,11 +254,14 @@ class Guard:
         budget: Budget,
         *,
         beyond: Callable[[Used], str] = lambda _: "",
+        trouble: Callable[[Exception], object] = lambda _: None,
     ) -> None:
         self._look = look
         self._beyond = beyond
+        self._trouble = trouble
         self._end = end
         self._budget = budget
+        self._told = False
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name="ocrepro-budget", daemon=True)
 
@@ -227,10 +275,19 @@ class Guard:
         if self._thread.is_alive():
             self._thread.join()
 
+    def _tell_once(self, error: Exception) -> None:
+        if not self._told:
+            self._trouble(error)
+        self._told = True
+
     def _run(self) -> None:
         while not self._stopped.wait(PERIOD_S):
-            used = self._look()
-            why = exceeded(used, self._budget) or self._beyond(used)
+            try:
+                used = self._look()
+                why = exceeded(used, self._budget) or self._beyond(used)
+            except Exception as error:  # noqa: BLE001  a look that fails must not be the last one
+                self._tell_once(error)
+                continue
             if why:
                 self._end(why)
                 return
@@ -261,7 +318,7 @@ def _sizes(folder: Path) -> Iterator[int]:
         for entry in entries:
             with contextlib.suppress(OSError):
                 if entry.is_file(follow_symlinks=False):
-                    yield entry.stat(follow_symlinks=False).st_blocks * 512  # stat(2): in units of 512 bytes
+                    yield entry.stat(follow_symlinks=False).st_blocks * BLOCK_BYTES
 
 
 def _free(folder: Path) -> int:

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pytest_ocrepro.errors import StageError
+from pytest_ocrepro.versions.programs import run_bounded
 
 # Of the user's environment only these pass; each says where things are, none says who the user is.
 ALLOWED = ("LANG", "LC_ALL", "LC_CTYPE", "TZ", "SSL_CERT_FILE", "NIX_SSL_CERT_FILE")
@@ -27,6 +28,7 @@ PREFIX = "ocrepro-"
 SESSION_MARK = re.compile(r"\d+-[0-9a-f]{12}")  # as the supervisor makes them
 GIT_CONFIG = "[core]\n\trepositoryformatversion = 0\n\tfilemode = true\n\tbare = false\n"
 PLUGIN = "export const Quiet = async () => ({})\n"
+REMOVED_WITHIN_S = 60.0
 REMOVALS = 5  # a process that still writes can fill a directory while it is deleted
 
 
@@ -138,10 +140,14 @@ class Sandbox:
                 self.root.unlink()
             return
         for _ in range(REMOVALS):
-            shutil.rmtree(self.root, ignore_errors=True)
-            if not os.path.lexists(self.root):
-                return
-            _open_up(self.root)
+            with contextlib.suppress(RecursionError):  # directories in directories by the thousand
+                shutil.rmtree(self.root, ignore_errors=True)
+                if not os.path.lexists(self.root):
+                    return
+                _open_up(self.root)
+                continue
+            with contextlib.suppress(OSError):
+                run_bounded(["rm", "-rf", "--one-file-system", "--", str(self.root)], timeout_s=REMOVED_WITHIN_S)
 
 
 def remove_leftovers(session_mark: str) -> None:

@@ -120,6 +120,27 @@ while True: signal.pause()
         Budget(files_bytes=64 * MEBIBYTE),
         "its files have 1",
     ),
+    "deletes what it still writes": (
+        """
+file = pathlib.Path(os.environ["XDG_CACHE_HOME"], "full").open("wb", buffering=0)
+os.unlink(file.name)
+file.write(os.urandom(1 << 20) * 100)
+while True: signal.pause()
+""",
+        Budget(files_bytes=64 * MEBIBYTE),
+        "its files have 1",
+    ),
+    "nests its directories": (
+        """
+os.chdir(os.environ["XDG_CACHE_HOME"])
+for _ in range(1500):
+    os.mkdir("d")
+    os.chdir("d")
+while True: signal.pause()
+""",
+        Budget(),
+        "its directories are nested 200 levels deep or more",
+    ),
     "eats memory": (
         """
 held = []

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
@@ -16,6 +17,7 @@ from pytest_ocrepro.stage import budget as room
 from pytest_ocrepro.stage.budget import (
     MEBIBYTE,
     Budget,
+    Deep,
     Depths,
     Guard,
     SessionBudget,
@@ -26,10 +28,12 @@ from pytest_ocrepro.stage.budget import (
     check_session,
     exceeded,
     measure,
+    nameless_bytes,
     overdrawn,
     summed,
     wait_for_memory,
 )
+from pytest_ocrepro.stage.sandbox import Project, Sandbox
 
 LITTLE = Used(files_bytes=0, processes=1, memory_bytes=0, disk_left_bytes=1 << 40, memory_left_bytes=1 << 40)
 
@@ -83,22 +87,87 @@ def test_what_lies_deep_counts_once_and_is_walked_no_more_often_than_is_cheap(tm
     (deep / "full").write_bytes(bytes(range(256)) * 4096)
     (deep / "linked").hardlink_to(deep / "full")
     (deep / "symbolic").symlink_to("/usr")
-    depths = Depths(tmp_path, clock)
-    assert depths.known_bytes() == 0, "a trial of a moment pays nothing"
+    depths = Depths(tmp_path, clock=clock)
+    assert depths.known().files_bytes == 0, "a trial of a moment pays nothing"
     now[0] = 2.0
-    assert MEBIBYTE <= depths.known_bytes() < 2 * MEBIBYTE
-    assert measure(Reader(), [tmp_path], [], deep_bytes=depths.known_bytes()).files_bytes >= MEBIBYTE
+    assert MEBIBYTE <= depths.known().files_bytes < 2 * MEBIBYTE
+    assert measure(Reader(), [tmp_path], [], deep=depths.known()).files_bytes >= MEBIBYTE
     (deep / "more").write_bytes(bytes(range(256)) * 4096 * 4)
     now[0] = 3.9
-    assert depths.known_bytes() < 2 * MEBIBYTE
+    assert depths.known().files_bytes < 2 * MEBIBYTE
     now[0], slow[0] = 4.0, 0.1  # half a second for four directories
-    assert depths.known_bytes() >= 5 * MEBIBYTE
+    assert depths.known().files_bytes >= 5 * MEBIBYTE
     (deep / "more").unlink()
     walked_s, slow[0] = now[0], 0.0
     now[0] = walked_s + 9.0
-    assert depths.known_bytes() >= 5 * MEBIBYTE, "half a second for a walk: no other one for ten"
+    assert depths.known().files_bytes >= 5 * MEBIBYTE, "half a second for a walk: no other one for ten"
     now[0] = walked_s + 11.0
-    assert depths.known_bytes() < 2 * MEBIBYTE
+    assert depths.known().files_bytes < 2 * MEBIBYTE
+
+
+def test_what_is_too_long_to_be_named_is_counted_and_what_is_too_deep_told(tmp_path: Path) -> None:
+    def below(levels: int, name: str) -> Deep:
+        here = os.open(tmp_path, os.O_RDONLY)
+        for _ in range(levels):
+            os.mkdir(name, dir_fd=here)
+            inside = os.open(name, os.O_RDONLY, dir_fd=here)
+            os.close(here)
+            here = inside
+        with os.fdopen(os.open("full", os.O_WRONLY | os.O_CREAT, dir_fd=here), "wb") as file:
+            file.write(bytes(range(256)) * 4096)
+        os.close(here)
+        times = iter([0.0, *[2.0] * 1000])
+        return Depths(tmp_path, clock=lambda: next(times)).known()
+
+    found = below(90, "d" * 60)
+    assert found.levels == 90
+    assert MEBIBYTE <= found.files_bytes < 2 * MEBIBYTE
+    assert exceeded(measure(Reader(), [], [], deep=found), Budget()) == ""
+    sandbox = Sandbox(root=tmp_path, project=Project(root=tmp_path))
+    sandbox.remove()
+    tmp_path.mkdir()
+    found = below(3000, "e")
+    told = exceeded(measure(Reader(), [], [], deep=found), Budget())
+    assert told == "its directories are nested 200 levels deep or more, where files cannot be counted"
+    sandbox.remove()
+    assert not tmp_path.exists()
+
+
+def test_a_file_without_a_name_counts_as_long_as_somebody_has_it_open(tmp_path: Path) -> None:
+    me = Reader().identify(os.getpid())
+    assert me is not None
+    with (tmp_path / "full").open("wb") as file:
+        file.write(bytes(range(256)) * 4096)
+        file.flush()
+        assert nameless_bytes(Reader(), [me]) < MEBIBYTE, "it has a name"
+        (tmp_path / "full").unlink()
+        twice = os.dup(file.fileno())
+        assert MEBIBYTE <= nameless_bytes(Reader(), [me, me]) < 2 * MEBIBYTE
+        times = iter([0.0, 2.0, 2.0, 2.0])
+        depths = Depths(tmp_path, lambda: nameless_bytes(Reader(), [me]), clock=lambda: next(times))
+        assert depths.known().files_bytes >= MEBIBYTE
+        os.close(twice)
+    assert nameless_bytes(Reader(), [me]) < MEBIBYTE
+
+
+def test_a_look_that_fails_is_told_once_and_is_not_the_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(room, "PERIOD_S", 0.001)
+    many = msgspec.structs.replace(LITTLE, processes=2000)
+    looks: Iterator[Used | Exception] = iter([OSError("gone"), RecursionError("deep"), many])
+    told: list[Exception] = []
+    ended = threading.Event()
+
+    def look() -> Used:
+        found = next(looks)
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+    guard = Guard(look, lambda _: ended.set(), Budget(), trouble=told.append)
+    guard.start()
+    assert ended.wait(20)
+    guard.stop()
+    assert [str(error) for error in told] == ["gone"]
 
 
 def test_a_walk_has_its_end(tmp_path: Path) -> None:
@@ -106,7 +175,7 @@ def test_a_walk_has_its_end(tmp_path: Path) -> None:
         (tmp_path / f"d{number}").mkdir()
         (tmp_path / f"d{number}/full").write_bytes(bytes(range(256)) * 4096)
     times = iter([0.0, 2.0, 2.1, 9.0, 9.1])
-    found = Depths(tmp_path, lambda: next(times)).known_bytes()
+    found = Depths(tmp_path, clock=lambda: next(times)).known().files_bytes
     assert MEBIBYTE <= found < 2 * MEBIBYTE, "what is behind the deadline is left out"
 
 
