@@ -78,7 +78,7 @@ class Session:
     def _sweep_leftovers(self, ledger: Ledger) -> None:
         for mark in ledger.leftovers(self.reader):
             if not self.supervisor.sweep(f"{mark}.*").leaked:
-                remove_leftovers(mark)
+                remove_leftovers(mark, ledger.place_of(mark))
                 ledger.strike(mark)
 
     def _start_deputy(self, argv: list[str], stdin: int, stdout: int) -> None:

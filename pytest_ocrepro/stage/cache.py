@@ -24,7 +24,7 @@ from pytest_ocrepro.versions.releases import make_private
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-TRUSTED = ("builds", "commits", "identities")  # programs that we run, and what we say of programs
+TRUSTED = ("builds", "commits", "identities", "supervisors")  # programs that we run, and what we say of them
 _UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 _held: dict[Path, int] = {}  # lock file -> descriptor; this process' own
 

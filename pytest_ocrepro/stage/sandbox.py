@@ -150,11 +150,15 @@ class Sandbox:
                 run_bounded(["rm", "-rf", "--one-file-system", "--", str(self.root)], timeout_s=REMOVED_WITHIN_S)
 
 
-def remove_leftovers(session_mark: str) -> None:
-    """Delete the sandboxes of a session whose harness was killed; ``session_mark`` is what its marks begin with."""
+def remove_leftovers(session_mark: str, place: Path | None = None) -> None:
+    """Delete the sandboxes of a session whose harness was killed; ``session_mark`` is what its marks begin with.
+
+    ``place``: the temporary directory that it had; None: ours.
+    """
     if not SESSION_MARK.fullmatch(session_mark):
         return
-    for root in Path(os.environ.get("TMPDIR") or tempfile.gettempdir()).glob(f"{PREFIX}{session_mark}.*"):
+    where = place or Path(os.environ.get("TMPDIR") or tempfile.gettempdir())
+    for root in where.glob(f"{PREFIX}{session_mark}.*"):
         if _is_ours(root):
             Sandbox(root=root, project=Project(root=root)).remove()
 

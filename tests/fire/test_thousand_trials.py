@@ -1,7 +1,7 @@
 """A thousand trials with a stand-in in one session of two workers: nothing grows, nothing is left, what it costs us.
 
-By hand: ``pytest tests/fire/test_thousand_trials.py -m fire -s`` (some 8 minutes on two quiet cores); the environment
-variable OCREPRO_FIRE_TRIALS sets another number.
+By hand: ``pytest tests/fire/test_thousand_trials.py -m fire -s`` (some 2 minutes on two quiet cores); the environment
+variable OCREPRO_FIRE_TRIALS sets another number, of at least 300: what a process loads once takes some 100 trials.
 """
 
 from __future__ import annotations
@@ -48,7 +48,8 @@ def meter():
     links = [f"/proc/self/fd/{fd}" for fd in os.listdir("/proc/self/fd")]
     names = [os.readlink(link) for link in links if os.path.islink(link)]
     sockets = sum(name.startswith("socket:") for name in names)
-    line = {"resident": resident, "fds": len(names), "sockets": sockets, "threads": threading.active_count(),
+    line = {"pid": os.getpid(), "resident": resident, "fds": len(names), "sockets": sockets,
+            "threads": threading.active_count(),
             "cpu": time.process_time() + sum(os.times()[2:4]),
             "below": below(os.getpid()) if WHO != "controller" else {}}
     with open(f"{PLACE}/{WHO}.jsonl", "a") as file:
@@ -76,6 +77,7 @@ class Meter:
         self.who = path.stem
         self.lines: list[dict[str, Any]] = list(map(json.loads, path.read_text().splitlines()))
         first, last = self.lines[0], self.lines[-1]
+        self.pid = int(first["pid"])
         self.below_s = sum(spent - first["below"].get(pid, 0) for pid, spent in last["below"].items()) / self._steps
         self.cpu_s = (last["cpu"] - first["cpu"]) / self._steps + self.below_s
 
@@ -138,12 +140,13 @@ def test_a_thousand_trials_in_one_session(tmp_path: Path) -> None:
     results = RunDir.read(tmp_path / "reports").results()
     assert len(results) == TRIALS
     assert {one.leaked for one in results} == {()}
-    assert READER.marked(MARKER, f"{process.pid}-*") == []
+    told = [Meter(path) for path in sorted((tmp_path / "meter").iterdir())]
+    assert len(told) == 3, "a controller and two workers"
+    assert [READER.marked(MARKER, f"{one.pid}-*") for one in told] == [[], [], []], "somebody is left"
     left = [one.name for one in (tmp_path / "tmp").iterdir() if not one.name.startswith("pytest-of-")]
     assert left == [], "temporary files are left"
     assert list((tmp_path / "cache/supervisors").iterdir()) == []
 
-    told = [Meter(path) for path in sorted((tmp_path / "meter").iterdir())]
     print(*map(str, told), sep="\n")
     for one in told:
         grown = max(one.slope("fds"), one.slope("sockets"), one.slope("threads"))

@@ -1,17 +1,21 @@
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from pytest_ocrepro.publish.bundle import RunDir
 from pytest_ocrepro.readings import ProcessId
-from pytest_ocrepro.stage.ledger import KEPT_S, Ledger
+from pytest_ocrepro.session import Session
+from pytest_ocrepro.stage.ledger import FIRST_NAMESPACE, KEPT_S, Ledger
 from pytest_ocrepro.stage.orders import MARKER
 from pytest_ocrepro.stage.rungs import Rung
 from pytest_ocrepro.stage.sandbox import PREFIX
@@ -63,19 +67,69 @@ def test_one_of_an_earlier_boot_is_dead_whoever_has_its_pid_now(tmp_path: Path) 
     assert Ledger(tmp_path).leftovers(READER) == {DEAD: []}
 
 
-@pytest.mark.parametrize("other", [{"host": "another"}, {"namespace": "pid:[4711]"}])
-def test_who_lives_elsewhere_is_not_called_dead(tmp_path: Path, other: dict[str, str]) -> None:
+@pytest.mark.parametrize("elsewhere", [{"host": "another", "boot": "another"}, {"namespace": None}])
+def test_who_lives_elsewhere_is_not_called_dead(tmp_path: Path, elsewhere: dict[str, str | None]) -> None:
+    """On another machine, or in a PID namespace in which somebody is."""
     now = ourselves()
     Ledger(tmp_path).enter(DEAD, ProcessId(pid=now.pid, start_ticks=now.start_ticks - 1, boot_id=now.boot_id))
     assert Ledger(tmp_path).leftovers(READER) == {DEAD: []}
+    with inside_another_namespace() as namespace:
+        path = tmp_path / f"{DEAD}.json"
+        line = json.loads(path.read_text())
+        line["supervisor"]["boot_id"] = elsewhere.get("boot") or now.boot_id
+        line["host"] = elsewhere.get("host") or line["host"]
+        line["namespace"] = namespace if "namespace" in elsewhere else line["namespace"]
+        path.write_text(json.dumps(line))
+        assert Ledger(tmp_path).leftovers(READER) == {}
+        assert path.exists()
+        long_ago = path.stat().st_mtime - KEPT_S - 60
+        os.utime(path, (long_ago, long_ago))
+        assert Ledger(tmp_path).leftovers(READER) == {DEAD: []}, "lines of killed containers would gather for ever"
+
+
+def test_a_container_that_is_gone_is_dead_for_who_could_see_it(tmp_path: Path) -> None:
+    now = ourselves()
+    Ledger(tmp_path).enter(DEAD, now)
     path = tmp_path / f"{DEAD}.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | other))
-    assert Ledger(tmp_path).leftovers(READER) == {}
-    assert path.exists()
-    long_ago = path.stat().st_mtime - KEPT_S - 60
-    os.utime(path, (long_ago, long_ago))
-    assert Ledger(tmp_path).leftovers(READER) == {}
-    assert not path.exists(), "the lines of containers that were killed would gather for ever"
+    line = json.loads(path.read_text())
+    assert line["namespace"] == READER.namespace(os.getpid(), "pid")
+    path.write_text(json.dumps(line | {"namespace": "pid:[4711]"}))
+    sees_all = line["namespace"] == FIRST_NAMESPACE
+    assert Ledger(tmp_path).leftovers(READER) == ({DEAD: []} if sees_all else {})
+
+
+def test_the_sandboxes_of_a_killed_session_go_wherever_they_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next run may have another temporary directory: each job of a CI has its own."""
+    now = ourselves()
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "one"))
+    Ledger(tmp_path / "ledger").enter(DEAD, ProcessId(pid=now.pid, start_ticks=1, boot_id=now.boot_id))
+    (tmp_path / "one" / f"{PREFIX}{DEAD}.1-x/deep").mkdir(parents=True)
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "two"))
+    Session(RunDir.create(tmp_path / "reports"), ledger=tmp_path / "ledger").close()
+    assert list((tmp_path / "one").iterdir()) == []
+    assert list((tmp_path / "ledger").iterdir()) == []
+
+
+@contextlib.contextmanager
+def inside_another_namespace() -> Iterator[str]:
+    """Somebody waits in a PID namespace of his own; its name."""
+    unshared = ["unshare", *([] if os.geteuid() == 0 else ["-r"]), "-pf", "cat"]
+    with subprocess.Popen(unshared, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        try:
+            assert process.stdin is not None
+            assert process.stdout is not None
+            process.stdin.write(b"there\n")
+            process.stdin.flush()
+            if not process.stdout.readline():
+                pytest.skip("no PID namespace may be made here")
+            (inside,) = READER.children_of(process.pid)
+            yield READER.namespace(inside, "pid") or ""
+        finally:
+            process.communicate()
 
 
 def test_a_container_does_not_touch_what_another_one_runs(tmp_path: Path) -> None:
@@ -103,6 +157,9 @@ def test_lines_that_say_nothing_are_passed_over(tmp_path: Path) -> None:
     ):
         (tmp_path / name).write_bytes(content)
     (tmp_path / "f.json").mkdir()
+    os.mkfifo(tmp_path / "h.json")
+    with (tmp_path / "i.json").open("wb") as endless:
+        endless.truncate(1 << 40)
     (tmp_path / "g.json").symlink_to(tmp_path / "nowhere")
     assert Ledger(tmp_path).leftovers(READER) == {}
 
