@@ -20,6 +20,8 @@ from pytest_ocrepro.publish.bundle import RunDir, TrialInfo
 from pytest_ocrepro.stage import subject
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from tests.data.publish import reproducing
 else:
     _spec = importlib.util.spec_from_file_location(
@@ -238,3 +240,39 @@ def test_issue_refuses_a_trial_that_was_never_judged(tmp_path: Path) -> None:
     done = run("issue", str(tmp_path / "reports"))
     assert (done.exit_code, done.stdout) == (2, "")
     assert done.stderr == "ocrepro: cut ended before it was judged: there is nothing to report; run it again\n"
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("command", ["report", "show", "ctrf", "github", "issue", "repro"])
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir, lambda path: path.symlink_to("elsewhere")])
+def test_results_that_are_no_file_are_an_error(
+    reproduced: Path, command: str, make: Callable[[Path], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(reproduced)
+    path = RunDir.read(reproduced).path
+    (path / "results.jsonl").unlink(missing_ok=True)
+    make(path / "results.jsonl")
+    done = run(command, str(reproduced))
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert done.stderr.startswith(f"ocrepro: {path.name}/results.jsonl ")
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("command", ["report", "show", "ctrf", "github"])
+def test_who_leaves_something_out_says_so(reproduced: Path, command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(reproduced)
+    monkeypatch.delenv("GITHUB_STEP_SUMMARY", raising=False)
+    found = RunDir.read(reproduced)
+    (found.path / "report.html").unlink(missing_ok=True)
+    assert run(command, str(reproduced)).stderr == ""
+    (found.path / "report.html").unlink(missing_ok=True)
+    (found.bundles()[0] / "trial.json").write_bytes(b"{")
+    with (found.path / "results.jsonl").open("ab") as file:
+        file.write(b"{]\n")
+    done = run(command, str(reproduced))
+    assert done.exit_code == 0
+    told = done.stderr.splitlines()
+    assert len(told) == 2
+    assert all(line.startswith("ocrepro: left out: ") for line in told)
+    assert any(f"{found.bundles()[0].name}/trial.json is corrupt" in line for line in told)
+    assert any("results.jsonl line " in line for line in told)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from pytest_ocrepro.cli.group import complain, main
+from pytest_ocrepro.cli.group import complain, entries_told, main, run_at
 
 _PATH = click.Path(path_type=Path)
 
@@ -81,12 +81,12 @@ def trace(trial: Path, output: Path) -> None:
 def github(run: Path) -> None:
     """Print annotations and add a summary to GITHUB_STEP_SUMMARY; where that is not set print the summary."""
     from pytest_ocrepro.publish import github as room
-    from pytest_ocrepro.publish.bundle import RunDir
-    from pytest_ocrepro.publish.handout import entries_in, hand_out
+    from pytest_ocrepro.publish.handout import hand_out
 
-    found = RunDir.read(run)
+    found = run_at(run)
+    entries = entries_told(found)
     if not os.environ.get("GITHUB_STEP_SUMMARY"):
-        click.echo(room.summary(found.info, entries_in(found)), nl=False)
+        click.echo(room.summary(found.info, entries), nl=False)
         return
     for line in hand_out(found, github="on", ctrf="", environment=os.environ):
         click.echo(line)
@@ -99,9 +99,7 @@ def ctrf(run: Path, output: Path) -> None:
     """Write a run in the Common Test Report Format (ctrf.io), for dashboards."""
     from pytest_ocrepro.publish import ctrf as room
     from pytest_ocrepro.publish import storage
-    from pytest_ocrepro.publish.bundle import RunDir
-    from pytest_ocrepro.publish.handout import entries_in
 
-    found = RunDir.read(run)
-    storage.deliver(output, room.encode(found.info, entries_in(found)))
+    found = run_at(run)
+    storage.deliver(output, room.encode(found.info, entries_told(found)))
     click.echo(output.resolve().as_uri())

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pytest_ocrepro.cli.group import complain, main
+from pytest_ocrepro.cli.group import complain, main, run_at
 from pytest_ocrepro.errors import OcreproError, UsageError
 
 if TYPE_CHECKING:
@@ -23,11 +23,18 @@ if TYPE_CHECKING:
 )
 def report(directory: Path, *, against: Path | None) -> None:
     """Rebuild the page of a run from its bundles (DIRECTORY: a run, or the reports directory: its newest)."""
-    from pytest_ocrepro.publish.bundle import RunDir, TrialBundle
     from pytest_ocrepro.publish.page import write_report
 
-    run = RunDir.read(directory)
+    run = run_at(directory)
     page = write_report(run, _compared(run, against) if against else ())
+    _tell_left_out(run)
+    click.echo(page.resolve().as_uri())
+
+
+def _tell_left_out(run: RunDir) -> None:
+    """What a page that was just made does without, a line each; the page lists it too."""
+    from pytest_ocrepro.publish.bundle import TrialBundle
+
     for line in run.passed_over():
         complain(f"left out: {line}")
     for bundle in run.bundles():
@@ -38,7 +45,10 @@ def report(directory: Path, *, against: Path | None) -> None:
             continue
         for problem in found.problems:
             complain(f"incomplete: {bundle.name}: {problem}")
-    click.echo(page.resolve().as_uri())
+    try:
+        run.results()
+    except OcreproError as error:
+        complain(f"left out: {error}")
 
 
 def _compared(run: RunDir, against: Path) -> tuple[Block, ...]:
@@ -53,12 +63,14 @@ def _compared(run: RunDir, against: Path) -> tuple[Block, ...]:
 @click.option("--open", "opened", is_flag=True, help="Open it in the browser.")
 def show(directory: Path, *, opened: bool) -> None:
     """Print the URL of a run's page (DIRECTORY: a run, or a folder of runs: its newest), made if it is missing."""
-    from pytest_ocrepro.publish.bundle import RunDir
     from pytest_ocrepro.publish.page import write_report
 
-    run = RunDir.read(directory)
+    run = run_at(directory)
     page = run.path / "report.html"
-    url = (page if page.is_file() else write_report(run)).resolve().as_uri()
+    if not page.is_file():
+        page = write_report(run)
+        _tell_left_out(run)
+    url = page.resolve().as_uri()
     click.echo(url)
     if opened:
         click.launch(url)
@@ -82,11 +94,11 @@ def issue(directory: Path, scenario: str | None, max_characters: int) -> None:
     server, the logs, the evidence of each link, the steps in words, and last the script.
     """
     from pytest_ocrepro.publish import cases as room
-    from pytest_ocrepro.publish.bundle import RunDir, TrialBundle
+    from pytest_ocrepro.publish.bundle import TrialBundle
     from pytest_ocrepro.publish.handout import entries_in
     from pytest_ocrepro.publish.issue import issue_text, page_note, told
 
-    run = RunDir.read(directory)
+    run = run_at(directory)
     entries = entries_in(run)
     found = room.cases(entries)
     alone = [entry.path for entry in entries if entry.path is not None]
@@ -140,10 +152,9 @@ def repro(
     With --verify exit 1 unless every run of it showed the bug.
     """
     from pytest_ocrepro.publish import cases as room
-    from pytest_ocrepro.publish.bundle import RunDir
     from pytest_ocrepro.publish.handout import entries_in
 
-    run = RunDir.read(directory)
+    run = run_at(directory)
     case = room.choose(room.cases(entries_in(run)), scenario)
     script = room.script_of(case, room.trial_of(case))
     if not script.text:
