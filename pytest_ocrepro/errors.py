@@ -6,6 +6,15 @@ to what, and what to do next.
 
 from __future__ import annotations
 
+import errno
+
+_ADVICE = {
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "free some space there, or set TMPDIR"),
+    **dict.fromkeys((errno.ENOENT, errno.ENOTDIR), "make it, or set TMPDIR to a directory that is there"),
+    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "set TMPDIR to a directory that you may write to"),
+    **dict.fromkeys((errno.EMFILE, errno.ENFILE), "raise the limit of open files (ulimit -n)"),
+}
+
 
 class OcreproError(Exception):
     """Base of everything that this package raises on purpose."""
@@ -37,3 +46,8 @@ class LackingError(NotReachedError):
 
 class BundleError(OcreproError):
     """A stored evidence bundle cannot be read or written."""
+
+
+def advice(error: OSError) -> str:
+    """What to do about a file of the temporary directory that could not be made; by errno(3)."""
+    return _ADVICE.get(error.errno or 0, "look at that place, or set TMPDIR to another")

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Protocol
 
-from pytest_ocrepro.errors import NotReachedError, StageError
+from pytest_ocrepro.errors import NotReachedError, StageError, advice
 from pytest_ocrepro.events import ProcessExited, SignalSent
 from pytest_ocrepro.history import LONGEST_SECRET, History, now_ns
 from pytest_ocrepro.observe.regular import open_regular
@@ -124,7 +124,7 @@ class Process:
             except OSError as error:
                 self.stdin.close()
                 what = f"cannot open the files of {self.role}: {error.strerror} ({error.filename})"
-                raise StageError(f"{what}; free some disk, or set TMPDIR") from error
+                raise StageError(f"{what}; {advice(error)}") from error
             yield fds[0], fds[1], fds[2]
 
     @property

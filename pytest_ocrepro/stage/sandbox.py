@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pytest_ocrepro.errors import StageError
+from pytest_ocrepro.errors import StageError, advice
 from pytest_ocrepro.versions.programs import run_bounded
 
 # Of the user's environment only these pass; each says where things are, none says who the user is.
@@ -198,7 +198,7 @@ def _disk(what: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise StageError(f"cannot {what}: {error.strerror or error}; free some space there, or set TMPDIR") from error
+        raise StageError(f"cannot {what}: {error.strerror or error}; {advice(error)}") from error
 
 
 def _is_ours(root: Path) -> bool:

@@ -171,7 +171,7 @@ def test_output_that_cannot_be_written_is_a_stage_error(make: Start, tmp_path: P
     with pytest.raises(StageError) as caught:
         make("a/b", ["/bin/true"], OpenPipe()).start({}, str(tmp_path))
     what = f"cannot open the files of a/b: No such file or directory ({tmp_path}/a/b.out)"
-    assert str(caught.value) == f"{what}; free some disk, or set TMPDIR"
+    assert str(caught.value) == f"{what}; make it, or set TMPDIR to a directory that is there"
     assert READER.fd_links(os.getpid()) == before
 
 

@@ -225,12 +225,45 @@ def test_configuration_is_json(sandbox: Sandbox) -> None:
 # -- disks
 
 
-def test_temporary_directory_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TMPDIR", str(tmp_path / "gone"))
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("gone", "No such file or directory; make it, or set TMPDIR to a directory that is there"),
+        ("file", "Not a directory; make it, or set TMPDIR to a directory that is there"),
+    ],
+)
+def test_temporary_directory_that_is_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, words: str
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("TMPDIR", str(tmp_path / name))
     with pytest.raises(StageError) as caught:
         make()
-    what = f"cannot make a sandbox in {tmp_path / 'gone'}: No such file or directory"
-    assert str(caught.value) == f"{what}; free some space there, or set TMPDIR"
+    assert str(caught.value) == f"cannot make a sandbox in {tmp_path / name}: {words}"
+
+
+@pytest.mark.parametrize(
+    ("number", "words"),
+    [
+        (errno.EACCES, "Permission denied; set TMPDIR to a directory that you may write to"),
+        (errno.EROFS, "Read-only file system; set TMPDIR to a directory that you may write to"),
+        (errno.EDQUOT, "Disk quota exceeded; free some space there, or set TMPDIR"),
+        (errno.EMFILE, "Too many open files; raise the limit of open files (ulimit -n)"),
+        (errno.EIO, "Input/output error; look at that place, or set TMPDIR to another"),
+    ],
+)
+def test_advice_fits_what_is_wrong_with_the_temporary_directory(
+    here: Path, monkeypatch: pytest.MonkeyPatch, number: int, words: str
+) -> None:
+    """Root may write everywhere, so the kernel's answers are given by hand."""
+
+    def refused(*_: object, **__: object) -> str:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(tempfile, "mkdtemp", refused)
+    with pytest.raises(StageError) as caught:
+        make()
+    assert str(caught.value) == f"cannot make a sandbox in {here}: {words}"
 
 
 def test_no_temporary_directory_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -241,7 +274,8 @@ def test_no_temporary_directory_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tempfile, "tempdir", None)
     monkeypatch.setattr(tempfile, "_get_default_tempdir", none_usable)
     with pytest.raises(
-        StageError, match=r"^cannot make a sandbox in the temporary directory: No usable .*set TMPDIR$"
+        StageError,
+        match=r"^cannot make a sandbox in the temporary directory: No usable .*set TMPDIR to .* there$",
     ):
         make()
 
