@@ -1,7 +1,7 @@
-"""Trials that measure times take turns on a machine, whichever pytest they belong to.
+"""Trials that measure times take turns, whichever pytest they belong to, as long as those share a cache.
 
 Two of them at once would measure each other. The lock is a file in the cache (flock(2): the kernel lets go of it when
-its holder dies), so it is one for all runs of a user.
+its holder dies), so it is one for all runs of a user, but not for those with a cache of their own.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ WAIT_S = 900.0  # a trial that measures takes less than two minutes
 
 @contextlib.contextmanager
 def turn(folder: Path, *, most_s: float = WAIT_S) -> Iterator[float]:
-    """Hold the machine's turn; gives the seconds that were waited for it.
+    """Hold the turn of those who share this folder; gives the seconds that were waited for it.
 
     Where the folder cannot be written there are no turns. Raises StageError after ``most_s`` seconds.
     """

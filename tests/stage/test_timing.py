@@ -63,6 +63,15 @@ def test_who_takes_the_first_turn_makes_the_cache_for_us_alone(tmp_path: Path) -
         os.umask(umask)
 
 
+def test_turns_are_those_of_one_cache_as_the_readme_says(tmp_path: Path) -> None:
+    with turn(tmp_path / "mine"), turn(tmp_path / "theirs", most_s=60) as waited_s:
+        assert waited_s < 10
+    with turn(tmp_path / "mine"), pytest.raises(StageError, match="run again when it is over"):
+        turn(tmp_path / "mine", most_s=0.1).__enter__()
+    told = " ".join((ROOT / "README.md").read_text().split())
+    assert "take turns with those of every pytest that shares the cache; one with a cache of its own" in told
+
+
 def test_a_cache_that_cannot_be_made_gives_no_turns(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with turn(tmp_path / "file/cache") as waited_s:
