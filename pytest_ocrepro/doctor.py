@@ -23,7 +23,7 @@ import psutil
 from pytest_ocrepro.errors import BuildError
 from pytest_ocrepro.observe import procfs
 from pytest_ocrepro.platforms import UNKNOWN_ON_MACOS
-from pytest_ocrepro.stage import subject
+from pytest_ocrepro.stage import cache, subject
 from pytest_ocrepro.versions import programs, releases
 
 if TYPE_CHECKING:
@@ -333,11 +333,12 @@ def _cache(cache_dir: str | Path | None) -> Check:
     root = releases.cache_root(cache_dir)
     remedy = "set OCREPRO_CACHE_DIR to a directory of yours"
     try:
+        cache.check_owner(root)
         releases.replace_file(root / "doctor", b"")
         (root / "doctor").unlink()
         free = shutil.disk_usage(root).free
-    except OSError as error:
-        value = f"{root} is not writable ({error.strerror})"
+    except (OSError, BuildError) as error:
+        value = f"{root} is not writable ({error.strerror})" if isinstance(error, OSError) else str(error)
         return Check(name="cache", value=value, level=Level.MISSING, lost="fetching builds", remedy=remedy)
     have = ", ".join(record.version for record in subject.stored(cache_dir)) or "no builds"
     value = f"{root}, {free / _GIBIBYTE:.0f} GiB free; {have}"

@@ -205,6 +205,14 @@ def test_npm_is_found_or_the_extra_is_named(registry: Path, monkeypatch: pytest.
     assert doctor._npm().level is Level.MISSING
 
 
+def test_a_cache_that_others_may_write_to_is_told(tmp_path: Path) -> None:
+    (tmp_path / "shared").mkdir()
+    (tmp_path / "shared").chmod(0o770)
+    check = doctor._cache(tmp_path / "shared")
+    assert check.level is Level.MISSING
+    assert f"chmod go-w {tmp_path / 'shared'}" in check.value
+
+
 def test_the_cache_is_tried_by_writing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     check = doctor._cache(tmp_path / "new")
     assert check.level is Level.OK
