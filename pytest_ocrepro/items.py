@@ -13,7 +13,7 @@ import pytest
 from pytest_ocrepro.catalogue import CATALOGUE, catalogue
 from pytest_ocrepro.publish.bundle import TrialInfo
 from pytest_ocrepro.publish.run_folders import slug
-from pytest_ocrepro.settings import Mark, Settings, check_root, read_mark
+from pytest_ocrepro.settings import PROFILES, Mark, Settings, check_root, read_mark
 from pytest_ocrepro.stage.subject import Build
 
 
@@ -45,6 +45,12 @@ def without_ours(item: Any, instead: str) -> str:
     ours = "|".join(re.escape(name) for name in sorted({build.version, build.label}, key=len, reverse=True))
     pattern = rf"(?:^|(?<=-))(?:{ours})(?:-t{number})?(?:$|(?=-))"
     return re.sub(pattern, lambda _: instead, item.callspec.id, count=1).strip("-")
+
+
+def profile_of(item: Any) -> str:
+    """The smallest profile that runs it."""
+    mark = read_mark(item)
+    return PROFILES[-1] if mark.soak and without_ours(item, "") in mark.soak else mark.profile
 
 
 def title_of(item: Any, mark: Mark) -> str:

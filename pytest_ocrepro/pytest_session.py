@@ -23,7 +23,7 @@ from pytest_ocrepro.errors import BundleError, OcreproError, StageError, UsageEr
 from pytest_ocrepro.guard import GUARD, TRIAL, Guard
 from pytest_ocrepro.harness import WAITED_S, Trial
 from pytest_ocrepro.interrupts import OrderlyEnd, PutOff
-from pytest_ocrepro.items import choose_paths, info_of, labels, scenario_of_item, slug_of
+from pytest_ocrepro.items import choose_paths, info_of, labels, profile_of, scenario_of_item, slug_of
 from pytest_ocrepro.judge.judgement import Judgement
 from pytest_ocrepro.observe.readers import reader_here
 from pytest_ocrepro.outcome import Decision, Outcome, decide, section
@@ -206,7 +206,7 @@ class OcreproSession:
         if any("::" in str(argument) for argument in self.config.args):
             return
         most = PROFILES.index(self.share.settings.profile)
-        larger = [item for item in items if PROFILES.index(read_mark(item).profile) > most]
+        larger = [item for item in items if PROFILES.index(profile_of(item)) > most]
         if larger:
             self.config.hook.pytest_deselected(items=larger)
             items[:] = [item for item in items if item not in larger]

@@ -46,7 +46,8 @@ class Mark(msgspec.Struct, frozen=True, kw_only=True):
     """What ``@pytest.mark.ocrepro(...)`` says. ``known``: version -> "k/n", or "" where n is not told.
 
     ``covers``: further reports of the same mechanism, for ``ocrepro catalogue``. ``schedule``: its moves in words.
-    ``timing``: it measures times, so no other such trial may run on the machine meanwhile.
+    ``timing``: it measures times, so no other such trial may run on the machine meanwhile. ``soak``: sets of its
+    parameters, as pytest words them, that the largest profile alone runs.
     """
 
     issue: tuple[str, ...] = ()
@@ -57,6 +58,7 @@ class Mark(msgspec.Struct, frozen=True, kw_only=True):
     profile: str = PROFILES[0]
     schedule: tuple[str, ...] | None = None
     timing: bool = False
+    soak: tuple[str, ...] = ()
 
     def deterministic_on(self, version: str) -> bool:
         """Our own runs saw it every time, and often enough to be surprised when it is not seen."""
@@ -135,6 +137,7 @@ def read_mark(item: pytest.Item) -> Mark:
         "profile": found.kwargs.get("profile", PROFILES[0]),
         "schedule": found.kwargs.get("schedule"),
         "timing": found.kwargs.get("timing", False),
+        "soak": found.kwargs.get("soak", ()),
     }
     try:
         mark = msgspec.convert(fields, Mark)

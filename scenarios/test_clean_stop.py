@@ -12,7 +12,7 @@ PATIENCE_S = 60.0  # for what ends at once or never: the start alone takes long 
 MANY = 6
 
 
-@pytest.mark.ocrepro(issue=STAYS, profile="ci", title="last answer, and then the end")
+@pytest.mark.ocrepro(issue=STAYS, profile="ci", soak=("a tool and words",), title="last answer, and then the end")
 @pytest.mark.parametrize("turn", ["words", "a tool and words"])
 def test_last_answer_and_then_the_end(ocrepro: Trial, turn: str) -> None:
     """Each of three runs, one after the other, must end once its model has finished.

@@ -67,6 +67,7 @@ def check(ocrepro: Trial, server: Server, session: str) -> None:
     issue=ISSUES,
     covers=WRAPPERS,
     profile="ci",
+    soak=("in four commands", "in a subagent", "at a permission"),
     title="server killed at a point of its turn",
     known={"1.14.48": "4/4", "1.15.4": "4/4", "1.18.34": "5/5"},
 )

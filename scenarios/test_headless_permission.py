@@ -40,7 +40,7 @@ def test_permission_of_a_subagent(ocrepro: Trial) -> None:
 @pytest.mark.ocrepro(
     issue="anomalyco/opencode#41730",
     covers="anomalyco/opencode#43888",
-    profile="ci",
+    profile="ci", soak=("a directory outside",),
     title="subagent needs another permission in a headless run",
     known={"1.14.48": "2/2", "1.15.4": "2/2"},
 )  # fmt: skip
@@ -158,7 +158,7 @@ def test_other_command_each_time(ocrepro: Trial) -> None:
 
 
 @pytest.mark.ocrepro(
-    issue="pingdotgg/t3code#2778", covers="RunMaestro/Maestro#158", profile="ci",
+    issue="pingdotgg/t3code#2778", covers="RunMaestro/Maestro#158", profile="ci", soak=("the session's",),
     title="wrapper is asked for a permission",
 )  # fmt: skip
 @pytest.mark.parametrize("whose", ["the session's", "a subagent's"])

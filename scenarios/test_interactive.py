@@ -25,7 +25,9 @@ def opened(ocrepro: Trial) -> Terminal:
     return terminal
 
 
-@pytest.mark.ocrepro(issue=BESIDE, profile="ci", title="run beside an interactive program in one project")
+@pytest.mark.ocrepro(
+    issue=BESIDE, profile="ci", soak=("without git",), title="run beside an interactive program in one project"
+)
 @pytest.mark.parametrize("project", ["with git", "without git"])
 def test_run_beside_an_interactive_program(ocrepro: Trial, project: str) -> None:
     """A run must answer while an interactive program idles in the same project, with git or without.

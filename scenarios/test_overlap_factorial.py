@@ -118,6 +118,7 @@ def test_overlapping_start(ocrepro: Trial, cell: Cell) -> None:
 @pytest.mark.ocrepro(
     issue=ISSUES,
     profile="ci",
+    soak=("another directory, git, warm data, shared homes, a plugin, stdin closed",),
     title="overlapping start beside an install",
     known={"1.14.48": "1/2", "1.18.34": "1/2"},
 )
@@ -139,7 +140,12 @@ def test_serial_start(ocrepro: Trial, cell: Cell) -> None:
     start_behind(ocrepro, cell, overlap=False)
 
 
-@pytest.mark.ocrepro(issue=ISSUES, profile="ci", control=True)
+@pytest.mark.ocrepro(
+    issue=ISSUES,
+    profile="ci",
+    soak=("another directory, git, warm data, shared homes, a plugin, stdin closed",),
+    control=True,
+)
 @pytest.mark.parametrize("cell", IN_BRIEF, ids=words_of)
 def test_serial_start_in_brief(ocrepro: Trial, cell: Cell) -> None:
     """Control: the same two starts of each of the two cells, one behind the other."""

@@ -24,6 +24,7 @@ LIMIT_S, TO_THE_END_S = 20.0, 240.0
     issue=WAITS,
     covers=OTHERS,
     profile="ci",
+    soak=("asks for the providers in its config hook", "never returns from its config hook"),
     title="plugin that waits in its start",
     known={"1.14.48": "3/4", "1.15.4": "3/4", "1.18.34": "6/8"},
 )
@@ -43,6 +44,7 @@ def test_plugin_that_waits_in_its_start(ocrepro: Trial, plugin: str) -> None:
 @pytest.mark.ocrepro(
     issue=REGISTRY,
     profile="ci",
+    soak=("refuses",),
     title="plugin and a registry that is away",
     known={"1.14.48": "2/2", "1.15.4": "2/2", "1.18.34": "4/4"},
 )

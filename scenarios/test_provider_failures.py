@@ -51,6 +51,7 @@ TASK = tool("task", description="work", prompt=CHILDS_WORK, subagent_type="gener
     issue=STALLS,
     known={"1.14.48": "15/15", "1.15.4": "6/6", "1.18.34": "21/21"},
     profile="ci",
+    soak=("behind the headers", "after the first words", "but for comments"),
     title="model falls silent",
 )
 @pytest.mark.parametrize("when", SILENT)
@@ -97,6 +98,7 @@ def test_model_that_is_silent_for_minutes(ocrepro: Trial, when: str) -> None:
 @pytest.mark.ocrepro(
     issue=CHILD,
     profile="ci",
+    soak=("after a tool",),
     title="model falls silent in a subagent",
     known={"1.14.48": "2/2", "1.15.4": "2/2", "1.18.34": "4/4"},
 )
@@ -117,6 +119,7 @@ def test_model_that_falls_silent_in_a_subagent(ocrepro: Trial, when: str) -> Non
     issue=RETRIES,
     known={"1.14.48": "10/10", "1.15.4": "4/4", "1.18.34": "14/14"},
     profile="ci",
+    soak=("502", "503"),
     title="model refuses for ever",
 )
 @pytest.mark.parametrize("status", [429, 500, 502, 503])
@@ -129,7 +132,9 @@ def test_model_that_refuses_for_ever(ocrepro: Trial, status: int) -> None:
     ocrepro.expect(ocrepro.run("hi", deadline_s=LIMIT_S)).to_finish()
 
 
-@pytest.mark.ocrepro(issue="anomalyco/opencode#42268", profile="ci", title="model refuses for good")
+@pytest.mark.ocrepro(
+    issue="anomalyco/opencode#42268", profile="ci", soak=("401", "403"), title="model refuses for good"
+)
 @pytest.mark.parametrize("status", [400, 401, 403])
 def test_model_that_refuses_for_good(ocrepro: Trial, status: int) -> None:
     """A status that no retry can mend must end the run at once.

@@ -23,6 +23,7 @@ def start(ocrepro: Trial, what: str) -> Process:
 @pytest.mark.ocrepro(
     issue=BEHIND,
     profile="ci",
+    soak=("models list",),
     title="killed while it held a lock directory",
     known={"1.14.48": "1/2", "1.18.34": "1/2"},
 )
@@ -43,7 +44,7 @@ def test_killed_while_it_held_a_lock_directory(ocrepro: Trial, what: str) -> Non
     ocrepro.expect(start(ocrepro, what)).to_complete()
 
 
-@pytest.mark.ocrepro(issue=BEHIND, profile="ci", control=True)
+@pytest.mark.ocrepro(issue=BEHIND, profile="ci", soak=("models list",), control=True)
 @pytest.mark.parametrize("what", ["plugin install", "models list"])
 def test_ended_before_it_was_needed(ocrepro: Trial, what: str) -> None:
     """Control: the first one is answered by the registry and ends by itself; the second has nothing to wait for."""

@@ -41,6 +41,7 @@ def run_it(ocrepro: Trial, command: str) -> None:
     covers="anomalyco/opencode#28654",
     known={"1.14.48": "12/13", "1.15.4": "1/1", "1.18.34": "12/13"},
     profile="ci",
+    soak=("nohup", "under timeout"),
     title="bash tool leaves a process with its output",
 )
 @pytest.mark.parametrize("how", LEFT_BEHIND)
@@ -57,6 +58,7 @@ def test_output_that_is_kept_open(ocrepro: Trial, how: str) -> None:
 @pytest.mark.ocrepro(
     issue="anomalyco/opencode#47546",
     profile="ci",
+    soak=("setsid redirected",),
     title="subagent's bash tool leaves a process in a session of its own",
     known={"1.14.48": "1/3", "1.18.34": "1/3"},
 )
@@ -102,7 +104,7 @@ def test_abort_of_a_command(ocrepro: Trial, command: str) -> None:
     )
 
 
-@pytest.mark.ocrepro(issue=ISSUES, profile="ci", control=True)
+@pytest.mark.ocrepro(issue=ISSUES, profile="ci", soak=("setsid redirected",), control=True)
 @pytest.mark.parametrize("how", LET_GO)
 def test_output_that_is_let_go(ocrepro: Trial, how: str) -> None:
     """Control: the same processes, whose output goes elsewhere."""

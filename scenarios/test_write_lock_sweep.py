@@ -66,6 +66,7 @@ def test_lock_held_beyond_the_busy_timeout(ocrepro: Trial) -> None:
     issue=TURN,
     covers="anomalyco/opencode#40029",
     profile="ci",
+    soak=("at two lists of things to do",),
     timing=True,
     title="write lock held for 8 s in a turn",
     known={"1.14.48": "2/3", "1.15.4": "1/2", "1.18.34": "3/3"},
@@ -80,7 +81,7 @@ def test_lock_held_in_a_turn(ocrepro: Trial, point: str) -> None:
     hold_in_a_turn(ocrepro, point, IN_A_TURN_S)
 
 
-@pytest.mark.ocrepro(issue=ISSUES, profile="ci", timing=True, control=True)
+@pytest.mark.ocrepro(issue=ISSUES, profile="ci", soak=("1.0",), timing=True, control=True)
 @pytest.mark.parametrize("seconds", WITHIN_S)
 def test_lock_held_within_the_busy_timeout(ocrepro: Trial, seconds: float) -> None:
     """Control: a writer that ends within the timeout is waited for."""

@@ -291,6 +291,10 @@ def test_of_ci(ocrepro): demand(ocrepro)
 @pytest.mark.ocrepro(profile="soak")
 def test_of_soak(ocrepro): demand(ocrepro)
 
+@pytest.mark.ocrepro(soak=("large",))
+@pytest.mark.parametrize("how", ["small", "large"])
+def test_of_sets(ocrepro, how): demand(ocrepro)
+
 def test_of_the_project_itself(): pass
 """
 
@@ -298,11 +302,12 @@ def test_of_the_project_itself(): pass
 @pytest.mark.parametrize(
     ("arguments", "passed", "deselected"),
     [
-        (("test_it.py",), 2, 2),
-        (("test_it.py", "--ocrepro-profile", "ci"), 3, 1),
-        (("test_it.py", "--ocrepro-profile", "soak"), 4, 0),
+        (("test_it.py",), 3, 3),
+        (("test_it.py", "--ocrepro-profile", "ci"), 4, 2),
+        (("test_it.py", "--ocrepro-profile", "soak"), 6, 0),
         (("test_it.py::test_of_soak",), 1, 0),
-        (("test_it.py", "-n", "2"), 2, 0),  # xdist does not tell of what its workers deselect
+        (("test_it.py::test_of_sets",), 2, 0),
+        (("test_it.py", "-n", "2"), 3, 0),  # xdist does not tell of what its workers deselect
     ],
 )
 def test_a_profile_leaves_out_what_is_larger(

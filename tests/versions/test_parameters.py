@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import ast
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from pytest_ocrepro.catalogue import all_scenarios, find_scenario, scenarios_in
+from pytest_ocrepro.catalogue import all_scenarios, catalogue, find_scenario, scenarios_in
 from pytest_ocrepro.errors import UsageError
 from pytest_ocrepro.versions.parameters import one_by_one
 
@@ -49,3 +51,20 @@ def test_of_the_catalogue_every_parametrized_one_is_known_as_such() -> None:
     marked = {one.test for one in all_scenarios() if one.parametrized}
     assert {"test_killed_while_it_held_a_lock_directory", "test_workers_with_a_recipe"} <= marked
     assert "test_question_pending" not in marked
+
+
+def test_the_sets_that_marks_of_the_catalogue_leave_to_the_soak_are_there() -> None:
+    """One that is misspelt would run in the smaller profile."""
+    sets = {(one.file.name, one.test, one.parameters) for one in one_by_one(all_scenarios())}
+    left = {(file.name, *one) for file in catalogue().glob("test_*.py") for one in soaked(file)}
+    assert len(left) > 20
+    assert left <= sets
+
+
+def soaked(file: Path) -> Iterator[tuple[str, str]]:
+    """(test, set) for each word of ``soak=`` in a mark of this file."""
+    functions = (one for one in ast.parse(file.read_text()).body if isinstance(one, ast.FunctionDef))
+    for function in functions:
+        calls = [decorator for decorator in function.decorator_list if isinstance(decorator, ast.Call)]
+        for word in (word for call in calls for word in call.keywords if word.arg == "soak"):
+            yield from ((function.name, each) for each in ast.literal_eval(word.value))
