@@ -43,8 +43,9 @@ def test_directory_without_git(ocrepro: Trial) -> None:
 def test_answer_without_a_finish(ocrepro: Trial) -> None:
     """A local server that closes behind its last word, with no finish, must not keep the run for ever.
 
-    Refuted by a run that ends before its sixth request. What we found: 1.14.48 and 1.15.4 end with exit 0, and print
-    nothing of it; 1.18.34 asks again as soon as it is answered, nine times when we watched for 40 s.
+    Refuted by a run that ends before its sixth request. What we found: builds from 1.14.34 to 1.18.20 end with exit
+    0, and print nothing of it; from 1.18.25 on, as up to 1.3.2, they ask again as soon as they are answered, 1.18.34
+    nine times when we watched for 40 s.
     """
     ocrepro.provider.script(for_ever(broken_off(4, text("one two three"))))
     run = ocrepro.run("hi", deadline_s=PATIENCE_S, fail_fast_s=PATIENCE_S)

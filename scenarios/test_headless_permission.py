@@ -28,7 +28,7 @@ def child_was_asked(ocrepro: Trial) -> None:
 def test_permission_of_a_subagent(ocrepro: Trial) -> None:
     """A subagent's tool that must be permitted is refused or permitted; the run must not wait for a user.
 
-    What we found: 1.14.48 and 1.15.4 wait for an answer that no headless run can give; 1.18.34 goes on.
+    What we found: builds up to 1.18.15 wait for an answer that no headless run can give; from 1.18.20 on they go on.
     """
     ocrepro.configure(permission={"bash": "ask"})
     ocrepro.provider.script(TASK, text("done"))
@@ -49,7 +49,7 @@ def test_other_permission_of_a_subagent(ocrepro: Trial, what: str) -> None:
     """The same of an edit, and of a file outside of the project.
 
     Refuted by a run that rejects or permits them. What we found: 1.14.48 waits for both, as for bash; 1.18.34 waits
-    for neither.
+    for neither. Of an edit that changed between 1.18.15 and 1.18.20, too.
     """
     ocrepro.configure(permission={"edit": "ask", "external_directory": "ask"})
     inside = {"filePath": str(ocrepro.project.root / "new.txt"), "content": "a line\n"}
@@ -64,7 +64,11 @@ def test_other_permission_of_a_subagent(ocrepro: Trial, what: str) -> None:
     issue="anomalyco/opencode#36868", profile="ci", title="subagent needs a permission in a run with --auto"
 )
 def test_permission_of_a_subagent_with_auto(ocrepro: Trial) -> None:
-    """A run that permits everything permits it to its subagents too."""
+    """A run that permits everything permits it to its subagents too.
+
+    Refuted by a run that ends, with a child whose tool was run. What we found: the ``--auto`` of 1.18.10 and 1.18.15
+    does not reach a subagent, which waits; that of 1.18.34 does.
+    """
     help_text = ocrepro.spawn(["opencode", "run", "--help"], role="help")
     help_text.wait_for_end(60.0)
     if "--auto" not in help_text.output:

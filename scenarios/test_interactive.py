@@ -83,7 +83,7 @@ def must_be_gone(ocrepro: Trial) -> None:
 def test_terminal_that_is_closed(ocrepro: Trial) -> None:
     """An interactive program must end, with all that it has started, when its terminal is closed.
 
-    Refuted by nobody who is alive 20 s later. What we found: 1.18.34 is gone at once.
+    Refuted by nobody who is alive 20 s later. What we found: builds up to 1.3.0 live on, later ones are gone at once.
     """
     opened(ocrepro).hang_up()
     must_be_gone(ocrepro)

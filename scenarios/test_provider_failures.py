@@ -70,8 +70,9 @@ def test_model_that_is_silent_for_minutes(ocrepro: Trial, when: str) -> None:
     """A run must give up a silent request within minutes, and ask again or end.
 
     Bounds of 2 and of 5 minutes were merged upstream, dropped, and merged again. Refuted by a second request, or an
-    end, within 6 minutes and a half. What we found: 1.14.48 waits on without any bound; 1.18.34 gives the request up
-    after 5 minutes, before its headers as in the middle of its words, asks again and answers.
+    end, within 6 minutes and a half. What we found: builds up to 1.18.25 wait on without any bound; 1.18.30 and
+    1.18.34 give the request up after 5 minutes, before its headers as in the middle of its words, ask again and
+    answer.
     """
     ocrepro.provider.script(SILENT[when], for_ever(text("done")))
     run = ocrepro.run("hi", deadline_s=MINUTES_S, fail_fast_s=MINUTES_S)
@@ -156,7 +157,8 @@ def test_connection_that_breaks_once(ocrepro: Trial, how: str) -> None:
     """A run whose connection breaks once and whose retry is answered has done its work, and must say so.
 
     Refuted by an exit code other than 0, or by no second request. What we found: a reset is tried again by both
-    builds, while 1.14.48 takes a polite end before the first word for an answer, says nothing and exits 0.
+    builds, while those from 1.14.34 to 1.18.20 take a polite end before the first word for an answer, say nothing and
+    exit 0.
     """
     ocrepro.provider.script(broken_off(0, WORDS, how=how), for_ever(text("done")))
     ocrepro.expect(ocrepro.run("hi")).to_complete()

@@ -50,7 +50,8 @@ def test_output_that_is_kept_open(ocrepro: Trial, how: str) -> None:
 
     Three explanations stand against each other in the threads: a missed exit event, an output that never ends, and
     the session that the tool's shell leads. What we found: what decides is the output. The same process in a session
-    of its own hangs the tool as long as it has the output open, and none does whose output goes elsewhere.
+    of its own hangs the tool as long as it has the output open, and none does whose output goes elsewhere. Builds up
+    to 1.3.2 end the tool with its command all the same.
     """
     run_it(ocrepro, LEFT_BEHIND[how])
 
@@ -81,7 +82,7 @@ def test_abort_of_a_command(ocrepro: Trial, command: str) -> None:
     """Behind an abort the session must be idle, take a new prompt, and the command must be gone.
 
     Refuted by a session that is idle, and nobody who is alive. What we found: the session is free at once on every
-    build tried, while a command that ignores TERM lives on: nothing harder follows.
+    build tried, while from 1.14.34 on a command that ignores TERM lives on: nothing harder follows.
     """
     line = STUBBORN if command == "that ignores TERM" else LEFT_BEHIND["in the background"]
     ocrepro.provider.script(bash(line), for_ever(text("went on")))

@@ -69,7 +69,8 @@ def test_answer_that_is_none(ocrepro: Trial, how: str) -> None:
 def test_model_that_does_not_exist(ocrepro: Trial) -> None:
     """A run whose model does not exist has failed.
 
-    Refuted by an exit code other than 0. What we found: 1.14.48 says so and exits 0; 1.18.34 exits 1.
+    Refuted by an exit code other than 0. What we found: builds up to 1.14.48 say so and exit 0; from 1.15.0 on they
+    exit 1.
     """
     run = ocrepro.run("hi", model="bogus/nope")
     ocrepro.expect(run).to_finish()
@@ -80,7 +81,7 @@ def test_model_that_does_not_exist(ocrepro: Trial) -> None:
 def test_session_that_does_not_exist(ocrepro: Trial) -> None:
     """A run that is to go on with a session that does not exist has failed.
 
-    Refuted by an exit code other than 0, which is what both builds gave.
+    Refuted by an exit code other than 0. What we found: builds up to 1.14.34 exit 0; from 1.14.48 on they exit 1.
     """
     run = ocrepro.run("hi", args=("--session", "ses_0000000000000000000000000"))
     ocrepro.expect(run).to_finish()

@@ -76,7 +76,8 @@ def test_lock_held_in_a_turn(ocrepro: Trial, point: str) -> None:
     """A turn that meets a writer of 8 s should live through it, or end with a word about the database.
 
     Refuted by a turn that is answered. What we found: at all three points 1.18.34 exits 1 with "Failed to execute
-    statement" and no word about a lock. 1.14.48 says "database is locked" behind a tool, and then exits 0.
+    statement" and no word about a lock. 1.14.48 says "database is locked" behind a tool, and then exits 0. At the
+    words builds up to 1.15.13 live through it, and from 1.17.0 on none does.
     """
     hold_in_a_turn(ocrepro, point, IN_A_TURN_S)
 

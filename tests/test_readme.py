@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import itertools
 import json
 import re
 import sys
@@ -77,3 +78,14 @@ def test_the_example_scenario_passes_on_the_pinned_build(pytester: pytest.Pytest
     (line,) = (pytester.path / "reports/latest/results.jsonl").read_text().splitlines()
     roles = [process["role"] for process in json.loads(line)["processes"]]
     assert sum(role.startswith("opencode-") for role in roles) == 3
+
+
+def test_the_table_of_releases_is_that_of_the_sample() -> None:
+    def table(text: str) -> list[str]:
+        lines = text.splitlines()
+        first = next(at for at, line in enumerate(lines) if line.startswith("| k of n reproduced |"))
+        return list(itertools.takewhile(lambda line: line.startswith("|"), lines[first:]))
+
+    shown = table(README)
+    assert len(shown) > 70
+    assert shown == table((ROOT / "reports/sample/versions.md").read_text())
