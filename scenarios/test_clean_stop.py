@@ -38,7 +38,7 @@ def test_directory_without_git(ocrepro: Trial) -> None:
     issue="anomalyco/opencode#4384",
     profile="ci",
     title="answer without a finish",
-    known={"1.18.34": "1/1"},
+    known={"1.18.34": "2/2"},
 )
 def test_answer_without_a_finish(ocrepro: Trial) -> None:
     """A local server that closes behind its last word, with no finish, must not keep the run for ever.

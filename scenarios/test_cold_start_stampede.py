@@ -29,7 +29,7 @@ def test_runs_at_once_on_an_empty_data_directory(ocrepro: Trial) -> None:
     issue="anomalyco/opencode#44558",
     profile="ci",
     title="runs at once on a database of an old build",
-    known={"1.18.34": "1/1"},
+    known={"1.18.34": "2/2"},
 )
 def test_runs_at_once_on_a_database_of_an_old_build(ocrepro: Trial) -> None:
     """Runs that migrate a database at the same instant must not die of it, and must lose none of its sessions.

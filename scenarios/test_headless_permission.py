@@ -84,7 +84,7 @@ def test_permission_of_a_subagent_with_auto(ocrepro: Trial) -> None:
     issue="anomalyco/opencode#44556",
     profile="ci",
     title="run on a session of the server meets a question",
-    known={"1.14.48": "1/1", "1.15.4": "1/1", "1.18.34": "1/1"},
+    known={"1.14.48": "1/1", "1.15.4": "1/1", "1.18.34": "2/2"},
 )
 def test_question_in_a_session_of_the_server(ocrepro: Trial) -> None:
     """A headless run that goes on with a session made over HTTP has nobody to ask, as in a session of its own.
