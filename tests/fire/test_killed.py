@@ -139,6 +139,11 @@ class Field:
             assert write_report(run).stat().st_size > 1_000
             self.runs += 1
 
+    def check_pages(self) -> None:
+        """Whoever is ended in order has written the page of what was run, himself."""
+        for path in sorted((self.root / "reports").glob("*-*")):
+            assert not RunDir.read(path).results() or (path / "report.html").exists(), f"{path.name} has no page"
+
     def ended_well(self) -> bool:
         """The newest run has all of its trials: the signal came behind its end."""
         return len(RunDir.read(self.root / "reports").results()) >= self.trials
@@ -310,6 +315,8 @@ def test_twelve_ends_by_another_signal(place: Field, how: str) -> None:
             close_the_terminal(place, 3000 + seed, 14.0)
         else:
             kill_pytest(place, 4000 + seed, 14.0, signal.Signals[how])
+    if how in ("SIGINT", "SIGTERM"):
+        place.check_pages()
     place.check_evidence()
     place.check_the_next_run()
     assert max(place.seconds) <= PROMISED_S
