@@ -66,7 +66,7 @@ def test_other_permission_of_a_subagent(ocrepro: Trial, what: str) -> None:
 def test_permission_of_a_subagent_with_auto(ocrepro: Trial) -> None:
     """A run that permits everything permits it to its subagents too.
 
-    Refuted by a run that ends, with a child whose tool was run. What we found: the ``--auto`` of 1.18.3 to 1.18.15
+    Refuted by a run that ends, with a child whose tool was run. What we found: the ``--auto`` of 1.17.19 to 1.18.15
     does not reach a subagent, which waits; from 1.18.20 on it does.
     """
     help_text = ocrepro.spawn(["opencode", "run", "--help"], role="help")
