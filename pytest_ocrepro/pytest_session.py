@@ -72,6 +72,7 @@ class OcreproSession:
         self._spared = 0  # trials that were not needed after a look
         self._gone: list[str] = []  # machines of workers that do not come back
         self._reported: set[str] = set()
+        self._finished = False
         self._own_place: Path | None = None  # of a far worker: where its bundles wait for their reports
         told = msgspec.json.decode(self._worker["ocrepro"], type=Share) if self._worker is not None else None
         redact = told.redact if told is not None else tuple(config.getini("ocrepro_redact") or ())
@@ -388,15 +389,24 @@ class OcreproSession:
 
     @contextlib.contextmanager
     def kept_from_interrupts(self, session: pytest.Session) -> Iterator[None]:
-        """Around all that is done behind the last trial, by other plugins too: one Ctrl-C takes no page."""
+        """Around all that is done behind the last trial, by other plugins too: one Ctrl-C takes no page.
+
+        Nor does a plugin which fails there (pytest itself may, where several of its processes remove old temporary
+        directories): the page is written all the same and named, and the failure goes on.
+        """
         with PutOff(lambda words: os.write(2, f"\n{words}\n".encode())) as put_off:
-            yield
+            try:
+                yield
+            except Exception as error:
+                self._finish_after(error, session)
+                raise
         if put_off.came and session.exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
             session.exitstatus = pytest.ExitCode.INTERRUPTED
 
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
         """End what still runs, then write the page from the bundles; behind the end of an interrupted trial."""
+        self._finished = True
         if self._session is not None:
             self._session.close()
             self._session = None
@@ -437,6 +447,16 @@ class OcreproSession:
         if self._session is not None:
             self._session.close()
             self._session = None
+
+    def _finish_after(self, error: Exception, session: pytest.Session) -> None:
+        if self._finished:
+            return
+        self.pytest_sessionfinish(session)
+        reporter = self.config.pluginmanager.get_plugin("terminalreporter")
+        if self._worker is None and reporter is not None:
+            reporter.write_line("")
+            reporter.write_line(_line(f"ocrepro: another plugin failed at the end: {type(error).__name__}: {error}"))
+            self.pytest_terminal_summary(reporter)
 
     def _leave_nothing(self) -> None:
         if self._run_dir is not None:

@@ -112,6 +112,34 @@ def test_one_signal_behind_the_last_trial_costs_neither_page_nor_order(
     assert list((pytester.path / "cache/supervisors").iterdir()) == []
 
 
+FAILS = """
+import pytest
+
+@pytest.hookimpl({how})
+def pytest_sessionfinish():
+    raise FileNotFoundError("a directory that another process has removed")
+"""
+
+
+@pytest.mark.parametrize("how", ["tryfirst=True", "trylast=True"])
+def test_a_plugin_that_fails_behind_the_last_trial_costs_no_page(
+    pytester: pytest.Pytester, stand_in: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    monkeypatch.setenv("OCREPRO_CACHE_DIR", str(pytester.path / "cache"))
+    pytester.makeconftest(FAILS.format(how=how))
+    scenario = pytester.makepyfile(CLAIM)
+    done = pytester.runpytest_subprocess(
+        "--ocrepro", f"--ocrepro-binary={stand_in}", "--ocrepro-expect=any", scenario
+    )
+    assert done.ret == 1
+    assert "FileNotFoundError: a directory that another process has removed" in done.errlines
+    done.stdout.fnmatch_lines(["report: file://*"])
+    assert done.stdout.str().count("report: file://") == 1
+    (page,) = (pytester.path / "reports").glob("2*/report.html")
+    assert page.stat().st_size > 0
+    assert list((pytester.path / "cache/supervisors").iterdir()) == []
+
+
 def test_what_is_ignored_or_ends_at_once_stays_so() -> None:
     ignored = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
