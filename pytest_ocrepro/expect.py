@@ -6,6 +6,7 @@ return whether they held (None: could not be told), so that a scenario can go on
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
 
@@ -29,7 +30,7 @@ DATABASE_ERROR = re.compile(
     r"|database disk image is malformed|file is not a database|unable to open database file",
     re.IGNORECASE,
 )
-SHOWN = 200
+SHOWN, SAID = 200, 160
 
 
 class Claims:
@@ -146,15 +147,31 @@ class AnswerDemands:
 
     def to_be_accepted(self) -> bool | None:
         """A 2xx status, within the call's own timeout."""
+        return self._claim("accepted", held=self._answer.accepted, finding=self._refusal(), told="")
+
+    def to_be_answered(self) -> bool | None:
+        """The message that ``POST /session/:id/message`` gives is one with words, and of a turn that did not fail.
+
+        A turn that fails is answered with 200 too, and its error is in the message (measured on 1.14.48 and 1.18.34).
+        """
+        told = "" if not self._answer.accepted else why_no_answer(self._answer.json)
+        held = self._answer.accepted and not told
+        return self._claim(
+            "answered", held=held, finding=self._refusal() or ("failed-turn" if told else ""), told=told
+        )
+
+    def _refusal(self) -> str:
+        if self._answer.accepted:
+            return ""
+        return "call-unanswered" if self._answer.timed_out else "call-refused"
+
+    def _claim(self, what: str, *, held: bool, finding: str, told: str) -> bool | None:
         answer = self._answer
-        said = self._claims.excerpt(answer.body, 160) or answer.error
-        because = f"{answer.method} {answer.path} -> {answer.status} after {answer.seconds:.1f} s: {said}"
+        said = told or self._claims.excerpt(answer.body, SAID) or answer.error
+        because = f"{answer.method} {answer.path} -> {answer.status} after {answer.seconds:.1f} s: "
+        because += self._claims.excerpt(said, SHOWN)
         return self._claims.state(
-            f"{answer.purpose} is accepted",
-            held=answer.accepted,
-            because=because,
-            role=answer.role,
-            finding="" if answer.accepted else "call-unanswered" if answer.timed_out else "call-refused",
+            f"{answer.purpose} is {what}", held=held, because=because, role=answer.role, finding=finding
         )
 
 
@@ -185,6 +202,25 @@ class DatabaseDemands:
             because=_list([f"{message.message} has no time.completed" for message in messages]),
         )
         return not parts and not messages
+
+
+def why_no_answer(message: object) -> str:
+    """What keeps an assistant's message, as the API gives it, from being an answer; "" when it is one."""
+    match message:
+        case {"info": {"error": error}} if error is not None:
+            return f"the turn failed: {json.dumps(error)}"
+        case {"info": dict(), "parts": list(parts)}:
+            return "" if any(_has_words(part) for part in parts) else "the message has no words"
+        case _:
+            return "this is no message"
+
+
+def _has_words(part: object) -> bool:
+    match part:
+        case {"type": "text", "text": str(words)}:
+            return bool(words.strip())
+        case _:
+            return False
 
 
 def _list(facts: list[str]) -> str:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, cast
@@ -195,6 +196,57 @@ def test_answers(status: int, held: bool) -> None:  # noqa: FBT001
     assert AnswerDemands(answer(status), Claims(history)).to_be_accepted() is held
     stored = history.of_type(h.Expectation)[-1]
     assert (stored.held, stored.finding) == (held, "" if held else "call-refused")
+
+
+WORDS = {"type": "text", "text": "done "}
+API_ERROR = {"name": "APIError", "data": {"message": "scripted status 400", "statusCode": 400}}
+
+
+@pytest.mark.parametrize(
+    ("body", "finding", "told"),
+    [
+        pytest.param({"info": {}, "parts": [{"type": "step-start"}, WORDS]}, "", "done", id="words"),
+        pytest.param({"info": {"error": None}, "parts": [WORDS]}, "", "done", id="an error that is null"),
+        pytest.param({"info": {"error": API_ERROR}, "parts": []}, "failed-turn", "status 400", id="an error"),
+        pytest.param(
+            {"info": {"error": API_ERROR}, "parts": [WORDS]}, "failed-turn", "APIError", id="words and an error"
+        ),
+        pytest.param(
+            {"info": {"error": {}}, "parts": []}, "failed-turn", "failed: {}", id="an error that says nothing"
+        ),
+        pytest.param({"info": {}, "parts": [{"type": "step-start"}]}, "failed-turn", "no words", id="only a step"),
+        pytest.param({"info": {}, "parts": [{"type": "text", "text": " \n"}]}, "failed-turn", "no words", id="blank"),
+        pytest.param({"info": {}, "parts": [{"type": "text"}, 3]}, "failed-turn", "no words", id="torn parts"),
+        pytest.param({"parts": [WORDS]}, "failed-turn", "no message", id="no info"),
+        pytest.param([WORDS], "failed-turn", "no message", id="a list"),
+        pytest.param(True, "failed-turn", "no message", id="what prompt_async gave"),
+    ],
+)
+def test_an_answer_is_a_message_with_words(body: object, finding: str, told: str) -> None:
+    history = History()
+    given = answer(200, body=json.dumps(body), purpose="a new prompt")
+    assert AnswerDemands(given, Claims(history)).to_be_answered() is not bool(finding)
+    (stored,) = history.of_type(h.Expectation)
+    assert (stored.claim, stored.held, stored.finding) == ("a new prompt is answered", not finding, finding)
+    assert told in stored.because
+
+
+@pytest.mark.parametrize(
+    ("given", "finding"),
+    [
+        (answer(200, body="<html>"), "failed-turn"),
+        (answer(204), "failed-turn"),
+        (answer(500, body=json.dumps({"info": {}, "parts": [WORDS]})), "call-refused"),
+        (answer(0, error="no answer within 20 s", timed_out=True), "call-unanswered"),
+        (answer(0, error="ConnectionRefusedError"), "call-refused"),
+    ],
+)
+def test_what_is_no_message_is_no_answer(given: Answer, finding: str) -> None:
+    history = History()
+    assert AnswerDemands(given, Claims(history)).to_be_answered() is False
+    (stored,) = history.of_type(h.Expectation)
+    assert stored.finding == finding
+    assert given.error in stored.because
 
 
 def database(**more: Any) -> r.DatabaseReading:

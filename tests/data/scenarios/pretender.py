@@ -397,6 +397,19 @@ def interactive() -> int:
     return 0
 
 
+def fail_if_flawed(session: str) -> None:
+    """Raises ModelError in a session that had a turn before, unless we behave."""
+    if "fails-turns" in FLAWS and STORE.do("SELECT 1 FROM message WHERE session_id = ?", session):
+        raise ModelError("we do not go on")
+
+
+def message_of(words: str) -> dict[str, object]:
+    """What a call that waits for its turn is answered: without words an error, and the status says nothing of it."""
+    if not words:
+        return {"info": {"role": "assistant", "error": {"name": "APIError"}}, "parts": []}
+    return {"info": {"role": "assistant"}, "parts": [{"type": "text", "text": words}]}
+
+
 class Api(http.server.BaseHTTPRequestHandler):
     """``opencode serve``."""
 
@@ -499,7 +512,7 @@ class Api(http.server.BaseHTTPRequestHandler):
         thread.start()
         if wait:
             thread.join()
-        self.answer({"text": said}, 200 if said or not wait else 500)
+        self.answer(message_of(said[0] if said else ""), 200 if wait else 204)
 
     def work(self, session: str, said: list[str]) -> None:
         """In a thread of its own."""
@@ -508,6 +521,7 @@ class Api(http.server.BaseHTTPRequestHandler):
             STORE.do("UPDATE session SET owner = ? WHERE id = ?", os.getpid(), session)
             try:
                 with contextlib.suppress(ModelError):
+                    fail_if_flawed(session)
                     said.append(Turn(session, "held until the scenario goes on", api=self).go())
                 STORE.do("UPDATE session SET owner = 0 WHERE id = ?", session)
             finally:
