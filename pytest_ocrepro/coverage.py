@@ -17,8 +17,9 @@ from pytest_ocrepro.catalogue import catalogue, mark_of, scenario_functions
 from pytest_ocrepro.errors import UsageError
 from pytest_ocrepro.judge.rates import Rate
 from pytest_ocrepro.publish.markdown import table
+from pytest_ocrepro.publish.records import TrialResult
 from pytest_ocrepro.settings import PROFILES
-from pytest_ocrepro.tally import TRIALS, Count, cells_of, merged, read_counts
+from pytest_ocrepro.tally import Count, cells_of, with_runs
 from pytest_ocrepro.versions.releases import in_order
 
 REPORTS = "reports.tsv"
@@ -88,13 +89,13 @@ class Coverage(msgspec.Struct, frozen=True, kw_only=True):
         return tuple(in_order({version for row in self.rows for version in row.results}))
 
 
-def coverage(folder: Path | None = None, *, counts: Sequence[Count] = ()) -> Coverage:
-    """Of the shipped catalogue, or of another one; ``counts`` are taken in.
+def coverage(folder: Path | None = None, *, results: Iterable[TrialResult] = ()) -> Coverage:
+    """Of the shipped catalogue, or of another one; ``results`` of further runs are counted in.
 
     Raises UsageError where a table or a mark cannot be read.
     """
     where = folder or catalogue()
-    counts = merged(read_counts(where / TRIALS), counts)
+    counts, _ = with_runs(where, results)
     reports = read_reports(where / REPORTS)
     names = {one: report.name for report in reports for one in (report.name, *report.same)}
     rows = [row for file in sorted(where.glob("test_*.py")) for row in _rows(file, counts, names)]

@@ -7,9 +7,10 @@ from enum import StrEnum
 import msgspec
 
 from pytest_ocrepro.judge.judgement import Judgement, Result
+from pytest_ocrepro.judge.rates import Rate
 from pytest_ocrepro.publish.bundle import TrialInfo
 from pytest_ocrepro.publish.github import inert
-from pytest_ocrepro.settings import Mark
+from pytest_ocrepro.settings import FEWEST, Mark
 
 MOST_LINES = 25
 
@@ -31,8 +32,14 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
     known: bool
 
 
-def decide(result: Result, *, expect: str, mark: Mark, version: str) -> Decision:
-    """``expect`` is known, clean, reproduced or any. Inconclusive is never a pass."""
+def decide(result: Result, *, expect: str, mark: Mark, version: str, own: Rate | None = None) -> Decision:
+    """``expect`` is known, clean, reproduced or any. Inconclusive is never a pass.
+
+    ``own``: what our trials saw of this very set of parameters; from five trials on it counts instead of the mark's,
+    which is of all sets.
+    """
+    if own is not None and own.n >= FEWEST and version in mark.known:
+        mark = msgspec.structs.replace(mark, known={**mark.known, version: str(own)})
     known = version in mark.known
     if result is Result.INCONCLUSIVE:
         outcome = Outcome.SKIPPED if expect == "any" else Outcome.FAILED
@@ -49,6 +56,9 @@ def _reproduced(expect: str, mark: Mark, version: str, *, known: bool) -> Decisi
         return Decision(outcome=Outcome.FAILED, why="a control must never reproduce", known=known)
     if expect == "reproduced":
         return Decision(outcome=Outcome.PASSED, why="it was to be reproduced", known=known)
+    if expect == "known" and known and mark.never_on(version):
+        why = f"not known on {version} with these parameters ({mark.known[version]} in our runs)"
+        return Decision(outcome=Outcome.FAILED, why=why, known=False)
     if expect == "known" and known:
         rate = f" ({mark.known[version]} in our runs)" if mark.known[version] else ""
         return Decision(outcome=Outcome.XFAILED, why=f"known on {version}{rate}", known=True)

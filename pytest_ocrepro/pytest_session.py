@@ -44,6 +44,7 @@ from pytest_ocrepro.settings import PROFILES, read_mark, read_settings
 from pytest_ocrepro.sharing import Share, build_here, for_node, outlive_lost_machines, paths_here
 from pytest_ocrepro.stage import rungs, subject
 from pytest_ocrepro.stage.timing import turn
+from pytest_ocrepro.tally import own_rates
 from pytest_ocrepro.trial_store import secrets_around_us
 from pytest_ocrepro.versions.releases import cache_root
 
@@ -303,7 +304,9 @@ class OcreproSession:
 
     def _conclude(self, item: pytest.Item, trial: Trial, judged: Judgement) -> None:
         settings = self.share.settings
-        decision = decide(judged.result, expect=settings.expect, mark=read_mark(item), version=trial.info.version)
+        version = trial.info.version
+        own = own_rates(item.path.parent).get((trial.info.scenario, version))
+        decision = decide(judged.result, expect=settings.expect, mark=read_mark(item), version=version, own=own)
         expected = f"{decision.outcome}: {decision.why}"
         result = trial.store_expectation(expected, known=decision.known)
         text = section(judged, decision, trial.info, str(self._evidence(result)))

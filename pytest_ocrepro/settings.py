@@ -65,6 +65,10 @@ class Mark(msgspec.Struct, frozen=True, kw_only=True):
         seen, _, tried = self.known.get(version, "").partition("/")
         return tried.isdigit() and int(tried) >= FEWEST and seen == tried
 
+    def never_on(self, version: str) -> bool:
+        """Our own runs tried it, and never saw it."""
+        return self.known.get(version, "").startswith("0/")
+
 
 def read_settings(config: pytest.Config) -> Settings:
     """Raises UsageError naming the source of a bad value, or two that contradict."""

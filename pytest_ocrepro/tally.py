@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 
 import msgspec
@@ -15,6 +16,7 @@ from pytest_ocrepro.publish.records import TrialResult
 from pytest_ocrepro.publish.storage import replace
 
 TRIALS = "trials.tsv"
+RUNS = "runs.txt"  # the run ids that are in the table: no run counts twice
 
 
 class Count(msgspec.Struct, frozen=True, kw_only=True):
@@ -41,6 +43,15 @@ def read_counts(file: Path) -> tuple[Count, ...]:
     )
 
 
+@cache
+def own_rates(folder: Path) -> Mapping[tuple[str, str], Rate]:
+    """What our trials saw of each set of parameters, by scenario and version; nothing where there is no table."""
+    try:
+        return {(one.scenario, one.version): one.rate for one in read_counts(folder / TRIALS)}
+    except UsageError:
+        return {}
+
+
 def counted(results: Iterable[TrialResult]) -> tuple[Count, ...]:
     """Results of runs, by scenario and version."""
     cells: dict[tuple[str, str], list[TrialResult]] = {}
@@ -49,22 +60,30 @@ def counted(results: Iterable[TrialResult]) -> tuple[Count, ...]:
     return tuple(_count(scenario, version, told) for (scenario, version), told in sorted(cells.items()))
 
 
-def merged(before: Sequence[Count], after: Sequence[Count]) -> tuple[Count, ...]:
-    """Both; of the same scenario on the same version the longer series is kept, the later one of two as long."""
-    kept = {(one.scenario, one.version): one for one in before}
+def with_runs(folder: Path, results: Iterable[TrialResult]) -> tuple[tuple[Count, ...], tuple[str, ...]]:
+    """The table in this folder with the trials of further runs added, and the ids of those runs.
+
+    Runs that the table has already are left out. Raises UsageError.
+    """
+    known = set(_run_ids(folder))
+    new = [one for one in results if one.run_id not in known]
+    return added(read_counts(folder / TRIALS), counted(new)), tuple(dict.fromkeys(one.run_id for one in new))
+
+
+def added(before: Sequence[Count], after: Sequence[Count]) -> tuple[Count, ...]:
+    """Both series of each scenario on each version, one behind the other: no trial is lost for its result."""
+    cells = {(one.scenario, one.version): one for one in before}
     for one in after:
-        old = kept.get((one.scenario, one.version), one)
-        longer = one if one.rate.n >= old.rate.n else old
-        signature = one.signature or old.signature
-        kept[one.scenario, one.version] = msgspec.structs.replace(longer, signature=signature)
-    return tuple(kept[key] for key in sorted(kept))
+        old = cells.get((one.scenario, one.version))
+        cells[one.scenario, one.version] = one if old is None else _sum(old, one)
+    return tuple(cells[key] for key in sorted(cells))
 
 
-def store(counts: Sequence[Count], folder: Path) -> None:
-    """Take these counts of scenarios of the catalogue into the table in its folder. Raises UsageError."""
-    file = folder / TRIALS
-    ours = [one for one in counts if one.scenario.startswith("scenarios/")]
-    write_counts(file, merged(read_counts(file), ours))
+def store(results: Iterable[TrialResult], folder: Path) -> None:
+    """Add these trials of scenarios of the catalogue to the table in its folder. Raises UsageError."""
+    counts, runs = with_runs(folder, [one for one in results if one.scenario.startswith("scenarios/")])
+    write_counts(folder / TRIALS, counts)
+    replace(folder / RUNS, "".join(f"{run}\n" for run in (*_run_ids(folder), *runs)).encode())
 
 
 def write_counts(file: Path, counts: Sequence[Count]) -> None:
@@ -94,6 +113,26 @@ def cells_of(file: Path, width: int) -> Iterator[list[str]]:
         if len(cells) != width:
             raise UsageError(f"{file}:{number} has {len(cells)} cells and not {width}: mend the line")
         yield cells
+
+
+def _run_ids(folder: Path) -> list[str]:
+    try:
+        return (folder / RUNS).read_text(encoding="utf-8").split()
+    except FileNotFoundError:
+        return []
+    except (OSError, UnicodeError) as error:
+        raise UsageError(
+            f"{folder / RUNS} cannot be read ({error}): it comes with the catalogue, install it again"
+        ) from None
+
+
+def _sum(old: Count, new: Count) -> Count:
+    return msgspec.structs.replace(
+        old,
+        rate=Rate(k=old.rate.k + new.rate.k, n=old.rate.n + new.rate.n),
+        inconclusive=old.inconclusive + new.inconclusive,
+        signature=new.signature or old.signature,
+    )
 
 
 def _count(scenario: str, version: str, every: Sequence[TrialResult]) -> Count:

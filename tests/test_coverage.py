@@ -9,14 +9,15 @@ from click.testing import CliRunner
 
 import pytest_ocrepro
 from pytest_ocrepro import coverage as room
+from pytest_ocrepro.catalogue import all_scenarios
 from pytest_ocrepro.cli import main
 from pytest_ocrepro.errors import UsageError
 from pytest_ocrepro.judge.rates import Rate
 from pytest_ocrepro.publish.bundle import RunDir
 from pytest_ocrepro.publish.records import TrialResult
 from pytest_ocrepro.settings import Mark
+from pytest_ocrepro.tally import RUNS, counted, read_counts, store
 from pytest_ocrepro.tally import TRIALS as TABLE
-from pytest_ocrepro.tally import counted, read_counts, store
 
 ROOT = Path(pytest_ocrepro.__file__).parent.parent
 REPORTS = """report\tthe same\tmechanism\tnot covered
@@ -54,9 +55,9 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def result(scenario: str, outcome: str, version: str = "1.15.4", signature: str = "") -> TrialResult:
+def result(scenario: str, outcome: str, version: str = "1.15.4", signature: str = "", run: str = "r") -> TrialResult:
     return TrialResult(
-        run_id="r", scenario=scenario, title="t", issue=(), version=version, binary_sha256="", trial=1, seed=0,
+        run_id=run, scenario=scenario, title="t", issue=(), version=version, binary_sha256="", trial=1, seed=0,
         result=outcome, reason="", verdict="", grade="", seconds_to_verdict=1.0, chain=(), processes=(), findings=(),
         leaked=(), signature=signature, bundle="",
     )  # fmt: skip
@@ -89,25 +90,37 @@ def test_the_words_for_a_terminal_and_for_the_readme(folder: Path) -> None:
 def test_what_isolates_a_worker_is_a_table_of_its_own(folder: Path) -> None:
     met = {"write lock with nothing": "reproduced", "write lock with HOME": "not-seen"}
     met["cold start with nothing"] = "not-seen"
-    store(counted(result(f"scenarios/{room.RECIPES}[{name}]", outcome) for name, outcome in met.items()), folder)
+    store([result(f"scenarios/{room.RECIPES}[{name}]", outcome) for name, outcome in met.items()], folder)
     markdown = room.as_markdown(room.coverage(folder))
     assert "| its own | cold start | write lock |\n| --- | --- | --- |\n| `nothing` | 0/1 | 1/1 |" in markdown
     assert "| `HOME` |  | 0/1 |" in markdown
 
 
-def test_results_of_runs_are_counted_and_the_longer_series_is_kept(folder: Path) -> None:
+def test_results_of_runs_are_added_and_no_run_counts_twice(folder: Path) -> None:
     name = "scenarios/test_s.py::test_one[x]"
     told = [result(name, "reproduced", signature="s")] * 2 + [result(name, "inconclusive")]
     (count,) = counted(told)
     assert (count.rate, count.inconclusive, count.signature) == (Rate(k=2, n=2), 1, "s")
-    store([count, *counted([result("mine.py::test_x", "reproduced")])], folder)
-    kept = {(one.scenario, one.version): one for one in read_counts(folder / TABLE)}
-    assert len(kept) == 3  # a scenario of the user's own is none of the catalogue
-    assert kept[name, "1.15.4"].rate == Rate(k=2, n=3)
-    longer = counted([result(name, "not-seen")] * 4)
-    store(longer, folder)
-    assert room.coverage(folder).rows[0].results["1.15.4"] == Rate(k=1, n=7)
+    told.append(result("mine.py::test_x", "reproduced"))  # a scenario of the user's own is none of the catalogue
+    told.append(result(name, "not-seen", "1.18.34", run="q"))
+    assert room.coverage(folder, results=told).rows[0].results["1.15.4"] == Rate(k=5, n=8)
+    for _ in range(2):
+        store(told, folder)
+        kept = {(one.scenario, one.version): one for one in read_counts(folder / TABLE)}
+        assert len(kept) == 4
+        assert (kept[name, "1.15.4"].rate, kept[name, "1.15.4"].inconclusive) == (Rate(k=4, n=5), 2)
+        assert (folder / RUNS).read_text() == "r\nq\n"
+        assert room.coverage(folder, results=told).rows[0].results["1.15.4"] == Rate(k=5, n=8)
+    store([result(name, "not-seen", run="p")] * 4, folder)
+    assert room.coverage(folder).rows[0].results["1.15.4"] == Rate(k=5, n=12)
     assert room.coverage(folder).rows[0].signature == "s"
+    assert (folder / RUNS).read_text() == "r\nq\np\n"
+
+
+def test_a_list_of_runs_that_cannot_be_read_is_named(folder: Path) -> None:
+    (folder / RUNS).write_bytes(b"\xff")
+    with pytest.raises(UsageError, match=r"runs.txt cannot be read .* install it again"):
+        room.coverage(folder)
 
 
 @pytest.mark.parametrize(
@@ -164,6 +177,17 @@ def test_the_known_lists_say_what_our_trials_saw() -> None:
             assert set(mark.get("known", {})) == seen, f"{file.name}::{test}"  # type: ignore[call-overload]
             if mark.get("control"):
                 assert not seen, f"{file.name}::{test} is a control"
+
+
+def test_a_signature_stands_only_where_a_failure_was_seen() -> None:
+    rows = read_counts(ROOT / "scenarios" / TABLE)
+    assert [f"{one.scenario} {one.version}" for one in rows if one.signature and not one.rate.k] == []
+
+
+def test_each_row_is_of_a_scenario_that_there_is() -> None:
+    there = {scenario.name.split("[")[0] for scenario in all_scenarios()}
+    rows = {one.scenario.split("[")[0] for one in read_counts(ROOT / "scenarios" / TABLE)}
+    assert rows - there == set()
 
 
 def test_the_readme_has_the_table() -> None:

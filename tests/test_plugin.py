@@ -125,6 +125,18 @@ def test_what_becomes_of_a_reproduction(
     assert str(line["expected"]).startswith(next(iter(outcome)))
 
 
+def test_parameters_that_never_failed_are_not_known_by_others(pytester: pytest.Pytester, run: Run) -> None:
+    text = CRASHES.format(known={"9.9.9": "5/10"}).replace("(ocrepro)", "(ocrepro, how)")
+    pytester.makepyfile(test_it=text.replace("    def", '    @pytest.mark.parametrize("how", "xy")\n    def'))
+    rows = [f"test_it.py::test_crashes[{how}]\t9.9.9\t{seen}\t5\t0\t" for how, seen in (("x", 5), ("y", 0))]
+    (pytester.path / "trials.tsv").write_text("\n".join(["scenario\tversion\tk\tn\tunknown\tsignature", *rows]))
+    run("test_it.py").assert_outcomes(xfailed=1, failed=1)
+    assert [str(line["expected"]) for line in results(pytester)] == [
+        "xfailed: known on 9.9.9 (5/5 in our runs)",
+        "failed: not known on 9.9.9 with these parameters (0/5 in our runs)",
+    ]
+
+
 def test_a_known_deterministic_failure_that_is_gone_fails_as_seems_fixed(pytester: pytest.Pytester, run: Run) -> None:
     pytester.makepyfile(test_it=CRASHES.format(known={"9.9.9": "20/20"}).replace('"crash"', '"bogus/x"'))
     result = run("test_it.py")
