@@ -249,10 +249,11 @@ def _result(history: History, main: Judged | None) -> tuple[Result, str]:
         return Result.INCONCLUSIVE, f"ours: {troubles[0].what}"
     if leaked:
         return Result.INCONCLUSIVE, f"ours: still alive after the sweep: {', '.join(leaked)}"
+    broken = [claim for claim in claims if claim.held is False]
     skipped = history.of_type(ScenarioSkipped)
     if skipped:
-        return Result.INCONCLUSIVE, f"skipped: {skipped[0].why}"
-    broken = [claim for claim in claims if claim.held is False]
+        before = f"; before that {not_so(broken[0])}" if broken else ""
+        return Result.INCONCLUSIVE, f"skipped: {skipped[0].why}{before}"
     refuted = _refuted(history, main)
     if refuted:
         return Result.INCONCLUSIVE, refuted
