@@ -176,6 +176,7 @@ def matrix(context: click.Context, /, **asked: Any) -> None:
 @click.option("--max-found", "most_found", type=click.IntRange(1), default=5, show_default=True, help="Then stop.")
 @click.option("--replays", type=click.IntRange(1, 1000), default=5, show_default=True, help="Of each failure found.")
 @click.option("--seed", type=click.IntRange(0), default=0, help="The same seed draws the same schedules.")
+@click.option("--by-chance", is_flag=True, help="Try no extremes (all at once, a registry that never answers) first.")
 @click.option("--reports", type=click.Path(path_type=Path), default=Path("reports/explore"), show_default=True)
 @click.option("--offline", is_flag=True, help="Only builds that are in the cache.")
 @click.pass_context

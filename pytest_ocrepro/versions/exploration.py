@@ -71,7 +71,10 @@ class Explored(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Wanted(msgspec.Struct, frozen=True, kw_only=True):
-    """What a user asked ``ocrepro explore`` for. ``budget_s`` bounds the search, not the replays."""
+    """What a user asked ``ocrepro explore`` for. ``budget_s`` bounds the search, not the replays.
+
+    ``by_chance``: no extremes, which are guesses at what goes wrong most often; chance alone draws.
+    """
 
     scenario: str
     version: str = subject.PINNED
@@ -82,6 +85,7 @@ class Wanted(msgspec.Struct, frozen=True, kw_only=True):
     seed: int = 0
     reports: Path = Path("reports/explore")
     offline: bool = False
+    by_chance: bool = False
 
 
 Attempt = Callable[[Schedule, int], Told]
@@ -143,7 +147,7 @@ class Search:
     def _found(self, world: World) -> Iterator[Found]:
         dice = random.Random(f"ocrepro explore {self._wanted.seed}")  # noqa: S311  a plan, no secret
         seen: set[Schedule] = {()}
-        for schedule in _candidates(world, dice):
+        for schedule in _candidates(world, dice, by_chance=self._wanted.by_chance):
             if schedule in seen:
                 self._check()
                 continue
@@ -204,12 +208,12 @@ class Search:
             raise _Over(f"the time is up (--time-budget, {budget_s:g} s)")
 
 
-def _candidates(world: World, dice: random.Random) -> Iterator[Schedule]:
+def _candidates(world: World, dice: random.Random, *, by_chance: bool) -> Iterator[Schedule]:
     """In turns an extreme and one by chance; when all extremes were tried, only chance. Never ends.
 
     Extremes that are about everybody come first, since they are few; those about one place in no order.
     """
-    ends = list(extremes(world))
+    ends = [] if by_chance else list(extremes(world))
     places = ends[ABOUT_ALL:]
     dice.shuffle(places)
     for schedule in ends[:ABOUT_ALL] + places:

@@ -10,7 +10,7 @@ import pytest
 
 from pytest_ocrepro.catalogue import find_scenario, scenario_code
 from pytest_ocrepro.errors import UsageError
-from pytest_ocrepro.schedule import Kind, Schedule, World, parse
+from pytest_ocrepro.schedule import Kind, Schedule, World, extremes, parse
 from pytest_ocrepro.versions.expedition import as_markdown
 from pytest_ocrepro.versions.exploration import Explored, Failure, Search, Told, Wanted
 
@@ -41,6 +41,21 @@ def test_finds_what_needs_one_move_and_makes_it_that_small() -> None:
     assert (one.failure, one.whole, result.ended) == (HANG, True, "1 failures found")
     assert len(one.first) > len(one.schedule)
     assert any("making it smaller" in line for line in lines)
+
+
+def test_chance_alone_finds_it_too_and_is_not_told_where() -> None:
+    tried: list[Schedule] = []
+
+    def attempt(schedule: Schedule, seed: int) -> Told:
+        tried.append(schedule)
+        return hangs_when_held(schedule, seed)
+
+    (one,) = explored(attempt, by_chance=True)[0].found
+    assert one.schedule == parse(["suspend 1 at lock-directory for good"])
+    guesses = [schedule for schedule in extremes(WORLD) if schedule in tried]
+    tried.clear()
+    explored(attempt)
+    assert len([schedule for schedule in extremes(WORLD) if schedule in tried]) > len(guesses)
 
 
 def races(schedule: Schedule, seed: int) -> Told:
