@@ -26,6 +26,7 @@ class Registry:
         self._lock = threading.Lock()
         self._mode = NOT_FOUND
         self._delay_s = math.inf
+        self._only = ""
         self._packages: dict[str, Package] = {}
         self._released = threading.Event()  # one from healing to healing
         self._closing = threading.Event()
@@ -33,14 +34,21 @@ class Registry:
         self.address = self._server.address
         self.url = f"http://{self.address}/"
 
-    def stall(self, *, seconds: float | None = None) -> None:
-        """Accept, read each request, and answer nothing: for good, or 404 so many seconds later."""
-        self._become(
-            STALL,
+    def stall(self, *, seconds: float | None = None, only: str = "") -> None:
+        """Accept, read each request, and answer nothing: for good, or 404 so many seconds later.
+
+        ``only``: whoever asks for another path than one that ends so is answered as ever.
+        """
+        what = (
             "silent: accepts connections and never answers"
             if seconds is None
-            else f"slow: answers {seconds:g} s late",
+            else f"slow: answers {seconds:g} s late"
+        )
+        self._become(
+            STALL,
+            f"{what}, asked for {only}" if only else what,
             delay_s=math.inf if seconds is None else seconds,
+            only=only,
         )
 
     def reset(self) -> None:
@@ -76,9 +84,9 @@ class Registry:
         self._closing.set()
         self._server.close()
 
-    def _become(self, mode: str, detail: str, *, delay_s: float = math.inf) -> None:
+    def _become(self, mode: str, detail: str, *, delay_s: float = math.inf, only: str = "") -> None:
         with self._lock:
-            self._mode, self._delay_s = mode, delay_s
+            self._mode, self._delay_s, self._only = mode, delay_s, only
         if mode == REFUSE:
             self._server.refuse()
         else:
@@ -89,7 +97,7 @@ class Registry:
                 fault="registry",
                 detail=detail,
                 address=self.address,
-                silent_for_good=mode == STALL and delay_s == math.inf,
+                silent_for_good=mode == STALL and delay_s == math.inf and not only,
             )
         )
 
@@ -101,7 +109,8 @@ class Registry:
     def note(self, client: str, path: str) -> tuple[str, float, threading.Event]:
         """Record a request; what to do with it: the mode, the delay of a stall, and what ends it."""
         with self._lock:
-            mode, delay_s, released = self._mode, self._delay_s, self._released
+            mode = self._mode if path.partition("?")[0].endswith(self._only) else NOT_FOUND
+            delay_s, released = self._delay_s, self._released
         reply = SERVED if mode == NOT_FOUND and self.has(path) else mode
         self._history.append(
             RegistryRequest(

@@ -117,6 +117,22 @@ def test_stall_for_seconds_is_a_delay_of_each_request(
     assert faults(history) == [("slow: answers 0.3 s late", False)]
 
 
+def test_stall_of_one_path_alone_answers_every_other(
+    registry: Registry, history: History, client: Callable[[], Client]
+) -> None:
+    registry.stall(only="/api.json")
+    assert client().ask() == 404
+    waiting = client()
+    waiting.line.request("GET", "/api.json?all")
+    until(lambda: len(history.of_type(RegistryRequest)) == 2, timeout_s=WAIT_S, what="its request")
+    assert not waiting.is_answered(0.2)
+    assert [one.reply for one in history.of_type(RegistryRequest)] == ["not-found", "stalled"]
+    assert faults(history) == [("silent: accepts connections and never answers, asked for /api.json", False)]
+    registry.reset()  # another fault is one of all paths again
+    with pytest.raises(ConnectionResetError):
+        client().ask()
+
+
 def test_client_that_leaves_a_stall_frees_its_thread(
     registry: Registry, history: History, client: Callable[[], Client]
 ) -> None:
