@@ -7,6 +7,8 @@ import pytest
 from pytest_ocrepro import Trial, bash, broken_off, for_ever, text
 
 STAYS = ("anomalyco/opencode#44901", "anomalyco/opencode#17516", "anomalyco/opencode#3213")
+NO_GIT = "anomalyco/opencode#28605"
+NO_FINISH = "anomalyco/opencode#4384"
 RUNS = 3
 PATIENCE_S = 60.0  # for what ends at once or never: the start alone takes long on a busy machine
 MANY = 6
@@ -17,16 +19,20 @@ MANY = 6
 def test_last_answer_and_then_the_end(ocrepro: Trial, turn: str) -> None:
     """Each of three runs, one after the other, must end once its model has finished.
 
-    No report says what starts it, so this gives a rate for a perfect model. Refuted by 0 of many.
+    No report says what starts it: this asks whether it comes without a cause of its own, from a model that finishes
+    as it should, and 0 of n tells no more than how rare that is. Refuted by runs that all end.
     """
     for _ in range(RUNS):
         ocrepro.provider.script(*(() if turn == "words" else (bash("true"),)), text("done"))
         ocrepro.expect(ocrepro.run("hi", args=("--format", "json"))).to_complete()
 
 
-@pytest.mark.ocrepro(issue="anomalyco/opencode#28605", profile="ci", title="directory without git")
+@pytest.mark.ocrepro(issue=NO_GIT, profile="ci", title="directory without git")
 def test_directory_without_git(ocrepro: Trial) -> None:
-    """A run must answer in a directory that is no repository."""
+    """A run must answer in a directory that is no repository, and print the answer.
+
+    Refuted by an answer on its output.
+    """
     shutil.rmtree(ocrepro.project.root / ".git")
     ocrepro.provider.script(for_ever(text("done")))
     run = ocrepro.run("hi")
@@ -35,7 +41,7 @@ def test_directory_without_git(ocrepro: Trial) -> None:
 
 
 @pytest.mark.ocrepro(
-    issue="anomalyco/opencode#4384",
+    issue=NO_FINISH,
     profile="ci",
     title="answer without a finish",
     known={"1.18.34": "2/2"},
@@ -53,8 +59,8 @@ def test_answer_without_a_finish(ocrepro: Trial) -> None:
         ocrepro.expect(run).to_finish()
 
 
-@pytest.mark.ocrepro(issue=STAYS, profile="ci", control=True)
+@pytest.mark.ocrepro(issue=(*STAYS, NO_GIT, NO_FINISH), profile="ci", control=True)
 def test_one_answer(ocrepro: Trial) -> None:
-    """Control: one run."""
+    """Control: one run in a repository, whose model says its last word and that it has finished."""
     ocrepro.provider.script(text("done"))
-    ocrepro.expect(ocrepro.run("hi")).to_complete()
+    ocrepro.expect(ocrepro.run("hi", deadline_s=PATIENCE_S)).to_complete()

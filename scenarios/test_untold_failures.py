@@ -2,7 +2,7 @@
 
 import pytest
 
-from pytest_ocrepro import Process, Trial, bash, broken_off, finishing, for_ever, text
+from pytest_ocrepro import NotReachedError, Process, Trial, bash, broken_off, finishing, for_ever, text
 
 ISSUES = (
     "anomalyco/opencode#42900",
@@ -11,6 +11,9 @@ ISSUES = (
     "anomalyco/opencode#40032",
 )
 THE_SAME = ("anomalyco/opencode#43007", "multica-ai/multica#5233", "Kilo-Org/kilocode#13832")
+NO_MODEL = "anomalyco/opencode#15558"
+NO_SESSION = "anomalyco/opencode#27559"
+REFUSED = "anomalyco/opencode#36413"
 NO_ANSWER = {
     "cut in the middle": broken_off(2, text("one two three")),
     "cut before the first word": broken_off(1, text("one two three")),
@@ -51,7 +54,7 @@ def test_answer_that_is_none(ocrepro: Trial, how: str) -> None:
 
     Refuted by an exit code other than 0 before the sixth request. What we found: 1.14.48 exits 0 whatever was
     missing; 1.18.34 exits 0 where a finish came without a word, and where the stream broke or its finish is unknown
-    it asks again at once, without a pause and without an end (18 to 29 requests in half a minute of watching).
+    it asks again at once, without a pause, for as long as we watch (18 to 29 requests in half a minute).
     """
     ocrepro.provider.script(for_ever(NO_ANSWER[how]))
     run = ocrepro.run("hi", deadline_s=PATIENCE_S, fail_fast_s=PATIENCE_S)
@@ -61,7 +64,7 @@ def test_answer_that_is_none(ocrepro: Trial, how: str) -> None:
 
 
 @pytest.mark.ocrepro(
-    issue="anomalyco/opencode#15558",
+    issue=NO_MODEL,
     profile="ci",
     title="model that does not exist",
     known={"1.14.48": "1/1"},
@@ -77,7 +80,7 @@ def test_model_that_does_not_exist(ocrepro: Trial) -> None:
     tells(ocrepro, run)
 
 
-@pytest.mark.ocrepro(issue="anomalyco/opencode#27559", profile="ci", title="session that does not exist")
+@pytest.mark.ocrepro(issue=NO_SESSION, profile="ci", title="session that does not exist")
 def test_session_that_does_not_exist(ocrepro: Trial) -> None:
     """A run that is to go on with a session that does not exist has failed.
 
@@ -89,7 +92,7 @@ def test_session_that_does_not_exist(ocrepro: Trial) -> None:
 
 
 @pytest.mark.ocrepro(
-    issue="anomalyco/opencode#36413",
+    issue=REFUSED,
     profile="ci",
     title="refused tool, and nothing said",
     known={"1.14.48": "1/1", "1.15.4": "1/1", "1.18.34": "1/1"},
@@ -97,7 +100,8 @@ def test_session_that_does_not_exist(ocrepro: Trial) -> None:
 def test_refused_tool_and_nothing_said(ocrepro: Trial) -> None:
     """A run whose tool was refused, and whose model then says nothing, has failed.
 
-    Refuted by an exit code other than 0. What we found: both builds exit 0 with nothing but the refusal printed.
+    Refuted by an exit code other than 0. What we found: every build tried exits 0 with nothing but the refusal
+    printed.
     """
     ocrepro.configure(permission={"bash": "deny"})
     ocrepro.provider.script(bash("true"), for_ever(text("")))
@@ -106,11 +110,34 @@ def test_refused_tool_and_nothing_said(ocrepro: Trial) -> None:
     tells(ocrepro, run)
 
 
-@pytest.mark.ocrepro(issue=(*ISSUES, "anomalyco/opencode#15558"), profile="ci", control=True)
+@pytest.mark.ocrepro(issue=REFUSED, profile="ci", control=True)
+def test_refused_tool_and_words(ocrepro: Trial) -> None:
+    """Control: the same tool is refused, and the model says something behind it."""
+    ocrepro.configure(permission={"bash": "deny"})
+    ocrepro.provider.script(bash("true"), for_ever(text("done")))
+    must_print(ocrepro, ocrepro.run("hi", deadline_s=PATIENCE_S, args=("--format", "json")))
+
+
+@pytest.mark.ocrepro(issue=NO_SESSION, profile="ci", control=True)
+def test_session_that_does_exist(ocrepro: Trial) -> None:
+    """Control: a run that is to go on with a session that another one has made."""
+    ocrepro.provider.script(for_ever(text("done")))
+    ocrepro.run("hi", role="before").wait_for_end(PATIENCE_S)
+    sessions = ocrepro.database("behind the first run").sessions
+    if not sessions:
+        raise NotReachedError("the first run has stored no session; see its output")
+    args = ("--session", sessions[0], "--format", "json")
+    must_print(ocrepro, ocrepro.run("hi", deadline_s=PATIENCE_S, args=args))
+
+
+def must_print(ocrepro: Trial, run: Process) -> None:
+    """Its answer, behind which it exits 0."""
+    ocrepro.expect(run).to_complete()
+    ocrepro.claim("the answer is printed", held="done" in run.output, because=" ".join(run.output.split())[:100])
+
+
+@pytest.mark.ocrepro(issue=(*ISSUES, NO_MODEL), profile="ci", control=True)
 def test_answer_that_is_one(ocrepro: Trial) -> None:
     """Control: a run that is answered exits 0 and prints the answer."""
     ocrepro.provider.script(for_ever(text("done")))
-    run = ocrepro.run("hi", args=("--format", "json"))
-    ocrepro.expect(run).to_complete()
-    printed = "done" in run.output
-    ocrepro.claim("the answer is printed", held=printed, because=" ".join(run.output.split())[:100])
+    must_print(ocrepro, ocrepro.run("hi", deadline_s=PATIENCE_S, args=("--format", "json")))
