@@ -1,5 +1,7 @@
 """Many subagents at once, and one that is started over HTTP (anomalyco/opencode#37548)."""
 
+import re
+
 import pytest
 
 from pytest_ocrepro import Trial, for_ever, prompt_body, text, together, tool
@@ -12,9 +14,9 @@ TASKS = [
 
 
 def all_were_asked(ocrepro: Trial, children: int, *, printed: str) -> None:
-    """Each child has asked its model, and the parent has gone on behind them."""
-    asked = [request for request in ocrepro.provider.requests() if not request.title]
-    of_children = sum(CHILDS_WORK in request.last_text for request in asked)
+    """Each child has asked its model for work of its own, and the parent has gone on behind them."""
+    asked = [request.last_text for request in ocrepro.provider.requests() if not request.title]
+    of_children = len({number for text in asked for number in re.findall(rf"{CHILDS_WORK} (\d+)", text)})
     ocrepro.claim(
         "every subagent ran, and its parent went on",
         held=of_children >= children and "all are back" in printed,
@@ -42,7 +44,10 @@ def test_many_subagents_at_once(ocrepro: Trial, children: int) -> None:
 
 @pytest.mark.ocrepro(issue="anomalyco/opencode#6573", profile="ci", title="subagent over HTTP")
 def test_subagent_over_http(ocrepro: Trial) -> None:
-    """A prompt over HTTP that starts a subagent must come back with the parent's answer."""
+    """A prompt over HTTP that starts a subagent must come back with the parent's answer.
+
+    Refuted by an answer to the call that holds the parent's last words, behind a request of the child.
+    """
     ocrepro.provider.script(TASKS[0], text("all are back"))
     ocrepro.provider.script(for_ever(text("a child is done")), when=CHILDS_WORK)
     server = ocrepro.serve()
