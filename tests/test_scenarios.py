@@ -42,6 +42,8 @@ CASES: list[tuple[str, str, dict[str, Any], str]] = [
     ("provider_failures", "model_that_falls_silent", {"when": "but for comments"}, "waits-on-silence"),
     ("provider_failures", "model_that_falls_silent", {"when": "in a tool call"}, "waits-on-silence"),
     ("provider_failures", "model_that_falls_silent_in_a_subagent", {"when": "after a tool"}, "waits-on-silence"),
+    ("provider_failures", "model_that_fails_a_subagent", {"how": "refuses for ever"}, "retries"),
+    ("provider_failures", "model_that_fails_a_subagent", {"how": "is cut in the middle"}, "retries"),
     ("provider_failures", "model_that_is_silent_for_minutes", {"when": "in the middle"}, "waits-on-silence"),
     ("provider_failures", "model_that_refuses_for_ever", {"status": 429}, "retries"),
     ("provider_failures", "model_that_refuses_for_good", {"status": 401}, "retries"),
@@ -54,7 +56,11 @@ CASES: list[tuple[str, str, dict[str, Any], str]] = [
     ("clean_stop", "last_answer_and_then_the_end", {"turn": "words"}, "stays"),
     ("clean_stop", "answer_without_a_finish", {}, "retries"),
     ("cold_start_stampede", "runs_at_once_on_an_empty_data_directory", {}, "dies-in-company"),
+    ("cold_start_stampede", "runs_at_once_on_an_empty_data_directory", {}, "dies-without-a-word"),
+    ("cold_start_stampede", "runs_at_once_on_a_database_of_an_old_build", {}, "loses-parts"),
     ("cold_start_stampede", "inventory_commands_at_once", {}, "dies-in-company"),
+    ("cold_start_stampede", "inventory_commands_at_once", {}, "lists-nothing-at-first"),
+    ("danger_window", "second_pair_on_an_empty_data_directory", {}, "dies-without-a-word"),
     ("write_lock_sweep", "lock_held_in_a_turn", {"point": "behind a tool"}, "dies-locked"),
     ("stale_locks", "killed_while_it_held_a_lock_directory", {"what": "plugin install"}, "waits-for-the-dead"),
     ("stale_locks", "killed_while_git_made_a_snapshot", {}, "keeps-the-lock"),
@@ -73,8 +79,9 @@ CASES: list[tuple[str, str, dict[str, Any], str]] = [
     ("plugins", "plugin_and_a_registry_that_is_away", {"registry": "is silent"}, "no-bound-for-npm"),
     ("plugins", "registry_that_resets_to_the_end", {}, "tries-npm-again"),
     ("plugins", "plugin_from_npm_and_a_silent_registry", {}, "no-bound-for-npm"),
-    ("plugins", "list_of_models_and_a_silent_network", {}, "no-bound-for-npm"),
+    ("plugins", "list_of_models_and_a_silent_network", {}, "waits-for-models"),
     ("subagents", "many_subagents_at_once", {"children": 8}, "loses-children"),
+    ("subagents", "many_subagents_at_once", {"children": 8}, "one-child-for-all"),
     ("subagents", "subagent_over_http", {}, "loses-children"),
     ("headless_permission", "permission_of_a_subagent", {}, "asks"),
     ("headless_permission", "other_permission_of_a_subagent", {"what": "edit"}, "asks"),
@@ -104,6 +111,12 @@ CASES: list[tuple[str, str, dict[str, Any], str]] = [
         {"mechanism": "install lock", "recipe": "nothing"},
         "waits-for-the-lock",
     ),
+    (
+        "isolation_recipes",
+        "workers_with_a_recipe",
+        {"mechanism": "cold start", "recipe": "nothing"},
+        "dies-in-company",
+    ),
     ("overlap_factorial", "overlapping_start_in_brief", {"cell": ("shared homes", "a plugin")}, "waits-for-the-lock"),
     ("overlap_factorial", "overlapping_start", {"cell": ("warm data", "own homes", "stdin open")}, "reads-stdin"),
     ("installs", "second_start_without_a_lock_file", {}, "installs-again"),
@@ -115,8 +128,9 @@ CASES: list[tuple[str, str, dict[str, Any], str]] = [
 
 
 @pytest.fixture
-def trial_of(tmp_path: Path) -> Iterator[Callable[[str], Trial]]:
-    """A trial whose opencode has this flaw."""
+def trial_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], Trial]]:
+    """A trial whose opencode has this flaw; so has the old build that it may ask for."""
+    monkeypatch.setattr(Trial, "other_build", lambda trial, _: trial.build.path)
     session = Session(RunDir.create(tmp_path / "reports"))
     made: list[Trial] = []
 

@@ -58,6 +58,8 @@ class Store:
             "event (data TEXT)",
         ):
             self.do(f"CREATE TABLE IF NOT EXISTS {table}")
+        if "loses-parts" in FLAWS and len(self.do("SELECT id FROM session")) > 1:
+            self.do("DELETE FROM part WHERE id = (SELECT min(id) FROM part)")
 
     def do(self, words: str, *given: object) -> list[tuple[Any, ...]]:
         """One statement."""
@@ -197,7 +199,9 @@ class Turn:
             elif not self.api.ask(self.session, "question" if name == "question" else "permission", self.child):
                 return "refused"
         if name == "task":
-            return Turn(self.session, given["prompt"], api=self.api, child=True).go()
+            first = given["prompt"].rpartition(" ")[0] + " 0"
+            prompt = first if "one-child-for-all" in FLAWS else given["prompt"]
+            return Turn(self.session, prompt, api=self.api, child=True).go()
         if name == "write":
             LANGUAGES.start()
         if name.startswith("stub_"):
@@ -324,8 +328,7 @@ def install() -> None:
 
 def plugins() -> None:
     """Those of the project wait behind a lock directory for the registry."""
-    wanted = bool(CONFIG.get("plugin")) or Path(".opencode/plugin").exists() or os.environ.get("OPENCODE_MODELS_URL")
-    if not wanted:
+    if not CONFIG.get("plugin") and not Path(".opencode/plugin").exists():
         if "installs-unasked" in FLAWS:
             install()
         return
@@ -353,8 +356,20 @@ def plugins() -> None:
         signal.pause()
 
 
+def list_of_models() -> None:
+    """Ask for it where the scenario says that there is one."""
+    if url := os.environ.get("OPENCODE_MODELS_URL"):
+        address = urllib.parse.urlsplit(url).netloc
+        line = http.client.HTTPConnection(address, timeout=60 if "waits-for-models" in FLAWS else PATIENCE_S)
+        with contextlib.suppress(OSError):
+            line.request("GET", "/api.json")
+            line.getresponse().read()
+        line.close()
+
+
 def run() -> int:
     """``opencode run``."""
+    list_of_models()
     if "grows-tmp" in FLAWS:
         Path(os.environ["TMPDIR"], new("lib")).write_bytes(b"x" * 4_000_000)
     if "reads-stdin" in FLAWS and not sys.stdin.isatty():
@@ -378,6 +393,14 @@ def run() -> int:
         return 1
     if "stays" in FLAWS:
         signal.pause()
+    return 0
+
+
+def inventory() -> int:
+    """A list of something."""
+    if "lists-nothing-at-first" not in FLAWS or (DATA / "listed").exists():
+        print("one\nanother")
+    (DATA / "listed").touch()
     return 0
 
 
@@ -596,6 +619,13 @@ def main() -> int:
         except FileExistsError:
             print("Error: Unexpected database is locked")
             return 1
+    if "dies-without-a-word" in FLAWS:
+        DATA.mkdir(parents=True, exist_ok=True)
+        try:
+            (DATA / "first").touch(exist_ok=False)
+        except FileExistsError:
+            print("Error: Unexpected error, check log file at /somewhere for more details")
+            return 1
     try:
         STORE = Store()
     except sqlite3.DatabaseError as error:
@@ -604,7 +634,7 @@ def main() -> int:
     MCP = Tools()
     try:
         commands = {"serve": serve, "run": run, "acp": acp, "": interactive}
-        return commands.get((ARGV or [""])[0], lambda: 0)()
+        return commands.get((ARGV or [""])[0], inventory)()
     except sqlite3.OperationalError as error:
         print("Error: Unexpected", error)
         return 1
