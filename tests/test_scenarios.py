@@ -87,6 +87,7 @@ CASES: list[tuple[str, str, dict[str, Any], str]] = [
     ("headless_permission", "other_permission_of_a_subagent", {"what": "edit"}, "asks"),
     ("headless_permission", "same_command_again", {}, "doubts-repeats"),
     ("headless_permission", "question_in_a_session_of_the_server", {}, "asks"),
+    ("question_of_a_subagent", "question_of_a_subagent", {}, "asks"),
     ("mcp_servers", "mcp_server_that_dies_before_a_question", {}, "locked-up"),
     ("mcp_servers", "mcp_server_behind_the_end", {"end": "of a run"}, "leaves-stub"),
     ("mcp_servers", "mcp_server_behind_the_end", {"end": "of a server"}, "leaves-stub"),
