@@ -18,7 +18,8 @@ def test_stdin_that_never_ends(ocrepro: Trial) -> None:
 
     What we found: every build tried reads standard input to its end before it asks the model, whenever that is no
     terminal. A parent that keeps the pipe open (a service manager, a chat bridge, a test runner) therefore hangs the
-    run in its start, with no message and a log that ends behind the services.
+    run in its start, with no message and a log that ends behind the services. Refuted by an answer while the pipe is
+    open.
     """
     ocrepro.provider.script(text("done"))
     ocrepro.expect(ocrepro.run("hi", stdin=OpenPipe())).to_complete()

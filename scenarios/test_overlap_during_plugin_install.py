@@ -14,6 +14,7 @@ def test_run_started_while_another_installs_its_plugin(ocrepro: Trial) -> None:
     A plugin file in the project makes opencode install ``@opencode-ai/plugin`` behind a lock directory. The registry
     does not answer, so the first run keeps the lock, and the second polls for it without a word: no TCP connection,
     all threads in futex and epoll, the log ends where the report says. Builds up to 1.3.2 take no such lock: skipped.
+    Refuted by a later run that ends while the first one keeps the lock.
 
     What we found: of the six stories that threads tell of this log it is the wait for npm that hangs an overlapping
     start, by way of its lock directory. Overlap alone does not, nor does a ``.git``; an endless standard input hangs

@@ -63,8 +63,8 @@ def test_model_that_falls_silent(ocrepro: Trial, when: str) -> None:
     """A run whose model says nothing more must give up within the 20 s that we watch.
 
     A bound of minutes cannot satisfy this claim, only that of a model that is silent for minutes, as 1.18.30 and
-    1.18.34 do. Refuted by an end within 20 s. What we found: no build tried gives up within the 20 s that
-    we watch; upstream's own timeouts lie at minutes.
+    1.18.34 do. Refuted by an end within 20 s. What we found: no build tried gives up within the 20 s that we watch;
+    upstream's own timeouts lie at minutes.
     """
     ocrepro.provider.script(SILENT[when])
     ocrepro.expect(ocrepro.run("hi", deadline_s=LIMIT_S)).to_finish()
@@ -143,7 +143,9 @@ def test_model_that_fails_a_subagent(ocrepro: Trial, how: str) -> None:
     """A run whose subagent's model fails again and again must come to an end, with an answer of its own or without.
 
     Refuted by an end within the 20 s that we watch where the model refuses, and before the eighth request where its
-    answers are cut or hold no word.
+    answers are cut or hold no word. What we found, in one trial each: a child that is refused asks on, and its parent
+    waits, on 1.14.48 and 1.18.34; one that is cut off asks on without a pause on 1.18.34, and ends on 1.14.48; one
+    that is told nothing ends on both, and the run with it.
     """
     ocrepro.provider.script(TASK, for_ever(text("done")))
     ocrepro.provider.script(for_ever(FAILS[how]), when=CHILDS_WORK)
@@ -178,7 +180,8 @@ def test_model_that_refuses_for_ever(ocrepro: Trial, status: int) -> None:
 def test_model_that_refuses_for_good(ocrepro: Trial, status: int) -> None:
     """A status that no retry can mend must end the run at once.
 
-    The report tells of runs that were alive for days behind one. Refuted by a run that still lives after a minute.
+    The report tells of runs that were alive for days behind one. Refuted by a run that ends within a minute. What we
+    found: of a 400, a 401 and a 403 every build tried ends.
     """
     ocrepro.provider.script(for_ever(error(status)))
     ocrepro.expect(ocrepro.run("hi", fail_fast_s=PATIENCE_S, deadline_s=PATIENCE_S)).to_finish()
