@@ -120,6 +120,7 @@ CASES: list[tuple[str, str, dict[str, Any], str]] = [
     ),
     ("overlap_factorial", "overlapping_start_in_brief", {"cell": ("shared homes", "a plugin")}, "waits-for-the-lock"),
     ("overlap_factorial", "overlapping_start", {"cell": ("warm data", "own homes", "stdin open")}, "reads-stdin"),
+    ("overlap_factorial", "serial_start_with_an_open_input", {"cell": ("warm data", "stdin open")}, "reads-stdin"),
     ("installs", "second_start_without_a_lock_file", {}, "installs-again"),
     ("installs", "start_without_a_plugin_and_a_silent_registry", {}, "installs-unasked"),
     ("acp_clients", "permission_of_a_subagent_over_acp", {}, "hides-children"),
