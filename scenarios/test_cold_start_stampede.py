@@ -6,7 +6,7 @@ from contextlib import closing
 
 import pytest
 
-from pytest_ocrepro import Process, Trial, for_ever, text
+from pytest_ocrepro import NotReachedError, Process, Trial, for_ever, text
 
 ISSUE = "KE7/helix#35"
 MIGRATION = "anomalyco/opencode#44558"
@@ -101,7 +101,8 @@ def made_by_an_old_build(ocrepro: Trial) -> None:
     ocrepro.provider.script(for_ever(text("done")))
     for _ in range(2):
         ocrepro.spawn([old, "run", "-m", "mock/m1", "hi"], role="old").wait_for_end(PATIENCE_S)
-    ocrepro.database("of the old build")
+    if not ocrepro.database("of the old build").sessions:
+        raise NotReachedError(f"{OLD} has stored no session; see what it printed")
 
 
 @pytest.mark.ocrepro(issue=MIGRATION, profile="ci", control=True)
