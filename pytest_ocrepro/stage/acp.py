@@ -20,6 +20,7 @@ PROTOCOL = 1
 PERMISSION = "session/request_permission"
 ALLOWING = "allow_once"
 ANSWERED_WITHIN_S = 60.0
+SHOWN = 300
 
 
 class Wire(Keyboard):
@@ -69,8 +70,13 @@ class AcpClient:
         return number
 
     def answered(self, number: int) -> bool:
-        """The agent has answered this request."""
-        return any(one.get("id") == number and "method" not in one for one in self.messages())
+        """The agent has answered this request, with a result or with an error (:meth:`refusal`)."""
+        return self._answer(number) is not None
+
+    def refusal(self, number: int) -> str:
+        """The error that the agent has answered this request with, as JSON; "" where it has not."""
+        error = (self._answer(number) or {}).get("error")
+        return "" if error is None else json.dumps(error)[:SHOWN]
 
     def result(self, number: int, timeout_s: float = ANSWERED_WITHIN_S) -> dict[str, Any]:
         """The answer to a request. Raises NotReachedError, and StageError where the agent has refused or is gone."""
@@ -79,11 +85,11 @@ class AcpClient:
             timeout_s=timeout_s,
             what=f"the agent's answer to request {number}",
         )
-        told = next((one for one in self.messages() if one.get("id") == number and "method" not in one), None)
+        told = self._answer(number)
         if told is None:
             raise StageError(f"{self.agent.role} ended before it answered request {number}; see what it has printed")
-        if "error" in told:
-            raise StageError(f"{self.agent.role} refuses request {number}: {json.dumps(told['error'])[:300]}")
+        if refusal := self.refusal(number):
+            raise StageError(f"{self.agent.role} refuses request {number}: {refusal}")
         return dict(told["result"] or {})
 
     def messages(self) -> list[dict[str, Any]]:
@@ -93,6 +99,9 @@ class AcpClient:
         except OSError:
             return []
         return [json.loads(line) for line in whole.splitlines() if line.startswith("{")]
+
+    def _answer(self, number: int) -> dict[str, Any] | None:
+        return next((one for one in self.messages() if one.get("id") == number and "method" not in one), None)
 
     def _send(self, **message: object) -> None:
         what = message.get("method") or f"an answer to request {message['id']} of the agent"

@@ -107,3 +107,17 @@ def test_an_answer_that_does_not_come_is_named(opened: Open) -> None:
     turn = client.prompt(client.new_session("/"), "hello")
     with pytest.raises(NotReachedError, match=r"answer to request 3 did not happen within 0\.1 s"):
         client.result(turn, 0.1)
+
+
+def test_an_error_is_an_answer_and_is_told(opened: Open) -> None:
+    client = opened("allow_once")
+    turn = client.prompt(client.new_session("/"), "hello")
+    refused = client.ask("other/thing")
+    with pytest.raises(StageError, match="no such thing"):
+        client.result(refused, WAIT_S)
+    assert client.answered(refused)
+    assert "no such thing" in client.refusal(refused)
+    assert (client.answered(turn), client.refusal(turn)) == (False, "")
+    client.allow(client.permissions()[0])
+    client.result(turn, WAIT_S)
+    assert client.refusal(turn) == ""

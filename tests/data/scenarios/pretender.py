@@ -12,6 +12,7 @@ import itertools
 import json
 import os
 import signal
+import socket
 import sqlite3
 import subprocess
 import sys
@@ -26,8 +27,10 @@ DATA = Path(os.environ["XDG_DATA_HOME"]) / "opencode"
 LOCK = Path(os.environ["XDG_STATE_HOME"]) / "opencode/locks/x.lock"
 CONFIG: dict[str, Any] = json.loads(Path(os.environ["OPENCODE_CONFIG"]).read_text())
 PATIENCE_S = 1.0  # with a model that says nothing
+SETTLING_S = 0.3  # from the last word to idleness, as the real one's server takes
 HARMLESS = {"todowrite", "read", "write", "task", "question"}
 NUMBERS = itertools.count(time.time_ns())
+LINES: dict[str, socket.socket] = {}  # to the model, by the name of the thread that asks: its session
 
 
 class ModelError(Exception):
@@ -114,12 +117,16 @@ def once(messages: list[dict[str, Any]], model: str) -> tuple[str, list[tuple[st
     body = {"model": model, "stream": True, "tools": [{}], "messages": messages}
     line.request("POST", "/v1/chat/completions", json.dumps(body))
     assert line.sock is not None
+    LINES[threading.current_thread().name] = line.sock
     held = 60 if any("held" in str(one.get("content")) for one in messages) else patience_s
     line.sock.settimeout(held if held is None else max(held, PATIENCE_S))
-    with line.getresponse() as answer:
-        if answer.status != 200:
-            raise ModelError(f"status {answer.status}")
-        return read(answer)
+    try:
+        with line.getresponse() as answer:
+            if answer.status != 200:
+                raise ModelError(f"status {answer.status}")
+            return read(answer)
+    except http.client.HTTPException as error:
+        raise ModelError(str(error)) from error
 
 
 def read(answer: http.client.HTTPResponse) -> tuple[str, list[tuple[str, str, dict[str, Any]]]]:
@@ -193,9 +200,11 @@ class Turn:
             return "refused"
         if rules.get(asking) == "ask" or name == "question":
             if self.api is None or self.api.alone:
-                if "asks" not in FLAWS:
+                if "asks" in FLAWS:
+                    signal.pause()
+                auto = "--auto" in ARGV and "refuses-in-spite-of-auto" not in FLAWS
+                if not auto and "permits-unasked" not in FLAWS:
                     return "refused"
-                signal.pause()
             elif not self.api.ask(self.session, "question" if name == "question" else "permission", self.child):
                 return "refused"
         if name == "task":
@@ -225,6 +234,8 @@ CHILDREN: dict[str, list[subprocess.Popen[bytes]]] = {}
 
 def shell(session: str, command: str) -> str:
     """The bash tool: waits for the command, or for whoever holds its output."""
+    if "refuses-all" in FLAWS:
+        return "refused"
     place = DATA / new("output")
     with place.open("wb") as file:
         piped = subprocess.PIPE if "waits-for-output" in FLAWS else file
@@ -408,7 +419,11 @@ def interactive() -> int:
     """``opencode`` in a terminal: one line, one turn."""
     if "outlives-terminal" in FLAWS:
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    if "takes-no-keys" in FLAWS:
+        os.system("stty -echo")  # noqa: S605
     print("mock", flush=True)
+    if "takes-no-keys" in FLAWS:
+        signal.pause()
     try:
         for line in sys.stdin:
             if "ignores-enter" not in FLAWS:
@@ -480,8 +495,10 @@ class Api(http.server.BaseHTTPRequestHandler):
             rows = STORE.do("SELECT id FROM message WHERE session_id = ? ORDER BY id", self.path.split("/")[2])
             self.answer([{"info": {"id": name}} for (name,) in rows])
         else:
-            if "slow-health" in FLAWS:
+            if "slow-health" in FLAWS and self.prompts:
                 time.sleep(4.0)
+            if "dies-at-work" in FLAWS and self.prompts:
+                os._exit(1)
             self.answer({"healthy": True})
 
     def listen(self) -> None:
@@ -491,7 +508,7 @@ class Api(http.server.BaseHTTPRequestHandler):
         self.end_headers()
         with contextlib.suppress(OSError):
             while True:
-                self.wfile.write(b"data: {}\n\n")
+                self.wfile.write(b"data: %s\n\n" % json.dumps(list(self.prompts)).encode())
                 time.sleep(0.05)
         if "lost-listener" in FLAWS:
             os._exit(1)
@@ -502,7 +519,8 @@ class Api(http.server.BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         """Sessions, prompts, replies, abort."""
-        self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        given = json.loads(self.rfile.read(int(self.headers.get("Content-Length") or 0)) or "{}")
+        words = " ".join(part["text"] for part in given.get("parts", ()))
         parts = self.path.split("/")
         if self.path == "/session":
             name = new("ses")
@@ -514,11 +532,13 @@ class Api(http.server.BaseHTTPRequestHandler):
         elif parts[-1] == "abort":
             for child in CHILDREN.get(parts[2], ()) if "ignores-abort" not in FLAWS else ():
                 end(child)
+            if parts[2] in LINES and "ignores-abort" not in FLAWS:
+                LINES[parts[2]].shutdown(socket.SHUT_RDWR)
             self.answer({})
         else:
-            self.prompt(parts[2], wait=parts[-1] == "message")
+            self.prompt(parts[2], words, wait=parts[-1] == "message")
 
-    def prompt(self, session: str, *, wait: bool) -> None:
+    def prompt(self, session: str, words: str, *, wait: bool) -> None:
         """A turn behind those of the session, unless another server is at one."""
         owner = STORE.do("SELECT owner FROM session WHERE id = ?", session)[0][0]
         if "two-owners" not in FLAWS and owner not in (0, os.getpid()) and Path(f"/proc/{owner}").exists():
@@ -531,13 +551,13 @@ class Api(http.server.BaseHTTPRequestHandler):
             return
         self.running.setdefault(session, time.monotonic_ns())
         said: list[str] = []
-        thread = threading.Thread(target=self.work, args=(session, said), daemon=True)
+        thread = threading.Thread(target=self.work, name=session, args=(session, words, said), daemon=True)
         thread.start()
         if wait:
             thread.join()
         self.answer(message_of(said[0] if said else ""), 200 if wait else 204)
 
-    def work(self, session: str, said: list[str]) -> None:
+    def work(self, session: str, words: str, said: list[str]) -> None:
         """In a thread of its own."""
         with self.queues.setdefault(session, threading.Lock()):
             self.running.setdefault(session, time.monotonic_ns())
@@ -545,7 +565,8 @@ class Api(http.server.BaseHTTPRequestHandler):
             try:
                 with contextlib.suppress(ModelError):
                     fail_if_flawed(session)
-                    said.append(Turn(session, "held until the scenario goes on", api=self).go())
+                    said.append(Turn(session, f"{words}, held until the scenario goes on", api=self).go())
+                time.sleep(SETTLING_S)
                 STORE.do("UPDATE session SET owner = 0 WHERE id = ?", session)
             finally:
                 if "stays-busy" not in FLAWS:
@@ -577,6 +598,9 @@ class Editor:
     def turn(self, number: int, session: str, words: str) -> None:
         """In a thread of its own."""
         Turn(session, words, api=self).go()
+        if "fails-in-company" in FLAWS:
+            self.tell(id=number, error={"code": -32603, "message": "we do not go on"})
+            return
         self.tell(id=number, result={"stopReason": "end_turn"})
 
 
