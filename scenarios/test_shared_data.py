@@ -29,27 +29,42 @@ TAKEN_UP_WITHIN_S = 15.0
 def test_two_servers_on_one_session(ocrepro: Trial) -> None:
     """While one server answers in a session, another one on the same data must refuse or wait.
 
-    Refuted by requests of one process only, as long as its turn is held. What we found: each server knows its own
-    turns only; the second accepts the prompt with 204 and asks the model while the first one's answer is held.
+    Refuted by a second prompt that is refused, or that the model is asked with when the first turn is over and not
+    while it is held. What we found: each server knows its own turns only; the second accepts the prompt with 204 and
+    asks the model while the first one's answer is held.
     """
     barrier = ocrepro.provider.barrier()
     ocrepro.provider.script(for_ever(held(barrier, text("done"))))
     first, second = ocrepro.serve(role="first-server"), ocrepro.serve(role="second-server")
     session = first.new_session()
-    first.prompt(session, "one")
+    first.prompt(session, "prompt one")
     barrier.wait_for_arrival()
-    answer = second.prompt(session, "two")
+    answer = second.prompt(session, "prompt two")
     with suppress(NotReachedError):
         barrier.wait_for_arrival(timeout_s=TAKEN_UP_WITHIN_S)
-    asked = [request for request in ocrepro.provider.requests() if not request.title]
-    pids = {request.pid for request in asked}
+    pids = {request.pid for request in ocrepro.provider.requests() if not request.title}
+    two = len(pids - {None}) > 1
+    barrier.open()
+    refused = not answer.accepted and not answer.timed_out
+    waited = not refused and not two and is_taken_up(ocrepro, "prompt two")
+    how = "is refused" if refused else "waits for the first" if waited else "is accepted"
     ocrepro.claim(
         "one process at a time works on a session",
-        held=None if None in pids else len(pids) == 1,
-        because=f"the model is asked by {len(pids)} process(es) at once; the second prompt: {answer.status}",
-        finding="" if len(pids) == 1 else "two-owners",
+        held=False if two else True if None not in pids and (refused or waited) else None,
+        because=f"the model is asked by {len(pids)} process(es) at once; the second prompt: {answer.status}, {how}",
+        finding="two-owners" if two else "",
     )
-    barrier.open()
+
+
+def is_taken_up(ocrepro: Trial, words: str) -> bool:
+    """The model is asked with these words."""
+
+    def asked() -> bool:
+        return any(words in request.last_text for request in ocrepro.provider.requests() if not request.title)
+
+    with suppress(NotReachedError):
+        ocrepro.wait_until(asked, what=f"a request with {words!r}", timeout_s=TAKEN_UP_WITHIN_S)
+    return asked()
 
 
 @pytest.mark.ocrepro(issue="anomalyco/opencode#49367", profile="ci", control=True)
@@ -61,7 +76,7 @@ def test_two_servers_one_after_the_other(ocrepro: Trial) -> None:
     for server in (first, second):
         path = f"/session/{session}/message"
         answer = server.call("POST", path, prompt_body("one"), purpose="prompt", timeout_s=20)
-        ocrepro.expect(answer).to_be_accepted()
+        ocrepro.expect(answer).to_be_answered()
 
 
 @pytest.mark.ocrepro(
@@ -73,7 +88,8 @@ def test_runs_beside_an_idle_server(ocrepro: Trial, project: str) -> None:
 
     Six stories of an overlapping start share one log; here are those of a git child that is not collected and of a
     database that another server holds, with and without a commit, and while two processes burn CPU and one writes to
-    the disk. Refuted by runs that park.
+    the disk. Refuted by runs that answer, and by a server that has no dead child. What we found: on 1.14.48, 1.15.4
+    and 1.18.34 they do, in each of the three.
     """
     if project != "without a commit":
         ocrepro.spawn(COMMIT, role="git").wait_for_end()
@@ -129,7 +145,8 @@ def each_step_has_its_snapshot(ocrepro: Trial) -> None:
 def test_snapshots_of_runs_at_once(ocrepro: Trial) -> None:
     """Runs that change one project at the same instant must each have a snapshot of each step.
 
-    The report counts 56 of 64 failures of git, whose repository all share. Refuted by a snapshot with each step.
+    The report counts 56 of 64 failures of git, whose repository all share. Refuted by a snapshot with each step. What
+    we found: four runs at once have one with each step on 1.14.48, 1.15.4 and 1.18.34.
     """
     ocrepro.spawn(COMMIT, role="git").wait_for_end()
     ocrepro.provider.script(text("done"))
