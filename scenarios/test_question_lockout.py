@@ -7,7 +7,7 @@ import pytest
 from pytest_ocrepro import Server, Trial, prompt_body, question, text
 
 ISSUE = "anomalyco/opencode#27907"
-MODEL = {"providerID": "mock", "modelID": "m1"}
+MODEL = prompt_body("")["model"]
 FREED_WITHIN_S = 2.0
 GUARDED = ("delete the message", "revert", "unrevert", "shell")
 TRIED = {  # the guarded calls in the words of /doc
@@ -16,7 +16,7 @@ TRIED = {  # the guarded calls in the words of /doc
     "POST /session/{sessionID}/unrevert",
     "POST /session/{sessionID}/shell",
 }
-WAYS_OUT = ("reject the question", "answer the question", "abort", "delete the part", "delete the session")
+WAYS_OUT = ("reject the question", "answer the question", "abort", "delete the session")
 Call = tuple[str, str, object]
 
 
@@ -31,7 +31,7 @@ class Stuck:
         self.id = server.new_session()
         server.prompt(self.id, f"ask about {topic}")
         self.question = server.wait_for_question(self.id)
-        self.part: str = server.wait_for_tool_part(self.id)["id"]
+        server.wait_for_tool_part(self.id)
         messages = server.messages(self.id)
         self.first: str = messages[0]["info"]["id"]
         self.last: str = messages[-1]["info"]["id"]
@@ -53,9 +53,15 @@ class Stuck:
             "reject the question": ("POST", f"/question/{self.question}/reject", None),
             "answer the question": ("POST", f"/question/{self.question}/reply", {"answers": [["left"]]}),
             "abort": ("POST", f"{base}/abort", None),
-            "delete the part": ("DELETE", f"{base}/message/{self.last}/part/{self.part}", None),
             "delete the session": ("DELETE", base, None),
         }
+
+    def is_asked_again(self) -> bool:
+        """The server lists a question of the session, and it is the one to answer from now on."""
+        listed = self.server.call("GET", "/question", purpose="the questions").json
+        mine = [one["id"] for one in listed if one["sessionID"] == self.id] if isinstance(listed, list) else []
+        self.question = mine[0] if mine else self.question
+        return bool(mine)
 
     def try_guarded(self, name: str) -> None:
         """One guarded call; a healthy server accepts it."""
@@ -101,7 +107,9 @@ KNOWN = {"1.14.48": "20/20", "1.15.4": "20/20", "1.18.34": "20/20"}
 def test_question_pending(ocrepro: Trial) -> None:
     """While a question is pending no documented call may be refused for good, and every way out must lead out.
 
-    Each call is tried on a session of its own: the escape-hatch table of this build.
+    Each call is tried on a session of its own: the escape-hatch table of this build. To delete the question's part is
+    no way out: nobody is told that it ends a turn. Refuted by calls that are all accepted, each way out with an idle
+    session behind it. What we found: on 1.14.48, 1.15.4 and 1.18.34 calls are refused and a new prompt has no answer.
     """
     server = ocrepro.serve()
     documented = documented_as_guarded(server)
@@ -123,14 +131,21 @@ def test_question_pending(ocrepro: Trial) -> None:
     issue=ISSUE, covers="anomalyco/opencode#15172", known=KNOWN, title="question pending, then kill -9 and restart"
 )
 def test_question_pending_through_a_crash(ocrepro: Trial) -> None:
-    """After kill -9 and a restart the question must be asked again, or its part must have ended."""
+    """After kill -9 and a restart the question must be asked again, or its part must have ended.
+
+    Refuted by a question that is listed and whose answer leads on, or by nothing unfinished right behind the restart;
+    and then by an abort, a prompt and a deletion that are accepted. What we found: on 1.14.48, 1.15.4 and 1.18.34 the
+    question is forgotten and its part and its message stay unfinished.
+    """
     server = ocrepro.serve()
     stuck = Stuck(ocrepro, server, "a crash")
     server.process.kill()
     stuck.server = ocrepro.serve(role="server-again")
-    ocrepro.expect(ocrepro.database("after the restart")).to_have_no_orphans(stuck.id)
-    for name in ("reject the question", "answer the question", "abort"):
-        stuck.try_way_out(name)
+    if stuck.is_asked_again():
+        stuck.try_way_out("answer the question")
+    else:
+        ocrepro.expect(ocrepro.database("after the restart")).to_have_no_orphans(stuck.id)
+    stuck.try_way_out("abort")
     stuck.try_new_prompt()
     ocrepro.expect(ocrepro.database("after every way out")).to_have_no_orphans(stuck.id)
     stuck.try_guarded("delete the message")
