@@ -17,6 +17,7 @@ import psutil
 from pytest_ocrepro.errors import NotReachedError, StageError
 from pytest_ocrepro.events import HEALTH_PROBE, HttpAsked, HttpCall
 from pytest_ocrepro.history import History, now_ns
+from pytest_ocrepro.stage.event_stream import EventStream
 from pytest_ocrepro.stage.process import Process, until
 
 CALL_TIMEOUT_S = 5.0
@@ -257,6 +258,10 @@ class Server:
         except psutil.NoSuchProcess:
             return None
         return [said for one in family if (said := _said_if_dead(one))]
+
+    def events(self) -> EventStream:
+        """Listen to its events: ``with server.events() as events: events.wait_for("session.idle", session=..)``."""
+        return EventStream(self.port, self.role, self._history)
 
     def busy(self, session: str) -> bool:
         """The status API calls the session anything but idle, or does not answer: silence is not idleness."""
