@@ -196,7 +196,9 @@ def test_status_right_after_the_answer(ocrepro: Trial) -> None:
     )
 
 
-@pytest.mark.ocrepro(issue=(*LOST, *EARLY), profile="ci", control=True)
+@pytest.mark.ocrepro(
+    issue=(*LOST, *EARLY, "anomalyco/opencode#45610", "anomalyco/opencode#35472"), profile="ci", control=True
+)
 def test_prompts_one_after_the_other(ocrepro: Trial) -> None:
     """Control: each prompt waits until the session is idle."""
     ocrepro.provider.script(for_ever(text("done")))

@@ -184,7 +184,9 @@ def test_listener_of_events_that_goes(ocrepro: Trial) -> None:
         ocrepro.expect(answer).to_be_answered()
 
 
-@pytest.mark.ocrepro(issue=(*ISSUES, "anomalyco/opencode#49095"), profile="ci", timing=True, control=True)
+@pytest.mark.ocrepro(
+    issue=(*ISSUES, "anomalyco/opencode#49095", "anomalyco/opencode#15149"), profile="ci", timing=True, control=True
+)
 def test_health_of_a_server_at_rest(ocrepro: Trial) -> None:
     """Control: one short answer of a model that thinks for a second."""
     ocrepro.provider.script(for_ever(late(1.0, text("done"))))

@@ -212,7 +212,7 @@ def test_same_command_again(ocrepro: Trial) -> None:
     same_calls(ocrepro, ["true"] * SAME_CALLS)
 
 
-@pytest.mark.ocrepro(issue="anomalyco/opencode#16367", profile="ci", control=True)
+@pytest.mark.ocrepro(issue=("anomalyco/opencode#16367", "pingdotgg/t3code#2778"), profile="ci", control=True)
 def test_other_command_each_time(ocrepro: Trial) -> None:
     """Control: as many commands, no two of them the same."""
     same_calls(ocrepro, [f"true {number}" for number in range(SAME_CALLS)])
@@ -278,7 +278,7 @@ def test_permission_that_a_wrapper_is_asked_for(ocrepro: Trial, whose: str) -> N
         must_have_run(ocrepro, wanted=True)
 
 
-@pytest.mark.ocrepro(issue=ISSUES, control=True)
+@pytest.mark.ocrepro(issue=(*ISSUES, "anomalyco/opencode#41730"), control=True)
 def test_permission_of_the_run_itself(ocrepro: Trial) -> None:
     """Control: the same tool of the run's own agent is refused at once, on every build tried."""
     ocrepro.configure(permission={"bash": "ask"})
