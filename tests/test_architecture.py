@@ -116,6 +116,7 @@ MAY_IMPORT = {
         "settings",
         "progress",
         "sharing",
+        "tally",  # what our own trials saw, which says what is known
         "guard",
         "items",
         "harness",
