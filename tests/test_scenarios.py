@@ -16,6 +16,7 @@ import pytest
 
 import pytest_ocrepro
 from pytest_ocrepro.catalogue import catalogue
+from pytest_ocrepro.errors import NotReachedError
 from pytest_ocrepro.harness import Trial
 from pytest_ocrepro.judge.judgement import Judgement, Result
 from pytest_ocrepro.publish.bundle import RunDir, TrialInfo
@@ -31,6 +32,7 @@ QUICKER = {
     "TAKEN_UP_WITHIN_S": 3.0,
     "LATE_S": 3.0,
     "IN_A_TURN_S": 2.0,
+    "BUSY_S": 1.0,
     "MINUTES_S": 8.0,
     "RUNS": 2,
     "ROUNDS": 3,
@@ -64,9 +66,13 @@ CASES: list[tuple[str, str, dict[str, Any], str]] = [
     ("write_lock_sweep", "lock_held_in_a_turn", {"point": "behind a tool"}, "dies-locked"),
     ("stale_locks", "killed_while_it_held_a_lock_directory", {"what": "plugin install"}, "waits-for-the-dead"),
     ("stale_locks", "killed_while_git_made_a_snapshot", {}, "keeps-the-lock"),
+    ("stale_locks", "index_lock_that_is_left", {}, "keeps-the-lock"),
+    ("crash_in_bash_tool", "server_killed_while_bash_runs", {}, "orphans"),
+    ("crash_in_bash_tool", "server_killed_while_bash_runs", {}, "fails-turns"),
     ("crash_points", "server_killed_at_a_point", {"point": "in four commands"}, "orphans"),
     ("crash_points", "server_killed_at_a_point", {"point": "in the words"}, "orphans"),
     ("crash_points", "server_killed_at_a_point", {"point": "in four commands"}, "calls-stay-open"),
+    ("crash_points", "server_killed_at_a_point", {"point": "in four commands"}, "fails-turns"),
     ("async_prompts", "prompt_to_a_busy_session", {"turn": "ends"}, "loses-prompts"),
     ("async_prompts", "prompt_to_a_busy_session", {"turn": "is aborted"}, "ignores-abort"),
     ("async_prompts", "prompts_at_the_edge_of_idleness", {}, "loses-the-second"),
@@ -96,6 +102,7 @@ CASES: list[tuple[str, str, dict[str, Any], str]] = [
     ("mcp_servers", "mcp_server_behind_the_end", {"end": "of a run"}, "leaves-stub"),
     ("mcp_servers", "mcp_server_behind_the_end", {"end": "of a server"}, "leaves-stub"),
     ("surviving_descendants", "output_that_is_kept_open", {"how": "setsid"}, "waits-for-output"),
+    ("surviving_descendants", "output_that_is_kept_open", {"how": "under timeout"}, "waits-for-output"),
     ("surviving_descendants", "process_that_a_subagent_leaves", {"how": "setsid"}, "waits-for-output"),
     ("surviving_descendants", "abort_of_a_command", {"command": "that ignores TERM"}, "ignores-abort"),
     ("surviving_descendants", "shells_that_have_ended", {}, "leaves-zombies"),
@@ -136,6 +143,15 @@ CASES: list[tuple[str, str, dict[str, Any], str]] = [
     ("acp_clients", "permission_of_the_session_over_acp", {}, "refuses-all"),
     ("language_servers", "language_server_behind_the_end", {"end": "of a run"}, "leaves-language-server"),
     ("language_servers", "language_server_behind_the_end", {"end": "of a server"}, "leaves-language-server"),
+]
+
+# file, scenario, its parameters, what keeps the stand-in from coming to its point
+NOT_REACHED: list[tuple[str, str, dict[str, Any], str]] = [
+    ("mcp_servers", "mcp_server_that_dies_before_a_question", {}, "calls-no-tools"),
+    ("write_lock_sweep", "lock_held_in_a_turn", {"point": "behind a tool"}, "writes-later"),
+    ("surviving_descendants", "output_that_is_kept_open", {"how": "setsid"}, "runs-nothing"),
+    ("surviving_descendants", "process_that_a_subagent_leaves", {"how": "setsid redirected"}, "starts-no-children"),
+    ("surviving_descendants", "shells_that_have_ended", {}, "runs-nothing"),
 ]
 
 
@@ -194,3 +210,16 @@ def test_who_behaves_passes_and_who_has_the_flaw_is_caught(
     if flaw:
         sick = judged(trial_of(flaw), file, test, given)
         assert (sick.result, sick.leaked) == (Result.REPRODUCED, ()), sick.reason
+
+
+@pytest.mark.oracle
+@pytest.mark.parametrize(("file", "test", "given", "flaw"), NOT_REACHED, ids=name_of)
+def test_who_does_not_come_to_the_point_tells_nothing(
+    trial_of: Callable[[str], Trial], file: str, test: str, given: dict[str, Any], flaw: str
+) -> None:
+    trial, trouble = trial_of(flaw), ""
+    try:
+        getattr(module_of(file), f"test_{test}")(trial, **given)
+    except NotReachedError as error:
+        trouble = str(error)
+    assert trial.finish(trouble)[0].result is Result.INCONCLUSIVE

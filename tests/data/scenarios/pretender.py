@@ -42,6 +42,13 @@ def new(kind: str) -> str:
     return f"{kind}_{next(NUMBERS)}x"
 
 
+def now_ms() -> int:
+    """What a row is stamped with."""
+    if "writes-later" in FLAWS:
+        STORE.do("UPDATE session SET owner = owner")  # whoever stamps then has nothing to wait for
+    return time.time_ns() // 1_000_000
+
+
 class Store:
     """The database."""
 
@@ -56,9 +63,9 @@ class Store:
         self._line.execute("PRAGMA synchronous = OFF")
         for table in (
             "session (id TEXT PRIMARY KEY, owner INTEGER)",
-            "message (id TEXT PRIMARY KEY, session_id TEXT, data TEXT)",
+            "message (id TEXT PRIMARY KEY, session_id TEXT, data TEXT, time_created INTEGER)",
             "part (id TEXT PRIMARY KEY, session_id TEXT, message_id TEXT, data TEXT, time_updated INTEGER)",
-            "event (data TEXT)",
+            "event (data TEXT, time_created INTEGER)",
         ):
             self.do(f"CREATE TABLE IF NOT EXISTS {table}")
         if "loses-parts" in FLAWS and len(self.do("SELECT id FROM session")) > 1:
@@ -72,20 +79,25 @@ class Store:
     def message(self, session: str, **data: object) -> str:
         """A new one."""
         name = new("msg")
-        self.do("INSERT INTO message VALUES (?, ?, ?)", name, session, json.dumps(data))
+        self.do("INSERT INTO message VALUES (?, ?, ?, ?)", name, session, json.dumps(data), now_ms())
         return name
 
     def part(self, session: str, message: str, tool: str, status: str, name: str = "") -> str:
         """A tool part, new or with a new status."""
         name = name or new("prt")
         data = json.dumps({"type": "tool", "tool": tool, "state": {"status": status}})
-        self.do("INSERT OR REPLACE INTO part VALUES (?, ?, ?, ?, 1)", name, session, message, data)
+        self.do("INSERT OR REPLACE INTO part VALUES (?, ?, ?, ?, ?)", name, session, message, data, now_ms())
         return name
 
     def mend(self) -> None:
         """What another one has left unfinished."""
         self.do("UPDATE part SET data = json_set(data, '$.state.status', 'error')")
         self.do("UPDATE message SET data = json_set(data, '$.time.completed', 1)")
+        told = DATA / "commands"
+        for pid in told.read_text().split() if told.exists() else ():
+            with contextlib.suppress(OSError):  # it has ended; and another one may have its number by now
+                if os.environ["XDG_DATA_HOME"].encode() in (Path("/proc") / pid / "environ").read_bytes():
+                    end(int(pid))
 
 
 STORE: Store
@@ -144,7 +156,7 @@ def read(answer: http.client.HTTPResponse) -> tuple[str, list[tuple[str, str, di
             given = json.loads(call["function"]["arguments"] or "{}")
             calls.append((f"{call['id']}-{new('call')}", call["function"]["name"], given))
         finish = choice["finish_reason"] or finish
-        STORE.do("INSERT INTO event VALUES (?)", words if "stores-it-all" in FLAWS else "x" * 8)
+        STORE.do("INSERT INTO event VALUES (?, ?)", words if "stores-it-all" in FLAWS else "x" * 8, now_ms())
     if finish is None or finish not in ("stop", "tool_calls") or not (words or calls):
         raise ModelError(f"no answer, finish {finish}")
     return words, calls
@@ -207,15 +219,19 @@ class Turn:
                     return "refused"
             elif not self.api.ask(self.session, "question" if name == "question" else "permission", self.child):
                 return "refused"
+        if name == "task" and "starts-no-children" in FLAWS:
+            return "it is done"
         if name == "task":
             first = given["prompt"].rpartition(" ")[0] + " 0"
             prompt = first if "one-child-for-all" in FLAWS else given["prompt"]
             return Turn(self.session, prompt, api=self.api, child=True).go()
         if name == "write":
             LANGUAGES.start()
+            Path(given["filePath"]).write_text(given["content"])
+            snapshot()
         if name.startswith("stub_"):
-            return MCP.call()
-        return shell(self.session, given["command"]) if name == "bash" else "done"
+            return "no such tool" if "calls-no-tools" in FLAWS else MCP.call()
+        return shell(self.session, given["command"]) if name == "bash" and "runs-nothing" not in FLAWS else "done"
 
 
 def as_call(call: str, name: str, given: dict[str, Any]) -> dict[str, Any]:
@@ -241,6 +257,8 @@ def shell(session: str, command: str) -> str:
         piped = subprocess.PIPE if "waits-for-output" in FLAWS else file
         child = subprocess.Popen(["/bin/sh", "-c", command], stdout=piped, stdin=subprocess.DEVNULL,
                                  start_new_session=True)  # fmt: skip
+    with (DATA / "commands").open("a") as told:
+        told.write(f"{child.pid}\n")
     CHILDREN.setdefault(session, []).append(child)
     if child.stdout is not None:
         child.stdout.read()
@@ -249,14 +267,13 @@ def shell(session: str, command: str) -> str:
         os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
         return "ran"
     child.wait()
-    end(child)
     return "ran"
 
 
-def end(child: subprocess.Popen[bytes]) -> None:
+def end(group: int) -> None:
     """The whole group of a command."""
     with contextlib.suppress(ProcessLookupError):
-        os.killpg(child.pid, signal.SIGKILL)
+        os.killpg(group, signal.SIGKILL)
 
 
 def snapshot() -> None:
@@ -531,7 +548,7 @@ class Api(http.server.BaseHTTPRequestHandler):
             self.answer({})
         elif parts[-1] == "abort":
             for child in CHILDREN.get(parts[2], ()) if "ignores-abort" not in FLAWS else ():
-                end(child)
+                end(child.pid)
             if parts[2] in LINES and "ignores-abort" not in FLAWS:
                 LINES[parts[2]].shutdown(socket.SHUT_RDWR)
             self.answer({})
