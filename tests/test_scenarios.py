@@ -32,7 +32,7 @@ QUICKER = {
     "TAKEN_UP_WITHIN_S": 3.0,
     "LATE_S": 3.0,
     "IN_A_TURN_S": 2.0,
-    "BUSY_S": 1.0,
+    "BUSY_S": 0.2,
     "MINUTES_S": 8.0,
     "RUNS": 2,
     "ROUNDS": 3,

@@ -219,12 +219,11 @@ class Turn:
                     return "refused"
             elif not self.api.ask(self.session, "question" if name == "question" else "permission", self.child):
                 return "refused"
-        if name == "task" and "starts-no-children" in FLAWS:
-            return "it is done"
         if name == "task":
             first = given["prompt"].rpartition(" ")[0] + " 0"
             prompt = first if "one-child-for-all" in FLAWS else given["prompt"]
-            return Turn(self.session, prompt, api=self.api, child=True).go()
+            child = Turn(self.session, prompt, api=self.api, child=True)
+            return "it is done" if "starts-no-children" in FLAWS else child.go()
         if name == "write":
             LANGUAGES.start()
             Path(given["filePath"]).write_text(given["content"])
