@@ -90,7 +90,7 @@ def test_database_with_damaged_pages(ocrepro: Trial) -> None:
     ocrepro.expect(run_again(ocrepro, damaged=True)).to_name_what_it_waits_for("opencode.db", "database")
 
 
-@pytest.mark.ocrepro(issue="anomalyco/opencode#37821", profile="ci", control=True)
+@pytest.mark.ocrepro(issue=("anomalyco/opencode#37821", "anomalyco/opencode#14970"), profile="ci", control=True)
 def test_database_that_is_whole(ocrepro: Trial) -> None:
     """Control: the same two runs, and nobody has touched the database between them."""
     ocrepro.expect(run_again(ocrepro, damaged=False)).to_complete()
@@ -176,7 +176,7 @@ def test_newer_build_beside_an_older_server(ocrepro: Trial) -> None:
 
 
 @pytest.mark.ocrepro(
-    issue=("anomalyco/opencode#21427", "nexu-io/open-design#3807"),
+    issue=("anomalyco/opencode#21427", "nexu-io/open-design#3807", "anomalyco/opencode#33356"),
     profile="ci",
     control=True,
 )

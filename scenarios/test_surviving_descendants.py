@@ -153,7 +153,11 @@ def test_output_that_is_let_go(ocrepro: Trial, how: str) -> None:
     run_it(ocrepro)
 
 
-@pytest.mark.ocrepro(issue=("anomalyco/opencode#47546", "anomalyco/opencode#16721"), profile="ci", control=True)
+@pytest.mark.ocrepro(
+    issue=("anomalyco/opencode#47546", "anomalyco/opencode#16721", "anomalyco/opencode#29506"),
+    profile="ci",
+    control=True,
+)
 def test_abort_of_a_plain_command(ocrepro: Trial) -> None:
     """Control: an abort of a command that ends when it is told to."""
     abort(ocrepro, "exec sleep 120", lambda: bool(sleepers(ocrepro)))

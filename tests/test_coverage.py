@@ -167,6 +167,22 @@ def test_a_report_is_covered_or_says_why_not() -> None:
     assert {one.name for one in found.missing if one.reason not in room.REASONS} == set()
 
 
+def test_every_scenario_has_a_control_in_its_file() -> None:
+    """A control is one of a scenario when they share a report; one that shares none says nothing about it."""
+    without = []
+    for file in sorted((ROOT / "scenarios").glob("test_*.py")):
+        marks = list(room.marks_of(file))
+        controlled = {issue for _, mark in marks if mark.get("control") for issue in issues_of(mark)}
+        scenarios = [(test, issues_of(mark)) for test, mark in marks if not mark.get("control")]
+        without += [f"{file.name}::{test}" for test, issues in scenarios if not issues & controlled]
+    assert without == []
+
+
+def issues_of(mark: dict[str, object]) -> set[str]:
+    given = mark.get("issue", ())
+    return {given} if isinstance(given, str) else set(given)  # type: ignore[call-overload]
+
+
 def test_the_known_lists_say_what_our_trials_saw() -> None:
     """A version stands in a mark when, and only when, the failure was seen on it."""
     for file in sorted((ROOT / "scenarios").glob("test_*.py")):
