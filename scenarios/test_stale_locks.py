@@ -113,7 +113,8 @@ def test_index_lock_that_is_left(ocrepro: Trial) -> None:
     """A run must get over the index.lock that a killed one has left in the snapshots' repository.
 
     The lock is put there as a killed git leaves it, an empty file. Refuted by a snapshot that holds what the tool of
-    the second run has written. What we found: 1.18.34 answers, makes no snapshot any more, and leaves the lock there.
+    the second run has written. What we found: 1.14.48 and 1.18.34 answer,
+    make no snapshot any more, and leave the lock there.
     """
     snapshot_twice(ocrepro, locked=True)
 
