@@ -121,6 +121,7 @@ class FaultHealed(Event, frozen=True, kw_only=True, tag="fault-healed"):
 class ProviderRequest(Event, frozen=True, kw_only=True, tag="provider-request"):
     """The scripted model was asked. ``pid`` from the loopback socket pair; None when it was gone already.
 
+    ``offered``: the names of the tools that it might call; bundles written before 0.1.0 have none.
     ``unanswered``: the tools whose calls in the transcript that it was given no result follows.
     """
 
@@ -132,6 +133,7 @@ class ProviderRequest(Event, frozen=True, kw_only=True, tag="provider-request"):
     title: bool
     last_text: str = ""
     unanswered: tuple[str, ...] = ()
+    offered: tuple[str, ...] = ()
 
 
 class ProviderReply(Event, frozen=True, kw_only=True, tag="provider-reply"):

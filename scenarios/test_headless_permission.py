@@ -135,7 +135,7 @@ def test_question_in_a_session_of_the_server(ocrepro: Trial) -> None:
 
     Refuted by a run that comes back, of a build whose server does ask such a question. What we found: every build
     tried waits for an answer to the question; the rule that denies it is part of the sessions that a run makes
-    itself, and of no other.
+    itself, and of no other. A subagent asks none: 1.14.48 and 1.18.34 offer it no question tool.
     """
     ocrepro.provider.script(question(), for_ever(text("done")))
     ocrepro.provider.script(question(), for_ever(text("done")), when=ASKED_ELSEWHERE)

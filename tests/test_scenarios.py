@@ -95,7 +95,6 @@ CASES: list[tuple[str, str, dict[str, Any], str]] = [
     ("headless_permission", "other_permission_of_a_subagent", {"what": "edit"}, "asks"),
     ("headless_permission", "same_command_again", {}, "doubts-repeats"),
     ("headless_permission", "question_in_a_session_of_the_server", {}, "asks"),
-    ("question_of_a_subagent", "question_of_a_subagent", {}, "asks"),
     ("headless_permission", "permission_of_an_attached_run", {}, "asks"),
     ("headless_permission", "permission_that_a_wrapper_is_asked_for", {"whose": "a subagent's"}, "hides-children"),
     ("mcp_servers", "mcp_server_that_dies_before_a_question", {}, "locked-up"),

@@ -112,6 +112,7 @@ class Provider:
                 title=title,
                 last_text=self._history.excerpt(asked, 200),
                 unanswered=_unanswered(body),
+                offered=_offered(body),
             )
         )
         if turn is None:
@@ -267,6 +268,13 @@ def _question(data: bytes | None) -> dict[str, Any] | None:
 
 def _error_body(message: str) -> bytes:
     return json.dumps({"error": {"message": message, "type": "scripted"}}).encode()
+
+
+def _offered(body: dict[str, Any]) -> tuple[str, ...]:
+    """The names of the tools; of what is none, nothing."""
+    given = body.get("tools")
+    functions = [one.get("function") for one in given if isinstance(one, dict)] if isinstance(given, list) else []
+    return tuple(str(one.get("name", "")) for one in functions if isinstance(one, dict))
 
 
 def _unanswered(body: dict[str, Any]) -> tuple[str, ...]:

@@ -105,6 +105,13 @@ def words_of(events: list[Any]) -> str:
     return "".join(one["choices"][0]["delta"].get("content") or "" for one in events if one != "[DONE]")
 
 
+def test_the_tools_that_were_offered_are_named(provider: Provider, history: History, ask: Ask) -> None:
+    provider.script(*[scripted.text("one")] * 3)
+    for tools in ([*TOOLS, {"type": "function", "function": {"name": "read"}}], [7, {}, {"function": 7}], {"x": 1}):
+        assert ask(tools=tools).answer()[0] == 200
+    assert [one.offered for one in history.of_type(ProviderRequest)] == [("bash", "read"), (), ()]
+
+
 def test_text_is_streamed_and_recorded(provider: Provider, history: History, ask: Ask) -> None:
     provider.script(scripted.text("one two"))
     events = ask("count").events()
