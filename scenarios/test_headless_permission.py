@@ -54,7 +54,9 @@ def child_was_asked(ocrepro: Trial) -> None:
 
 
 @pytest.mark.ocrepro(
-    issue=ISSUES, known={"1.14.48": "5/5", "1.15.4": "5/5"}, title="subagent needs a permission in a headless run"
+    issue=ISSUES,
+    known={"1.14.48": "6/6", "1.15.4": "6/6"},
+    title="subagent needs a permission in a headless run",
 )
 def test_permission_of_a_subagent(ocrepro: Trial) -> None:
     """A subagent's tool that must be permitted is refused or permitted; the run must not wait for a user.
@@ -72,9 +74,10 @@ def test_permission_of_a_subagent(ocrepro: Trial) -> None:
 @pytest.mark.ocrepro(
     issue="anomalyco/opencode#41730",
     covers="anomalyco/opencode#43888",
-    profile="ci", soak=("a directory outside",),
+    profile="ci",
+    soak=("a directory outside",),
     title="subagent needs another permission in a headless run",
-    known={"1.14.48": "2/2", "1.15.4": "2/2"},
+    known={"1.14.48": "6/6", "1.15.4": "6/6"},
 )  # fmt: skip
 @pytest.mark.parametrize("what", OUTSIDE)
 def test_other_permission_of_a_subagent(ocrepro: Trial, what: str) -> None:

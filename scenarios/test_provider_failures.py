@@ -53,7 +53,7 @@ TASK = tool("task", description="work", prompt=CHILDS_WORK, subagent_type="gener
 
 @pytest.mark.ocrepro(
     issue=STALLS,
-    known={"1.14.48": "15/15", "1.15.4": "6/6", "1.18.34": "21/21"},
+    known={"1.14.48": "6/6", "1.15.4": "6/6", "1.18.34": "15/15"},
     profile="ci",
     soak=("behind the headers", "after the first words", "but for comments"),
     title="model falls silent",
@@ -111,7 +111,7 @@ def test_model_that_is_silent_for_minutes(ocrepro: Trial, when: str) -> None:
     profile="ci",
     soak=("after a tool",),
     title="model falls silent in a subagent",
-    known={"1.14.48": "2/2", "1.15.4": "2/2", "1.18.34": "4/4"},
+    known={"1.14.48": "6/6", "1.15.4": "6/6", "1.18.34": "7/7"},
 )
 @pytest.mark.parametrize("when", ["at once", "after a tool"])
 def test_model_that_falls_silent_in_a_subagent(ocrepro: Trial, when: str) -> None:
@@ -158,7 +158,7 @@ def test_model_that_fails_a_subagent(ocrepro: Trial, how: str) -> None:
 
 @pytest.mark.ocrepro(
     issue=RETRIES,
-    known={"1.14.48": "10/10", "1.15.4": "4/4", "1.18.34": "14/14"},
+    known={"1.14.48": "4/4", "1.15.4": "4/4", "1.18.34": "10/10"},
     profile="ci",
     soak=("502", "503"),
     title="model refuses for ever",
@@ -191,7 +191,7 @@ def test_model_that_refuses_for_good(ocrepro: Trial, status: int) -> None:
     issue=ONCE,
     profile="ci",
     title="connection reset, then an answer",
-    known={"1.14.48": "1/2", "1.15.4": "1/2"},
+    known={"1.14.48": "4/7", "1.15.4": "4/7"},
 )
 @pytest.mark.parametrize("how", ["eof", "reset"])
 def test_connection_that_breaks_once(ocrepro: Trial, how: str) -> None:
@@ -209,7 +209,7 @@ def test_connection_that_breaks_once(ocrepro: Trial, how: str) -> None:
     issue=FULL,
     profile="ci",
     title="summary that shrinks nothing",
-    known={"1.14.48": "1/1", "1.15.4": "1/1", "1.18.34": "2/2"},
+    known={"1.14.48": "5/5", "1.15.4": "5/5", "1.18.34": "5/5"},
 )
 def test_summary_that_shrinks_nothing(ocrepro: Trial) -> None:
     """A run whose context stays full whatever is summed up must end, and not sum up for ever.
