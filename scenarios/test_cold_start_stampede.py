@@ -164,7 +164,7 @@ def test_runs_at_once_with_a_data_directory_each(ocrepro: Trial) -> None:
         must_end_well(ocrepro, run)
 
 
-@pytest.mark.ocrepro(issue=(ISSUE, *LOCKED), profile="ci", control=True)
+@pytest.mark.ocrepro(issue=(ISSUE, *LOCKED), profile="soak", control=True)
 def test_runs_at_once_on_a_warm_database(ocrepro: Trial) -> None:
     """Control: the same runs on a database that is there already."""
     ocrepro.provider.script(for_ever(text("done")))

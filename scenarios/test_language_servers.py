@@ -62,6 +62,7 @@ def nobody_is_left(ocrepro: Trial) -> None:
 @pytest.mark.ocrepro(
     issue=ISSUE,
     profile="ci",
+    soak=("of a run", "of a terminal"),
     title="language server behind the end of its opencode",
     known={"1.14.48": "2/5", "1.15.4": "2/5", "1.18.34": "2/7"},
 )
@@ -76,7 +77,7 @@ def test_language_server_behind_the_end(ocrepro: Trial, end: str) -> None:
     end_behind_it(ocrepro, end, stays=True)
 
 
-@pytest.mark.ocrepro(issue=ISSUE, profile="ci", control=True)
+@pytest.mark.ocrepro(issue=ISSUE, profile="ci", soak=("of a run", "of a terminal"), control=True)
 @pytest.mark.parametrize("end", ["of a run", "of a server", "of a terminal"])
 def test_language_server_that_behaves(ocrepro: Trial, end: str) -> None:
     """Control: a language server that ends with its input, or when it is told to."""

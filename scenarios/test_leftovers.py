@@ -39,7 +39,7 @@ def run_several_times(ocrepro: Trial, *, emptied: bool) -> None:
 
 @pytest.mark.ocrepro(
     issue="anomalyco/opencode#21427",
-    profile="ci",
+    profile="soak",
     title="temporary directory behind several runs",
     known={"1.14.48": "1/1", "1.15.4": "1/1", "1.18.34": "2/2"},
 )
@@ -177,7 +177,7 @@ def test_newer_build_beside_an_older_server(ocrepro: Trial) -> None:
 
 @pytest.mark.ocrepro(
     issue=("anomalyco/opencode#21427", "nexu-io/open-design#3807", "anomalyco/opencode#33356"),
-    profile="ci",
+    profile="soak",
     control=True,
 )
 def test_one_run_in_a_fresh_place(ocrepro: Trial) -> None:

@@ -55,7 +55,7 @@ TASK = tool("task", description="work", prompt=CHILDS_WORK, subagent_type="gener
     issue=STALLS,
     known={"1.14.48": "6/6", "1.15.4": "6/6", "1.18.34": "15/15"},
     profile="ci",
-    soak=("behind the headers", "after the first words", "but for comments"),
+    soak=("behind the headers", "after the first words", "but for comments", "in a tool call"),
     title="model falls silent",
 )
 @pytest.mark.parametrize("when", SILENT)
@@ -160,7 +160,7 @@ def test_model_that_fails_a_subagent(ocrepro: Trial, how: str) -> None:
     issue=RETRIES,
     known={"1.14.48": "4/4", "1.15.4": "4/4", "1.18.34": "10/10"},
     profile="ci",
-    soak=("502", "503"),
+    soak=("500", "502", "503"),
     title="model refuses for ever",
 )
 @pytest.mark.parametrize("status", [429, 500, 502, 503])

@@ -57,7 +57,7 @@ def run_it(ocrepro: Trial) -> bool | None:
     covers="anomalyco/opencode#28654",
     known={"1.14.48": "12/13", "1.15.4": "3/4", "1.18.34": "12/13"},
     profile="ci",
-    soak=("nohup", "under timeout"),
+    soak=("in the background", "nohup", "under timeout"),
     title="bash tool leaves a process with its output",
 )
 @pytest.mark.parametrize("how", LEFT_BEHIND)
@@ -77,7 +77,7 @@ def test_output_that_is_kept_open(ocrepro: Trial, how: str) -> None:
 @pytest.mark.ocrepro(
     issue="anomalyco/opencode#47546",
     profile="ci",
-    soak=("setsid redirected",),
+    soak=("redirected", "setsid redirected"),
     title="subagent's bash tool leaves a process in a session of its own",
     known={"1.14.48": "1/3", "1.15.4": "1/3", "1.18.34": "1/3"},
 )
