@@ -63,7 +63,7 @@ def turn_of_a_client(ocrepro: Trial, *, asker: str) -> int:
     issue=ISSUES,
     profile="ci",
     title="subagent needs a permission of an editor",
-    known={"1.14.48": "1/1", "1.15.4": "1/1", "1.18.34": "2/2"},
+    known={"1.14.48": "1/1", "1.15.4": "1/1", "1.18.34": "1/1"},
 )
 def test_permission_of_a_subagent_over_acp(ocrepro: Trial) -> None:
     """A client must be asked for what a subagent needs, or the subagent be refused; the turn must not wait for good.

@@ -45,7 +45,7 @@ def test_directory_without_git(ocrepro: Trial) -> None:
     issue=NO_FINISH,
     profile="ci",
     title="answer without a finish",
-    known={"1.18.34": "6/6"},
+    known={"1.18.34": "8/8"},
 )
 def test_answer_without_a_finish(ocrepro: Trial) -> None:
     """A local server that closes behind its last word, with no finish, must not keep the run for ever.

@@ -13,7 +13,7 @@ KNOWN = {"1.14.48": "5/5", "1.15.4": "5/5", "1.18.34": "5/5"}
 @pytest.mark.ocrepro(
     issue=ISSUES,
     covers="bobum/open-dispatch#9",
-    known={"1.14.48": "6/6", "1.15.4": "6/6", "1.18.34": "6/6"},
+    known={"1.14.48": "6/6", "1.15.4": "6/6", "1.18.34": "8/8"},
     title="standard input that never ends",
 )
 def test_stdin_that_never_ends(ocrepro: Trial) -> None:

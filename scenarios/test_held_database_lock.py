@@ -16,7 +16,7 @@ def warm_up(ocrepro: Trial) -> None:
         raise NotReachedError(f"the run that makes the database ended with {code}")
 
 
-@pytest.mark.ocrepro(issue=ISSUE, known={"1.18.34": "21/21"})
+@pytest.mark.ocrepro(issue=ISSUE, known={"1.18.34": "23/23"})
 def test_writer_in_a_transaction(ocrepro: Trial) -> None:
     """A run must live through, or at least say in plain words, that another process writes (BEGIN IMMEDIATE).
 

@@ -64,7 +64,7 @@ def nobody_is_left(ocrepro: Trial) -> None:
     profile="ci",
     soak=("of a run", "of a terminal"),
     title="language server behind the end of its opencode",
-    known={"1.14.48": "2/5", "1.15.4": "2/5", "1.18.34": "2/7"},
+    known={"1.14.48": "2/5", "1.15.4": "2/5", "1.18.34": "4/11"},
 )
 @pytest.mark.parametrize("end", ["of a run", "of a server", "of a terminal"])
 def test_language_server_behind_the_end(ocrepro: Trial, end: str) -> None:

@@ -7,7 +7,7 @@ from pytest_ocrepro import Trial
 ISSUE = "anomalyco/opencode#29395"
 
 
-@pytest.mark.ocrepro(issue=ISSUE, known={"1.14.48": "20/20", "1.15.4": "20/20", "1.18.34": "21/21"})
+@pytest.mark.ocrepro(issue=ISSUE, known={"1.14.48": "20/20", "1.15.4": "20/20", "1.18.34": "23/23"})
 def test_run_started_while_another_installs_its_plugin(ocrepro: Trial) -> None:
     """The later run must answer or fail fast; it must not wait in silence.
 

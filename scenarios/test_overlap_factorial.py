@@ -123,7 +123,12 @@ def test_overlapping_start(ocrepro: Trial, cell: Cell) -> None:
     start_behind(ocrepro, cell, overlap=True)
 
 
-@pytest.mark.ocrepro(issue=ISSUES, profile="soak", title="start behind an end, standard input open, by factors")
+@pytest.mark.ocrepro(
+    issue=ISSUES,
+    profile="soak",
+    title="start behind an end, standard input open, by factors",
+    known={"1.14.48": "16/16", "1.15.4": "16/16", "1.18.34": "16/16"},
+)
 @pytest.mark.parametrize("cell", OPEN, ids=words_of)
 def test_serial_start_with_an_open_input(ocrepro: Trial, cell: Cell) -> None:
     """A run with an open standard input must be answered where nobody is beside it, in each of the 16 cells.
@@ -140,7 +145,7 @@ def test_serial_start_with_an_open_input(ocrepro: Trial, cell: Cell) -> None:
     profile="ci",
     soak=("another directory, git, warm data, shared homes, a plugin, stdin closed",),
     title="overlapping start beside an install",
-    known={"1.14.48": "2/7", "1.15.4": "2/7", "1.18.34": "3/7"},
+    known={"1.14.48": "2/7", "1.15.4": "2/7", "1.18.34": "3/9"},
 )
 @pytest.mark.parametrize("cell", IN_BRIEF, ids=words_of)
 def test_overlapping_start_in_brief(ocrepro: Trial, cell: Cell) -> None:

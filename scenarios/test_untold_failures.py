@@ -46,7 +46,7 @@ def tells(ocrepro: Trial, run: Process) -> None:
     profile="ci",
     soak=("cut before the first word", "out of tokens, nothing said", "an unknown finish, nothing said"),
     title="answer that is none",
-    known={"1.14.48": "6/6", "1.15.4": "6/6", "1.18.34": "8/8"},
+    known={"1.14.48": "6/6", "1.15.4": "6/6", "1.18.34": "13/13"},
 )
 @pytest.mark.parametrize("how", NO_ANSWER)
 def test_answer_that_is_none(ocrepro: Trial, how: str) -> None:
@@ -95,7 +95,7 @@ def test_session_that_does_not_exist(ocrepro: Trial) -> None:
     issue=REFUSED,
     profile="ci",
     title="refused tool, and nothing said",
-    known={"1.14.48": "6/6", "1.15.4": "6/6", "1.18.34": "6/6"},
+    known={"1.14.48": "6/6", "1.15.4": "6/6", "1.18.34": "8/8"},
 )
 def test_refused_tool_and_nothing_said(ocrepro: Trial) -> None:
     """A run whose tool was refused, and whose model then says nothing, has failed.
