@@ -184,7 +184,7 @@ def issues_of(mark: dict[str, object]) -> set[str]:
 
 
 def test_the_known_lists_say_what_our_trials_saw() -> None:
-    """A version stands in a mark when, and only when, the failure was seen on it; with the trials of all parameters."""
+    """A version stands in a mark when, and only when, the failure was seen on it, with the trials of all sets."""
     for file in sorted((ROOT / "scenarios").glob("test_*.py")):
         counts = [one for one in read_counts(file.parent / TABLE) if f"/{file.name}::" in one.scenario]
         for test, mark in room.marks_of(file):
