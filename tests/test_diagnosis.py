@@ -794,7 +794,10 @@ def test_a_watch_that_is_stopped_leaves_nothing(machine: Machine, number: signal
         reader = Reader()
         until(lambda: bool(reader.children_of(watch.pid)), timeout_s=20, what="its deputy has begun")
         watch.send_signal(number)
-        out, err = watch.communicate(timeout=20)
+        try:
+            out, err = watch.communicate(timeout=20)
+        finally:
+            watch.kill()  # where the signal was ignored (nohup, a job in the background) it would stay, and we with it
     assert (watch.returncode, out) == (2, "")
     assert err == ("ocrepro: stopped by Ctrl-C; nothing was written\n" if number is signal.SIGINT else "")
     assert not machine.reports.exists()
