@@ -797,7 +797,7 @@ def test_a_watch_that_is_stopped_leaves_nothing(machine: Machine, number: signal
         try:
             out, err = watch.communicate(timeout=20)
         finally:
-            watch.kill()  # where the signal was ignored (nohup, a job in the background) it would stay, and we with it
+            watch.kill()  # where the signal is ignored (nohup, a job in the background) it would stay
     assert (watch.returncode, out) == (2, "")
     assert err == ("ocrepro: stopped by Ctrl-C; nothing was written\n" if number is signal.SIGINT else "")
     assert not machine.reports.exists()

@@ -398,7 +398,9 @@ def test_a_build_that_lacks_what_a_scenario_is_about_is_skipped(pytester: pytest
     )
     result = run("test_it.py", "-rs")
     result.assert_outcomes(skipped=1)
-    result.stdout.fnmatch_lines(["it * - n/a *skipped: this build takes no install lock; *", "SKIPPED*no install lock"])
+    result.stdout.fnmatch_lines(
+        ["it * - n/a *skipped: this build takes no install lock; *", "SKIPPED*no install lock"]
+    )
     told = 'skipped: this build takes no install lock; before that "something" does not hold: of it'
     assert results(pytester)[0]["reason"] == told
     assert "trouble" not in next((pytester.path / "reports/latest/trials").glob("*/history.jsonl")).read_text()
