@@ -62,7 +62,7 @@ def meet(ocrepro: Trial, mechanism: str, recipe: str) -> None:
     ocrepro.expect(ocrepro.run("hi", deadline_s=LIMIT_S, **worker)).to_complete()  # type: ignore[arg-type]
 
 
-@pytest.mark.ocrepro(issue=WRAPPERS, profile="soak", title="workers with a recipe", known={"1.18.34": "25/47"})
+@pytest.mark.ocrepro(issue=WRAPPERS, profile="soak", title="workers with a recipe", known={"1.18.34": "31/65"})
 @pytest.mark.parametrize(
     ("mechanism", "recipe"),
     [pytest.param(one, other, id=f"{one} with {other}") for one in MECHANISMS for other in RECIPES],
