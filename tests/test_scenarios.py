@@ -145,7 +145,7 @@ CASES: list[tuple[str, str, dict[str, Any], str, str]] = [
         "no session, message or part is lost",
     ),
     ("cold_start_stampede", "inventory_commands_at_once", {}, "dies-in-company", "does not die of the database"),
-    ("cold_start_stampede", "inventory_commands_at_once", {}, "lists-nothing-at-first", "models lists all"),
+    ("cold_start_stampede", "inventory_commands_at_once", {}, "lists-nothing-at-first", " lists all"),
     ("danger_window", "second_pair_on_an_empty_data_directory", {}, "dies-without-a-word", "does what it was asked"),
     ("write_lock_sweep", "lock_held_in_a_turn", {"point": "behind a tool"}, "dies-locked", "database is locked"),
     (
